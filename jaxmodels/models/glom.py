@@ -1,0 +1,231 @@
+"""GLOM: columns of part-whole levels that settle into agreement (Hinton 2021, https://arxiv.org/abs/2102.12627).
+
+The PyTorch twin is `torch_reference/glom.py`; the two files are meant to be read side by side.
+
+Shapes: b batch, n columns (image patches), l levels, d model width, g groups (one network per level),
+i/j query/key column.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float
+
+from jaxmodels.nn import (
+    Embed,
+    Linear,
+    gelu,
+    l2_normalize,
+    require_divisible,
+    require_images,
+    require_integer,
+    require_shape,
+    uniform_fan_in,
+)
+
+
+# Replaces a column's similarity with itself. A near-neutral score, not a mask: the published package's value.
+SELF_SIMILARITY = -5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlomConfig:
+    """Hyperparameters under the names and with the defaults of glom-pytorch's `Glom`."""
+
+    dim: int = 512
+    levels: int = 6
+    image_size: int = 224  # nominal side in pixels; sizes the position table and the consensus mask
+    patch_size: int = 14
+    consensus_self: bool = False  # whether a column may agree with itself
+    local_consensus_radius: float = 0  # in patches; 0 lets every column attend to every other
+
+    def __post_init__(self) -> None:
+        require_integer("dim", self.dim, minimum=1)
+        require_integer("levels", self.levels, minimum=2)  # the top-down path needs levels - 1 ≥ 1 networks
+        require_integer("patch_size", self.patch_size, minimum=1)
+        require_integer("image_size", self.image_size, minimum=1)
+        require_divisible("image_size", self.image_size, "patch_size", self.patch_size)
+        if not isinstance(self.consensus_self, bool | np.bool_):
+            raise ValueError(f"consensus_self must be a bool; got consensus_self={self.consensus_self!r}")
+        radius = self.local_consensus_radius
+        if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < float("inf"):
+            raise ValueError(
+                f"local_consensus_radius must be a finite number ≥ 0; got local_consensus_radius={radius!r}"
+            )
+
+
+class GroupedLinear(nnx.Module):
+    """One affine map per group; PyTorch's twin is a grouped 1×1 Conv1d."""
+
+    def __init__(
+        self,
+        groups: int,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = uniform_fan_in(in_features)
+        self.kernel = nnx.Param(init(rngs.params(), (groups, in_features, out_features), param_dtype))
+        self.bias = nnx.Param(init(rngs.params(), (groups, out_features), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "g b n i"]) -> Float[Array, "g b n o"]:
+        x, kernel, bias = nnx.nn.dtypes.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        return jnp.einsum("gbni,gio->gbno", x, kernel) + bias[:, None, None]
+
+
+class GroupedFeedForward(nnx.Module):
+    """One two-layer MLP per group, hidden width mult · dim."""
+
+    def __init__(self, *, dim: int, groups: int, mult: int = 4, **layer: Any) -> None:
+        self.up = GroupedLinear(groups, dim, mult * dim, **layer)
+        self.down = GroupedLinear(groups, mult * dim, dim, **layer)
+
+    def __call__(self, levels: Float[Array, "g b n d"]) -> Float[Array, "g b n d"]:
+        return self.down(gelu(self.up(levels)))
+
+
+class ConsensusAttention(nnx.Module):
+    """Attention between the columns of one level, without weights: the states are queries, keys and values."""
+
+    def __init__(
+        self, num_patches_side: int, *, attend_self: bool = True, local_consensus_radius: float = 0
+    ) -> None:
+        self.num_patches_side = num_patches_side
+        self.attend_self = attend_self
+        self.local_consensus_radius = local_consensus_radius
+
+    def __call__(self, levels: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
+        _, _, n, d = levels.shape
+        logits = jnp.einsum("lbid,lbjd->lbij", levels, l2_normalize(levels))
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) * d**-0.5
+        if not self.attend_self:
+            logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
+        if self.local_consensus_radius > 0:
+            mask = non_local_mask(self.num_patches_side, self.local_consensus_radius)
+            logits = jnp.where(mask, jnp.finfo(logits.dtype).min, logits)
+        weights = jax.nn.softmax(logits, axis=-1).astype(levels.dtype)
+        return jnp.einsum("lbij,lbjd->lbid", weights, levels)
+
+
+def non_local_mask(num_patches_side: int, radius: float) -> Bool[np.ndarray, "n n"]:
+    """True where two columns of the square grid lie further apart than `radius` (Euclidean, in patches)."""
+    grid = np.indices((num_patches_side, num_patches_side)).reshape(2, -1)
+    square = np.square(grid[:, :, None] - grid[:, None, :]).sum(axis=0)
+    return np.sqrt(square.astype(np.float32)) > np.float32(radius)  # float32, as PyTorch's cdist
+
+
+class Glom(nnx.Module):
+    """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus.
+
+    Args:
+      config: sizes and options.
+      dtype: type of the computation; by default that of images and parameters together.
+      param_dtype: type of fresh parameters.
+      rngs: `params` seeds the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: GlomConfig,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config = config
+        side = config.image_size // config.patch_size
+        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.image_to_tokens = Linear(3 * config.patch_size**2, config.dim, **layer)
+        self.pos_emb = Embed(side**2, config.dim, **layer)
+        self.init_levels = nnx.Param(
+            jax.random.normal(rngs.params(), (config.levels, config.dim), param_dtype)
+        )
+        self.bottom_up = GroupedFeedForward(dim=config.dim, groups=config.levels, **layer)
+        self.top_down = GroupedFeedForward(dim=config.dim, groups=config.levels - 1, **layer)
+        self.attention = ConsensusAttention(
+            side,
+            attend_self=config.consensus_self,
+            local_consensus_radius=config.local_consensus_radius,
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "b height width 3"],
+        iters: int | None = None,
+        levels: Float[Array, "b n l d"] | None = None,
+        return_all: bool = False,
+    ) -> Float[Array, "b n l d"] | Float[Array, "t b n l d"]:
+        """Runs `iters` steps (default: twice the number of levels).
+
+        Args:
+          images: sides are multiples of patch_size; smaller or oblong images use the first rows of the
+            position table, in raster order.
+          iters: 0 returns the initial state.
+          levels: the state to continue from, for instance that of the previous video frame.
+          return_all: also return every earlier state: entry k is the state after k steps.
+
+        Raises:
+          ValueError: a shape that does not fit the configuration, or negative `iters`.
+        """
+        config = self.config
+        self._check(images, levels)
+        iters = 2 * config.levels if iters is None else require_integer("iters", iters, minimum=0)
+
+        p = config.patch_size
+        tokens = rearrange(images, "b (h p1) (w p2) c -> b (h w) (p1 p2 c)", p1=p, p2=p)
+        tokens = self.image_to_tokens(tokens)[None]  # 1 b n d
+        b, n = tokens.shape[1:3]
+        positions = self.pos_emb(jnp.arange(n)).astype(tokens.dtype)  # n d
+        # The top level has no top-down contribution.
+        contributions = jnp.full((config.levels, 1, 1, 1), 4, tokens.dtype).at[-1].set(3)
+
+        if levels is None:
+            state = jnp.broadcast_to(
+                self.init_levels[...][:, None, None], (config.levels, b, n, config.dim)
+            )
+        else:
+            state = rearrange(levels, "b n l d -> l b n d")
+        state = state.astype(tokens.dtype)
+
+        def step(state: Float[Array, "l b n d"], _: None):
+            bottom_up = self.bottom_up(jnp.concatenate([tokens, state[:-1]]))
+            top_down = self.top_down(state[1:] + positions)
+            top_down = jnp.pad(top_down, ((0, 1), (0, 0), (0, 0), (0, 0)))
+            consensus = self.attention(state)
+            state = (state + bottom_up + top_down + consensus) / contributions
+            return state, state if return_all else None
+
+        last, later = jax.lax.scan(step, state, length=iters)
+        if return_all:
+            return rearrange(jnp.concatenate([state[None], later]), "t l b n d -> t b n l d")
+        return rearrange(last, "l b n d -> b n l d")
+
+    def _check(self, images: Array, levels: Array | None) -> None:
+        config = self.config
+        require_images(images, channels=3)
+        b, height, width, _ = images.shape
+        require_divisible("image height", height, "patch_size", config.patch_size)
+        require_divisible("image width", width, "patch_size", config.patch_size)
+        side = config.image_size // config.patch_size
+        h, w = height // config.patch_size, width // config.patch_size
+        if h * w > side**2:
+            raise ValueError(
+                f"images must have at most (image_size / patch_size)² = {side**2} patches, "
+                f"the rows of the position table; got {h}×{w} = {h * w}"
+            )
+        if config.local_consensus_radius > 0 and (h, w) != (side, side):
+            raise ValueError(
+                f"images must be image_size={config.image_size} square when local_consensus_radius > 0, "
+                f"because the mask has that geometry; got {height}×{width}"
+            )
+        if levels is not None:
+            require_shape("levels", levels, (b, h * w, config.levels, config.dim))

@@ -1,0 +1,18 @@
+"""What at least two models share, or where Flax's defaults are not PyTorch's."""
+
+from jaxmodels.nn.activations import gelu as gelu
+from jaxmodels.nn.attention import attend as attend
+from jaxmodels.nn.attention import causal_mask as causal_mask
+from jaxmodels.nn.checks import require_divisible as require_divisible
+from jaxmodels.nn.checks import require_floating as require_floating
+from jaxmodels.nn.checks import require_images as require_images
+from jaxmodels.nn.checks import require_integer as require_integer
+from jaxmodels.nn.checks import require_shape as require_shape
+from jaxmodels.nn.checks import require_tokens as require_tokens
+from jaxmodels.nn.normalize import l2_normalize as l2_normalize
+from jaxmodels.nn.positions import sincos_2d as sincos_2d
+from jaxmodels.nn.torch_like import Conv as Conv
+from jaxmodels.nn.torch_like import Embed as Embed
+from jaxmodels.nn.torch_like import LayerNorm as LayerNorm
+from jaxmodels.nn.torch_like import Linear as Linear
+from jaxmodels.nn.torch_like import uniform_fan_in as uniform_fan_in

@@ -1,0 +1,56 @@
+"""The wording of argument errors, the same in every model: argument, rule, value."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+
+def require_integer(name: str, value: Any, *, minimum: int) -> int:
+    """Returns `value` as an int; ValueError unless it is an integer (not a bool) and at least `minimum`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ValueError(f"{name} must be an integer ≥ {minimum}; got {name}={value!r}")
+    return number
+
+
+def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
+    """ValueError unless `value` is a multiple of `by`."""
+    if value % by:
+        raise ValueError(f"{name} must be a multiple of {by_name}; got {name}={value!r}, {by_name}={by!r}")
+
+
+def require_shape(name: str, array: Any, shape: Sequence[int | str]) -> None:
+    """ValueError unless `array.shape` fits `shape`, in which a string stands for any size and names it."""
+    actual = tuple(array.shape)
+    fits = len(actual) == len(shape) and all(
+        isinstance(expected, str) or expected == size for expected, size in zip(shape, actual, strict=True)
+    )
+    if not fits:
+        expected = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        raise ValueError(f"{name} must have shape {expected}; got {name}.shape={actual}")
+
+
+def require_images(images: Any, channels: int) -> None:
+    """ValueError unless `images` are floating-point, four-dimensional and channels-last."""
+    require_shape("images", images, ("b", "height", "width", channels))
+    require_floating("images", images)
+
+
+def require_floating(name: str, array: Any) -> None:
+    """ValueError unless `array` holds floating-point numbers."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be floating-point; got {name}.dtype={array.dtype}; scale and convert it first"
+        )
+
+
+def require_tokens(name: str, tokens: Any) -> None:
+    """ValueError unless `tokens` are integers of shape (b, n)."""
+    require_shape(name, tokens, ("b", "n"))
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")

@@ -1,0 +1,151 @@
+"""Flax layers with PyTorch's defaults.
+
+Only constructors differ from Flax; `__call__` is restated because `nnx.capture`, on which the comparison
+tool stands, records only methods that a class defines itself.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int
+
+
+def uniform_fan_in(fan_in: int) -> jax.nn.initializers.Initializer:
+    """Draws from U(-1/√fan_in, 1/√fan_in): what PyTorch's Linear and Conv use for weight and bias alike."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound, out_sharding=out_sharding)
+
+    return init
+
+
+class Linear(nnx.Linear):
+    """Affine map of the last axis. Kernel and bias are uniform in ±1/√fan_in (Flax: LeCun normal and zeros)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = uniform_fan_in(max(in_features, 1))
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        return super().__call__(x)
+
+
+class Conv(nnx.Conv):
+    """2-D convolution of channels-last images with symmetric integer padding (Flax: 'SAME', asymmetric).
+
+    Initialised like PyTorch: kernel and bias uniform in ±1/√fan_in, fan_in = in_features / groups · area.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = uniform_fan_in(in_features // groups * kernel_size**2)
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size=(kernel_size, kernel_size),
+            strides=(stride, stride),
+            padding=((padding, padding), (padding, padding)),
+            feature_group_count=groups,
+            use_bias=use_bias,
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "b height width i"]) -> Float[Array, "b h w o"]:
+        return super().__call__(x)
+
+
+class Embed(nnx.Module):
+    """Table lookup, initialised from N(0, std²) with std 1 (Flax: 1/√dim).
+
+    Not a subclass of `nnx.Embed`, which fixes its compute type at construction and would cut a float64 table
+    that is loaded later to float32. Ids must be in range: inside a compiled function JAX cannot raise.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        dim: int,
+        *,
+        std: float = 1.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (num_embeddings, dim), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        return self.table[ids]
+
+    def attend(self, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Scores of every row of the table against `x`: the tied output projection of a language model."""
+        return x @ self.table.astype(x.dtype).T
+
+    @property
+    def table(self) -> Float[Array, "v d"]:
+        """The embedding in the compute type."""
+        return self.embedding[...].astype(self.dtype or self.embedding.dtype)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm of the last axis with epsilon 1e-5 (Flax: 1e-6).
+
+    The variance is computed in two passes: Flax's default E[x²] - E[x]² loses its digits far from zero.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            dim,
+            epsilon=1e-5,
+            use_bias=use_bias,
+            use_fast_variance=False,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return super().__call__(x)

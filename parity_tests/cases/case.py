@@ -1,0 +1,54 @@
+"""A parity row: one configuration in one mode, built three times."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from torch import nn
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row of the parity matrix.
+
+    Attributes:
+      name: `model/row`; the row is named after the option or mode that it varies.
+      config: the dataclass that builds all three.
+      jax: builds ours from nothing (weights are loaded afterwards).
+      reference: builds the clean PyTorch model.
+      upstream: builds the published package's; None where the package cannot run this row.
+      upstream_missing: why `upstream` is None.
+      inputs: draws the inputs in PyTorch's layout (float64 and integers).
+      to_jax: turns them into ours (channels last).
+      call_torch, call_jax, call_upstream: run the mode; return an array or a tuple of arrays.
+      without_gradient: PyTorch keys that take no part in this mode, in either framework.
+      atol_float32: replaces the common tolerance, with the reason beside the row.
+    """
+
+    name: str
+    config: Any
+    jax: Callable[[], nnx.Module]
+    reference: Callable[[], nn.Module]
+    upstream: Callable[[], nn.Module] | None
+    upstream_missing: str = ""
+    inputs: Callable[[np.random.Generator], Arrays]
+    to_jax: Callable[[Arrays], Arrays] = field(default=lambda arrays: arrays)
+    call_torch: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
+    call_jax: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
+    call_upstream: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    spread: float = 0.1  # how far parameters are moved off their initial values
+    options: frozenset[str] = frozenset()  # options and modes beyond config fields that this row varies
+
+
+def channels_last(*names: str) -> Callable[[Arrays], Arrays]:
+    """Turns the named images from (b, c, h, w) into (b, h, w, c) and leaves the rest alone."""
+
+    def convert(arrays: Arrays) -> Arrays:
+        return {k: v.transpose(0, 2, 3, 1) if k in names else v for k, v in arrays.items()}
+
+    return convert

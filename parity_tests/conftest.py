@@ -1,0 +1,32 @@
+"""Precision, compilation and the three-way triple that every parity test uses."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from parity_tests.harness import Triple, build_triple
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Compiling is what these tests spend their time on; each model also has a test at full optimisation.
+jax.config.update("jax_disable_most_optimizations", True)
+torch.use_deterministic_algorithms(True)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    """float64 shows that the algorithm is the same, float32 that it stays the same as users run it."""
+    return request.param
+
+
+@pytest.fixture
+def triple(case, dtype: str) -> Triple:
+    return build_triple(case, np.dtype(dtype))

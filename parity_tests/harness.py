@@ -1,0 +1,130 @@
+"""Builds the three models of a row with shared weights and runs them: outputs and gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+import jaxmodels as jm
+from jaxmodels.convert.core import fit
+from jaxmodels.convert.table import Parameter, Tied
+from jaxmodels.convert.tables import table_of
+from parity_tests.cases.case import Case
+
+
+TOLERANCE = {np.dtype("float64"): 1e-10, np.dtype("float32"): 1e-5}
+
+
+@dataclass
+class Triple:
+    """The three models of a row and its inputs (PyTorch layout, in the row's dtype)."""
+
+    case: Case
+    ours: nnx.Module
+    reference: torch.nn.Module
+    upstream: torch.nn.Module | None
+    inputs: dict[str, np.ndarray]
+
+    def run_torch(self, model: torch.nn.Module, *, upstream: bool = False):
+        """(outputs, gradients by key, gradients of floating inputs) of one PyTorch model."""
+        inputs = {k: torch.from_numpy(v.copy()) for k, v in self.inputs.items()}
+        floating = {k: v.requires_grad_() for k, v in inputs.items() if v.is_floating_point()}
+        call = self.case.call_upstream if upstream and self.case.call_upstream else self.case.call_torch
+        model.zero_grad(set_to_none=True)
+        outputs = as_tuple(call(model, inputs))
+        loss = sum((o * torch.from_numpy(weights(o.shape, o.dtype))).sum() for o in outputs if o.is_floating_point())
+        if getattr(loss, "requires_grad", False):
+            loss.backward()
+        # A parameter or input that takes no part has no gradient in PyTorch and a zero one in JAX.
+        gradients = {
+            k: (torch.zeros_like(p) if p.grad is None else p.grad).numpy() for k, p in model.named_parameters()
+        }
+        input_gradients = {
+            k: (torch.zeros_like(v) if v.grad is None else v.grad).numpy() for k, v in floating.items()
+        }
+        return [o.detach().numpy() for o in outputs], gradients, input_gradients
+
+    def run_jax(self):
+        """The same for the Flax model, with gradients under PyTorch's keys and in PyTorch's layout."""
+        inputs = {k: jnp.asarray(v) for k, v in self.case.to_jax(self.inputs).items()}
+        floating = {k: v for k, v in inputs.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+        graphdef, params, rest = nnx.split(self.ours, nnx.Param, ...)
+
+        def loss(params, floating):
+            outputs = as_tuple(self.case.call_jax(nnx.merge(graphdef, params, rest), {**inputs, **floating}))
+            total = sum(
+                jnp.sum(o * jnp.asarray(weights(o.shape, o.dtype)))
+                for o in outputs
+                if jnp.issubdtype(o.dtype, jnp.floating)
+            )
+            return total, outputs
+
+        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+        (_, outputs), (gradients, input_gradients) = run(params, floating)
+        gradients = jm.to_state_dict(nnx.merge(graphdef, gradients, rest))
+        return [np.asarray(o) for o in outputs], gradients, {k: np.asarray(v) for k, v in input_gradients.items()}
+
+
+def build_triple(case: Case, dtype: np.dtype) -> Triple:
+    torch.manual_seed(0)
+    torch_dtype = {"float64": torch.float64, "float32": torch.float32}[dtype.name]
+    torch.set_default_dtype(torch_dtype)  # some packages build tables in the default dtype
+    try:
+        reference = case.reference().to(torch_dtype).eval()
+        with torch.no_grad():  # so that no unit scale or zero bias hides a slip
+            for p in reference.parameters():
+                p.add_(case.spread * torch.randn_like(p))
+        upstream = None
+        if case.upstream is not None:
+            upstream = case.upstream().to(torch_dtype).eval()
+            upstream.load_state_dict(reference.state_dict())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ours = jm.load_state_dict(nnx.eval_shape(case.jax), reference.state_dict())
+    rng = np.random.default_rng(0)
+    inputs = {
+        k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in case.inputs(rng).items()
+    }
+    return Triple(case, ours, reference, upstream, inputs)
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, name: str) -> None:
+    """|actual - expected| ≤ tolerance · max(1, max |expected|), with the worst element in the message."""
+    assert actual.shape == expected.shape, f"{name}: {actual.shape} against {expected.shape}"
+    assert actual.dtype == expected.dtype, f"{name}: {actual.dtype} against {expected.dtype}"
+    if actual.size == 0:
+        return
+    assert np.isfinite(actual).all() == np.isfinite(expected).all(), f"{name}: not finite on one side only"
+    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    scale = max(1.0, float(np.abs(expected).max()))
+    worst = np.unravel_index(int(difference.argmax()), difference.shape)
+    assert difference.max() <= tolerance * scale, (
+        f"{name}: {actual[worst]!r} against {expected[worst]!r} at {tuple(map(int, worst))}; "
+        f"difference {difference.max():.2e}, allowed {tolerance * scale:.2e}"
+    )
+
+
+def weights(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Fixed weights that turn an output into a scalar without letting errors cancel."""
+    size = int(np.prod(shape))
+    name = str(dtype).removeprefix("torch.")
+    return (np.cos(np.arange(size)) / max(size, 1) ** 0.5).reshape(shape).astype(name)
+
+
+def as_tuple(outputs: Any) -> tuple:
+    return tuple(outputs) if isinstance(outputs, tuple) else (outputs,)
+
+
+def compare_gradients(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float) -> None:
+    """Every parameter's gradient, by name; the scale is the largest gradient of the model."""
+    scale = max([1.0, *(float(np.abs(g).max()) for g in expected.values() if g.size)])
+    for key, gradient in expected.items():
+        assert_close(actual[key], gradient, tolerance * scale, f"gradient of {key}")
+
+
+

@@ -1,0 +1,42 @@
+"""The wording of argument errors, the same in every model: argument, rule, value."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def require_integer(name: str, value: Any, *, minimum: int) -> int:
+    """Returns `value` as an int; ValueError unless it is an integer (not a bool) and at least `minimum`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ValueError(f"{name} must be an integer ≥ {minimum}; got {name}={value!r}")
+    return number
+
+
+def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
+    """ValueError unless `value` is a multiple of `by`."""
+    if value % by:
+        raise ValueError(f"{name} must be a multiple of {by_name}; got {name}={value!r}, {by_name}={by!r}")
+
+
+def require_shape(name: str, tensor: Tensor, shape: Sequence[int | str]) -> None:
+    """ValueError unless `tensor.shape` fits `shape`, in which a string stands for any size and names it."""
+    actual = tuple(tensor.shape)
+    fits = len(actual) == len(shape) and all(
+        isinstance(expected, str) or expected == size for expected, size in zip(shape, actual, strict=True)
+    )
+    if not fits:
+        expected = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        raise ValueError(f"{name} must have shape {expected}; got {name}.shape={actual}")
+
+
+def require_images(name: str, images: Tensor, channels: int) -> None:
+    """ValueError unless `images` are floating-point, four-dimensional and channels-first."""
+    require_shape(name, images, ("b", channels, "height", "width"))
+    if not images.is_floating_point():
+        raise ValueError(f"{name} must be floating-point; got {name}.dtype={images.dtype}")
