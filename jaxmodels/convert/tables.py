@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from flax import nnx
 
-from jaxmodels.convert import glom
+from jaxmodels.convert import glom, simple_vit
 from jaxmodels.convert.table import Entry
 from jaxmodels.models.glom import Glom
+from jaxmodels.models.simple_vit import SimpleViT
 
 
 def table_of(model: nnx.Module) -> Iterator[Entry]:
@@ -15,6 +16,8 @@ def table_of(model: nnx.Module) -> Iterator[Entry]:
     match model:
         case Glom():
             return glom.table(model)
+        case SimpleViT():
+            return simple_vit.table(model)
         case _:
             raise ValueError(f"model must be one of this package's; got a {type(model).__name__}")
 

@@ -5,6 +5,7 @@ from jaxmodels.nn.attention import attend as attend
 from jaxmodels.nn.attention import causal_mask as causal_mask
 from jaxmodels.nn.checks import require_divisible as require_divisible
 from jaxmodels.nn.checks import require_floating as require_floating
+from jaxmodels.nn.checks import require_height_width as require_height_width
 from jaxmodels.nn.checks import require_images as require_images
 from jaxmodels.nn.checks import require_integer as require_integer
 from jaxmodels.nn.checks import require_shape as require_shape

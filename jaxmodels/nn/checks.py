@@ -24,6 +24,18 @@ def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
         raise ValueError(f"{name} must be a multiple of {by_name}; got {name}={value!r}, {by_name}={by!r}")
 
 
+def require_height_width(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
+    """Returns (height, width) of an integer, which stands for both, or of a pair; ValueError otherwise."""
+    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    try:
+        height, width = (require_integer(name, side, minimum=minimum) for side in sides)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be an integer ≥ {minimum} or a pair (height, width) of them; got {name}={value!r}"
+        ) from error
+    return height, width
+
+
 def require_shape(name: str, array: Any, shape: Sequence[int | str]) -> None:
     """ValueError unless `array.shape` fits `shape`, in which a string stands for any size and names it."""
     actual = tuple(array.shape)

@@ -1,0 +1,225 @@
+"""SimpleViT: the plain ViT baseline (https://arxiv.org/abs/2205.01580) with patch dropout (https://arxiv.org/abs/2212.00794).
+
+The PyTorch twin is `torch_reference/simple_vit.py`; the two files are meant to be read side by side.
+
+Shapes: b batch, n tokens (image patches), d model width, h heads, k head width, p patch area · channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float
+
+from jaxmodels.nn import (
+    LayerNorm,
+    Linear,
+    attend,
+    gelu,
+    require_divisible,
+    require_height_width,
+    require_images,
+    require_integer,
+    sincos_2d,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleViTConfig:
+    """Hyperparameters under the names and with the defaults of vit-pytorch's SimpleViT with patch dropout."""
+
+    image_size: int | tuple[int, int]  # nominal sides in pixels; other multiples of patch_size work as well
+    patch_size: int | tuple[int, int]
+    num_classes: int
+    dim: int  # a multiple of 4, for the position table
+    depth: int
+    heads: int
+    mlp_dim: int  # hidden width of the feed-forward
+    channels: int = 3
+    dim_head: int = 64
+    patch_dropout: float = 0.5  # share of tokens left out in training; 0 turns it off
+
+    def __post_init__(self) -> None:
+        image = require_height_width("image_size", self.image_size, minimum=1)
+        patch = require_height_width("patch_size", self.patch_size, minimum=1)
+        for name, size, side in zip(("height", "width"), image, patch, strict=True):
+            require_divisible(f"image_size ({name})", size, f"patch_size ({name})", side)
+        for name in ("image_size", "patch_size"):  # so that the config can be hashed
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        require_integer("dim", self.dim, minimum=8)  # 4 would divide zero by zero in the position table
+        if self.dim % 4:
+            raise ValueError(f"dim must be a multiple of 4, for the position table; got dim={self.dim}")
+        require_integer("depth", self.depth, minimum=0)
+        for name in ("num_classes", "heads", "mlp_dim", "channels", "dim_head"):
+            require_integer(name, getattr(self, name), minimum=1)
+        rate = self.patch_dropout
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(f"patch_dropout must be a number in [0, 1); got patch_dropout={rate!r}")
+
+
+class PatchDropout(nnx.Module):
+    """Keeps a random choice of each image's tokens, without replacement; not by default (`deterministic`)."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.deterministic = True
+
+    def __call__(
+        self, tokens: Float[Array, "b n d"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b kept d"]:
+        if self.deterministic or self.rate == 0:
+            return tokens
+        if rngs is None:
+            raise ValueError(
+                "patch dropout must have random numbers when deterministic=False; got rngs=None; "
+                "pass rngs=nnx.Rngs(dropout=key)"
+            )
+        b, n, _ = tokens.shape
+        noise = jax.random.normal(rngs.dropout(), (b, n), jnp.float32)
+        _, kept = jax.lax.top_k(noise, max(1, int(n * (1 - self.rate))))  # b kept
+        return jnp.take_along_axis(tokens, kept[..., None], axis=1)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Serves `nnx.view`.
+
+        Args:
+          deterministic: False drops patches.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class Attention(nnx.Module):
+    """Pre-norm multi-head self-attention without biases."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Any) -> None:
+        self.heads = heads
+        self.norm = LayerNorm(dim, **layer)
+        self.to_qkv = Linear(dim, 3 * heads * dim_head, use_bias=False, **layer)
+        self.to_out = Linear(heads * dim_head, dim, use_bias=False, **layer)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        q, k, v = jnp.split(self.to_qkv(self.norm(x)), 3, axis=-1)  # b n (h k)
+        q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (q, k, v))
+        out = attend(q, k, v)  # b h n k
+        return self.to_out(rearrange(out, "b h n k -> b n (h k)"))
+
+
+class FeedForward(nnx.Module):
+    """Pre-norm two-layer MLP."""
+
+    def __init__(self, dim: int, hidden_dim: int, **layer: Any) -> None:
+        self.norm = LayerNorm(dim, **layer)
+        self.up = Linear(dim, hidden_dim, **layer)
+        self.down = Linear(hidden_dim, dim, **layer)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.down(gelu(self.up(self.norm(x))))
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward, each with a residual."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, **layer: Any) -> None:
+        self.attn = Attention(dim, heads=heads, dim_head=dim_head, **layer)
+        self.ff = FeedForward(dim, mlp_dim, **layer)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        x = x + self.attn(x)
+        x = x + self.ff(x)
+        return x
+
+
+class Transformer(nnx.Module):
+    """A stack of blocks and a final norm."""
+
+    def __init__(
+        self, dim: int, *, depth: int, heads: int, dim_head: int, mlp_dim: int, **layer: Any
+    ) -> None:
+        self.norm = LayerNorm(dim, **layer)
+        self.blocks = nnx.List(
+            [Block(dim, heads=heads, dim_head=dim_head, mlp_dim=mlp_dim, **layer) for _ in range(depth)]
+        )
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SimpleViT(nnx.Module):
+    """Vision transformer with fixed sin-cos positions and mean pooling.
+
+    Args:
+      config: sizes and options.
+      dtype: type of the computation; by default that of images and parameters together.
+      param_dtype: type of fresh parameters.
+      rngs: `params` seeds the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: SimpleViTConfig,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config = config
+        height, width = require_height_width("patch_size", config.patch_size, minimum=1)
+        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.patch_norm = LayerNorm(config.channels * height * width, **layer)
+        self.patch_to_token = Linear(config.channels * height * width, config.dim, **layer)
+        self.token_norm = LayerNorm(config.dim, **layer)
+        self.patch_dropout = PatchDropout(config.patch_dropout)
+        self.transformer = Transformer(
+            config.dim,
+            depth=config.depth,
+            heads=config.heads,
+            dim_head=config.dim_head,
+            mlp_dim=config.mlp_dim,
+            **layer,
+        )
+        self.linear_head = Linear(config.dim, config.num_classes, **layer)
+
+    def __call__(
+        self, images: Float[Array, "b height width c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b classes"]:
+        """Returns the logits; arguments and errors are those of `tokens`."""
+        return self.linear_head(self.tokens(images, rngs=rngs).mean(axis=1))
+
+    def tokens(
+        self, images: Float[Array, "b height width c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b n d"]:
+        """Returns the normalised tokens after the last block, row by row of the image.
+
+        With `nnx.view(model, deterministic=False)` only max(1, ⌊n · (1 - patch_dropout)⌋) of each image's
+        tokens, in random order, take part and are returned.
+
+        Args:
+          images: sides are multiples of the patch's; they need not be `image_size`.
+          rngs: its `dropout` stream chooses the patches.
+
+        Raises:
+          ValueError: a shape that does not fit the configuration, or patches to be dropped without `rngs`.
+        """
+        p1, p2 = self._check(images)
+        patches = rearrange(images, "b (h p1) (w p2) c -> b h w (p1 p2 c)", p1=p1, p2=p2)
+        x = self.token_norm(self.patch_to_token(self.patch_norm(patches)))  # b h w d
+        _, h, w, d = x.shape
+        x = x + sincos_2d(h, w, d, dtype=x.dtype)
+        x = self.patch_dropout(rearrange(x, "b h w d -> b (h w) d"), rngs=rngs)
+        return self.transformer(x)
+
+    def _check(self, images: Array) -> tuple[int, int]:
+        """Returns the sides of a patch, of which those of `images` must be multiples."""
+        require_images(images, self.config.channels)
+        sides = require_height_width("patch_size", self.config.patch_size, minimum=1)
+        for name, size, patch in zip(("height", "width"), images.shape[1:3], sides, strict=True):
+            require_integer(f"image {name}", size, minimum=1)
+            require_divisible(f"image {name}", size, f"patch {name}", patch)
+        return sides
