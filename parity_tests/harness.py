@@ -1,6 +1,6 @@
 """Builds the three models of a row with shared weights and runs them: outputs and gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,7 @@ import torch
 from flax import nnx
 
 import jaxmodels as jm
-from jaxmodels.convert.core import fit
-from jaxmodels.convert.table import Parameter, Tied
-from jaxmodels.convert.tables import table_of
+from jaxmodels.convert.torch_io import to_numpy, to_torch
 from parity_tests.cases.case import Case
 
 
@@ -37,12 +35,15 @@ class Triple:
         call = self.case.call_upstream if upstream and self.case.call_upstream else self.case.call_torch
         model.zero_grad(set_to_none=True)
         outputs = as_tuple(call(model, inputs))
-        loss = sum((o * torch.from_numpy(weights(o.shape, o.dtype))).sum() for o in outputs if o.is_floating_point())
+        loss = sum(
+            (o * torch.from_numpy(weights(o.shape, o.dtype))).sum() for o in outputs if o.is_floating_point()
+        )
         if getattr(loss, "requires_grad", False):
             loss.backward()
         # A parameter or input that takes no part has no gradient in PyTorch and a zero one in JAX.
         gradients = {
-            k: (torch.zeros_like(p) if p.grad is None else p.grad).numpy() for k, p in model.named_parameters()
+            k: (torch.zeros_like(p) if p.grad is None else p.grad).numpy()
+            for k, p in model.named_parameters()
         }
         input_gradients = {
             k: (torch.zeros_like(v) if v.grad is None else v.grad).numpy() for k, v in floating.items()
@@ -67,7 +68,11 @@ class Triple:
         run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
         (_, outputs), (gradients, input_gradients) = run(params, floating)
         gradients = jm.to_state_dict(nnx.merge(graphdef, gradients, rest))
-        return [np.asarray(o) for o in outputs], gradients, {k: np.asarray(v) for k, v in input_gradients.items()}
+        return (
+            [np.asarray(o) for o in outputs],
+            gradients,
+            {k: np.asarray(v) for k, v in input_gradients.items()},
+        )
 
 
 def build_triple(case: Case, dtype: np.dtype) -> Triple:
@@ -120,11 +125,65 @@ def as_tuple(outputs: Any) -> tuple:
     return tuple(outputs) if isinstance(outputs, tuple) else (outputs,)
 
 
-def compare_gradients(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float) -> None:
+def compare_gradients(
+    actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
+) -> None:
     """Every parameter's gradient, by name; the scale is the largest gradient of the model."""
     scale = max([1.0, *(float(np.abs(g).max()) for g in expected.values() if g.size)])
     for key, gradient in expected.items():
         assert_close(actual[key], gradient, tolerance * scale, f"gradient of {key}")
 
 
+def assert_layout_matches(reference: torch.nn.Module, published: torch.nn.Module) -> None:
+    """Same keys in the same order, shapes, dtypes and buffers; strict loading both ways."""
 
+    def layout(model: torch.nn.Module) -> list[tuple]:
+        return [(k, tuple(v.shape), v.dtype) for k, v in model.state_dict().items()]
+
+    assert layout(reference) == layout(published)
+    assert [k for k, _ in reference.named_parameters()] == [k for k, _ in published.named_parameters()]
+    assert {k for k, _ in reference.named_buffers()} == {k for k, _ in published.named_buffers()}
+    reference.load_state_dict(published.state_dict(), strict=True)
+    published.load_state_dict(reference.state_dict(), strict=True)
+
+
+def assert_round_trip(build: Callable[[], nnx.Module], published: torch.nn.Module) -> None:
+    """PyTorch -> JAX -> PyTorch is the identity on keys, order, types and bits, in four floating types."""
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        state_dict = {k: v.clone() for k, v in published.to(dtype).state_dict().items()}
+        back = jm.to_state_dict(jm.load_state_dict(nnx.eval_shape(build), state_dict))
+        assert list(back) == list(state_dict)
+        for key, tensor in state_dict.items():
+            expected = to_numpy(tensor)
+            assert back[key].dtype == expected.dtype, key
+            assert back[key].shape == expected.shape, key
+            assert back[key].tobytes() == expected.tobytes(), key
+        published.load_state_dict({k: to_torch(v) for k, v in back.items()}, strict=True)
+    published.float()
+
+
+def assert_init_matches(
+    ours: Callable[[int], nnx.Module], theirs: Callable[[], torch.nn.Module], *, seeds: int = 8
+) -> None:
+    """Every fresh parameter has the mean, standard deviation and bounds of the package's."""
+    mine = [jm.to_state_dict(ours(seed)) for seed in range(seeds)]
+    torch.manual_seed(0)
+    other = [{k: to_numpy(v) for k, v in theirs().state_dict().items()} for _ in range(seeds)]
+    assert list(mine[0]) == list(other[0])
+    for key in mine[0]:
+        a = np.stack([s[key] for s in mine]).astype(np.float64)
+        b = np.stack([s[key] for s in other]).astype(np.float64)
+        deviation = b.std()
+        if deviation < 1e-7:  # constants
+            np.testing.assert_array_equal(a, b, err_msg=key)
+            continue
+        # Six standard errors of a mean and of a standard deviation.
+        error = 6 * deviation / a.size**0.5
+        assert abs(a.mean() - b.mean()) < 2 * error, f"{key}: mean {a.mean():.4g} against {b.mean():.4g}"
+        assert abs(a.std() - deviation) < 2 * error, f"{key}: std {a.std():.4g} against {deviation:.4g}"
+        if a.size >= 400:  # a uniform draw fills its interval; a normal one reaches past it
+            ratio_ours, ratio_theirs = np.abs(a).max() / deviation, np.abs(b).max() / deviation
+            uniform = ratio_theirs < 1.8
+            assert (ratio_ours < 1.8) == uniform, (
+                f"{key}: bounds {ratio_ours:.3g}σ against {ratio_theirs:.3g}σ"
+            )
