@@ -1,0 +1,502 @@
+"""Hourglass Transformer: most layers run on a shortened sequence (https://arxiv.org/abs/2110.13711).
+
+Parameter names and shapes are those of hourglass-transformer-pytorch 0.0.6: its state_dict loads here
+unchanged. Classes that exist only to keep those names say so.
+
+Shapes: b batch, n tokens, d model width, h heads, k head width, i/j query/key position, s shortening
+factor, v vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from torch_reference.checks import require_integer, require_shape
+
+
+Depth = int | tuple[int, "Depth", int]
+
+
+class Attention(nn.Module):
+    """Multi-head attention to `context`, by default to `x` itself."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b i d"],
+        context: Float[Tensor, "b j d"] | None = None,
+        mask: Bool[Tensor, "b j"] | None = None,
+    ) -> Float[Tensor, "b i d"]:
+        context = x if context is None else context
+        q, k, v = self.to_q(x), *self.to_kv(context).chunk(2, dim=-1)  # b n (h k)
+        q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (q, k, v))
+        logits = torch.einsum("bhik,bhjk->bhij", q * q.shape[-1] ** -0.5, k)
+        i, j = logits.shape[-2:]
+        # Not -inf: a query whose keys are all masked gets the plain average of the values. For the same
+        # reason F.scaled_dot_product_attention, which returns zeros there, cannot be used.
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, None, :], -torch.finfo(logits.dtype).max)
+        if self.causal:
+            past = torch.ones(i, j, dtype=torch.bool, device=x.device).tril(j - i)
+            logits = logits.masked_fill(~past, -torch.finfo(logits.dtype).max)
+        weights = self.dropout(logits.softmax(dim=-1))
+        out = torch.einsum("bhij,bhjk->bhik", weights, v)
+        return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
+
+
+class FeedForward(nn.Sequential):
+    """Two-layer MLP with the exact (erf) GELU. (Sequential: upstream names its layers 0 and 3.)"""
+
+    def __init__(self, dim: int, *, mult: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(dim, mult * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mult * dim, dim)
+        )
+
+
+class PreNorm(nn.Module):
+    """`fn(norm(x))`; a context is not normed. (A module: upstream names its parts `norm` and `fn`.)"""
+
+    def __init__(self, dim: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fn = fn
+
+    def forward(self, x: Float[Tensor, "b n d"], **kwargs: Any) -> Float[Tensor, "b n d"]:
+        return self.fn(self.norm(x), **kwargs)
+
+
+class Block(nn.ModuleList):
+    """Pre-norm residual block: attention, then feed-forward. (ModuleList: upstream names them 0 and 1.)"""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        causal: bool,
+        heads: int,
+        dim_head: int,
+        attn_dropout: float,
+        ff_mult: int,
+        ff_dropout: float,
+    ) -> None:
+        attn = Attention(dim, heads=heads, dim_head=dim_head, dropout=attn_dropout, causal=causal)
+        ff = FeedForward(dim, mult=ff_mult, dropout=ff_dropout)
+        super().__init__([PreNorm(dim, attn), PreNorm(dim, ff)])
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b j d"] | None = None,
+        mask: Bool[Tensor, "b j"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        attn, ff = self
+        x = x + attn(x, context=context, mask=mask)
+        return x + ff(x)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks at one resolution, with a final norm on request."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        depth: int,
+        causal: bool = False,
+        heads: int = 8,
+        dim_head: int = 64,
+        attn_dropout: float = 0.0,
+        ff_mult: int = 4,
+        ff_dropout: float = 0.0,
+        norm_out: bool = False,
+    ) -> None:
+        super().__init__()
+        require_integer("dim", dim, minimum=1)
+        require_integer("depth", depth, minimum=0)
+        require_integer("heads", heads, minimum=1)
+        require_integer("dim_head", dim_head, minimum=1)
+        require_integer("ff_mult", ff_mult, minimum=1)
+        require_bools(causal=causal, norm_out=norm_out)
+        self.layers = nn.ModuleList(
+            Block(
+                dim,
+                causal=causal,
+                heads=heads,
+                dim_head=dim_head,
+                attn_dropout=attn_dropout,
+                ff_mult=ff_mult,
+                ff_dropout=ff_dropout,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim) if norm_out else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b j d"] | None = None,
+        mask: Bool[Tensor, "b j"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """`mask` is True at the keys that may be looked at; masked positions still get an output."""
+        for block in self.layers:
+            x = block(x, context=context, mask=mask)
+        return self.norm(x)
+
+
+class Downsample(nn.Module):
+    """One row for every s consecutive ones: their mean, or a linear map of all of them."""
+
+    def __init__(self, dim: int, shorten_factor: int, *, linear: bool) -> None:
+        super().__init__()
+        self.shorten_factor = shorten_factor
+        self.proj = nn.Linear(shorten_factor * dim, dim) if linear else None
+
+    def forward(self, x: Float[Tensor, "b n*s d"]) -> Float[Tensor, "b n d"]:
+        buckets = rearrange(x, "b (n s) d -> b n s d", s=self.shorten_factor)
+        if self.proj is None:
+            return buckets.mean(dim=2)
+        return self.proj(rearrange(buckets, "b n s d -> b n (s d)"))
+
+
+class Upsample(nn.Module):
+    """s consecutive rows for every one: copies of it, or linear maps."""
+
+    def __init__(self, dim: int, shorten_factor: int, *, linear: bool) -> None:
+        super().__init__()
+        self.shorten_factor = shorten_factor
+        self.proj = nn.Linear(dim, shorten_factor * dim) if linear else None
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n*s d"]:
+        if self.proj is None:
+            return repeat(x, "b n d -> b (n s) d", s=self.shorten_factor)
+        return rearrange(self.proj(x), "b n (s d) -> b (n s) d", s=self.shorten_factor)
+
+
+class HourglassTransformer(nn.Module):
+    """Layers at full length, a shortened valley – another hourglass, if nested –, layers at full length."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        depth: tuple[int, Depth, int],
+        shorten_factor: int | tuple[int, ...] = 2,
+        attn_resampling: bool = True,
+        updown_sample_type: str = "naive",
+        heads: int = 8,
+        dim_head: int = 64,
+        causal: bool = False,
+        norm_out: bool = False,
+    ) -> None:
+        super().__init__()
+        require_integer("dim", dim, minimum=1)
+        depth = as_depth(depth)
+        if isinstance(depth, int):
+            raise ValueError(f"depth must be (pre, valley, post); got depth={depth!r}")
+        shorten_factor, *inner_factors = as_factors(shorten_factor, count_levels(depth))
+        require_sample_type(updown_sample_type)
+        require_bools(attn_resampling=attn_resampling, causal=causal, norm_out=norm_out)
+        pre_depth, valley_depth, post_depth = depth
+        linear = updown_sample_type == "linear"
+        layers = {"heads": heads, "dim_head": dim_head}
+
+        self.dim = dim
+        self.causal = causal
+        self.shorten_factor = shorten_factor
+        self.downsample = Downsample(dim, shorten_factor, linear=linear)
+        self.upsample = Upsample(dim, shorten_factor, linear=linear)
+        self.valley_transformer = build_transformer(
+            dim,
+            depth=valley_depth,
+            shorten_factor=tuple(inner_factors),
+            attn_resampling=attn_resampling,
+            updown_sample_type=updown_sample_type,
+            causal=causal,
+            **layers,
+        )
+        self.attn_resampling_pre_valley = Transformer(dim, depth=1, **layers) if attn_resampling else None
+        self.attn_resampling_post_valley = Transformer(dim, depth=1, **layers) if attn_resampling else None
+        self.pre_transformer = Transformer(dim, depth=pre_depth, causal=causal, **layers)
+        self.post_transformer = Transformer(dim, depth=post_depth, causal=causal, **layers)
+        self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """`mask` is True at the positions that others may look at; see `jaxmodels.HourglassTransformer`."""
+        require_shape("x", x, ("b", "n", self.dim))
+        require_sequence("x", x, mask)
+        s, n = self.shorten_factor, x.shape[1]
+
+        x = self.pre_transformer(x, mask=mask)
+
+        x = F.pad(x, (0, 0, 0, -n % s))
+        padded_mask = None if mask is None else F.pad(mask, (0, -n % s), value=False)
+        residual = x
+        if self.causal:  # a bucket then ends at the position that it is added to first: none sees its future
+            x = F.pad(x, (0, 0, s - 1, 1 - s))
+            padded_mask = None if padded_mask is None else F.pad(padded_mask, (s - 1, 1 - s), value=False)
+
+        down = self.downsample(x)
+        bucket_mask = None if padded_mask is None else rearrange(padded_mask, "b (n s) -> b n s", s=s)
+        if self.attn_resampling_pre_valley is not None:
+            resampled = self.attn_resampling_pre_valley(
+                rearrange(down, "b n d -> (b n) 1 d"),
+                context=rearrange(x, "b (n s) d -> (b n) s d", s=s),
+                mask=None if bucket_mask is None else rearrange(bucket_mask, "b n s -> (b n) s"),
+            )
+            down = rearrange(resampled, "(b n) 1 d -> b n d", n=down.shape[1])
+
+        valley = self.valley_transformer(down, mask=None if bucket_mask is None else bucket_mask.any(dim=-1))
+
+        x = self.upsample(valley) + residual
+        if self.attn_resampling_post_valley is not None:
+            resampled = self.attn_resampling_post_valley(
+                rearrange(x, "b (n s) d -> (b n) s d", s=s),
+                context=rearrange(valley, "b n d -> (b n) 1 d"),
+            )
+            x = rearrange(resampled, "(b n) s d -> b (n s) d", n=valley.shape[1])
+
+        x = self.post_transformer(x[:, :n], mask=mask)
+        return self.norm_out(x)
+
+
+class HourglassTransformerLM(nn.Module):
+    """Token and position embeddings, an hourglass – or, for integer depth, one transformer –, logits."""
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        dim: int,
+        max_seq_len: int,
+        depth: Depth,
+        shorten_factor: int | tuple[int, ...] | None = None,
+        heads: int = 8,
+        dim_head: int = 64,
+        attn_resampling: bool = True,
+        updown_sample_type: str = "naive",
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        require_integer("num_tokens", num_tokens, minimum=1)
+        require_integer("dim", dim, minimum=1)
+        self.max_seq_len = require_integer("max_seq_len", max_seq_len, minimum=1)
+        require_sample_type(updown_sample_type)
+        require_bools(attn_resampling=attn_resampling, causal=causal)
+        depth = as_depth(depth)
+        factors = as_factors(shorten_factor, count_levels(depth))
+
+        self.token_emb = nn.Embedding(num_tokens, dim)
+        self.pos_emb = nn.Embedding(max_seq_len, dim)
+        self.transformer = build_transformer(
+            dim,
+            depth=depth,
+            shorten_factor=factors,
+            attn_resampling=attn_resampling,
+            updown_sample_type=updown_sample_type,
+            heads=heads,
+            dim_head=dim_head,
+            causal=causal,
+            norm_out=True,
+        )
+        self.to_logits = nn.Linear(dim, num_tokens)
+
+    def forward(
+        self, x: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n v"]:
+        """`x` are token ids; `mask` is True at the positions that others may look at."""
+        require_tokens("x", x)
+        require_sequence("x", x, mask)
+        n = x.shape[1]
+        if n > self.max_seq_len:
+            raise ValueError(f"x must have at most max_seq_len={self.max_seq_len} tokens; got {n}")
+        hidden = self.token_emb(x) + self.pos_emb(torch.arange(n, device=x.device))
+        return self.to_logits(self.transformer(hidden, mask=mask))
+
+
+class AutoregressiveWrapper(nn.Module):
+    """Next-token loss and sampling around a model. (A module: upstream prefixes its keys with `net`.)"""
+
+    def __init__(self, net: nn.Module, pad_value: int = 0) -> None:
+        super().__init__()
+        if not hasattr(net, "max_seq_len"):
+            raise ValueError(
+                f"net must have an attribute max_seq_len; got a {type(net).__name__} without one"
+            )
+        self.pad_value = pad_value
+        self.net = net
+        self.max_seq_len = net.max_seq_len
+
+    def forward(self, x: Int[Tensor, "b n+1"], **kwargs: Any) -> Float[Tensor, ""]:
+        """Mean cross-entropy of every next token that is not `pad_value`; NaN where all are.
+
+        `kwargs` go to the model, which sees x[:, :-1]: a mask has one position fewer than `x`.
+        """
+        require_tokens("x", x)
+        inputs, targets = x[:, :-1], x[:, 1:]
+        logits = self.net(inputs, **kwargs)
+        return F.cross_entropy(logits.transpose(1, 2), targets.long(), ignore_index=self.pad_value)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        start_tokens: Int[Tensor, "b n"],
+        seq_len: int,
+        eos_token: int | None = None,
+        temperature: float = 1.0,
+        filter_thres: float = 0.9,
+        **kwargs: Any,
+    ) -> Int[Tensor, "b m"]:
+        """Samples up to `seq_len` new tokens; see `jaxmodels.models.hourglass.generate`.
+
+        Unlike the package, `eos_token` in the prompt does not count, what follows it in the result is always
+        blanked, at least one token passes the filter, temperature 0 is the argmax, and an exception does not
+        leave the model in evaluation mode.
+        """
+        require_tokens("start_tokens", start_tokens)
+        require_sequence("start_tokens", start_tokens, None)
+        require_integer("seq_len", seq_len, minimum=0)
+        require_sampling(temperature, filter_thres)
+        was_training = self.training
+        self.eval()
+        try:
+            out = start_tokens
+            finished = torch.zeros(len(out), dtype=torch.bool, device=out.device)
+            for _ in range(seq_len):
+                logits = self.net(out[:, -self.max_seq_len :], **kwargs)[:, -1]
+                token = draw(logits, temperature, filter_thres)
+                out = torch.cat([out, token], dim=-1)
+                if eos_token is not None:
+                    finished |= token[:, 0] == eos_token
+                    if finished.all():
+                        break
+        finally:
+            self.train(was_training)
+        out = out[:, start_tokens.shape[1] :]
+        if eos_token is not None:
+            is_eos = (out == eos_token).long()
+            out = out.masked_fill(is_eos.cumsum(dim=-1) - is_eos > 0, self.pad_value)
+        return out
+
+
+def draw(logits: Float[Tensor, "b v"], temperature: float, filter_thres: float) -> Int[Tensor, "b 1"]:
+    """One token per row, from the softmax of the (1 - filter_thres) · v highest logits, at least one."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    k = max(1, int((1 - filter_thres) * logits.shape[-1]))
+    values, indices = logits.topk(k)
+    filtered = torch.full_like(logits, float("-inf")).scatter(1, indices, values)
+    return torch.multinomial((filtered / temperature).softmax(dim=-1), 1)
+
+
+def build_transformer(
+    dim: int,
+    *,
+    depth: Depth,
+    shorten_factor: tuple[int, ...],
+    attn_resampling: bool,
+    updown_sample_type: str,
+    **layers: Any,
+) -> Transformer | HourglassTransformer:
+    """A transformer for an integer depth, an hourglass for a triple."""
+    if isinstance(depth, int):
+        return Transformer(dim, depth=depth, **layers)
+    return HourglassTransformer(
+        dim,
+        depth=depth,
+        shorten_factor=shorten_factor,
+        attn_resampling=attn_resampling,
+        updown_sample_type=updown_sample_type,
+        **layers,
+    )
+
+
+def as_depth(depth: Any) -> Depth:
+    """Turns lists into tuples; ValueError unless an integer ≥ 0 or a nested (integer, depth, integer)."""
+    if not isinstance(depth, list | tuple):
+        return require_integer("depth", depth, minimum=0)
+    if len(depth) != 3:
+        raise ValueError(f"depth must be an integer or (pre, valley, post); got depth={depth!r}")
+    pre, valley, post = depth
+    return (
+        require_integer("depth before the valley", pre, minimum=0),
+        as_depth(valley),
+        require_integer("depth after the valley", post, minimum=0),
+    )
+
+
+def count_levels(depth: Depth) -> int:
+    """How many hourglasses are nested in one another."""
+    return 0 if isinstance(depth, int) else 1 + count_levels(depth[1])
+
+
+def as_factors(shorten_factor: Any, levels: int) -> tuple[int, ...]:
+    """One shortening factor per hourglass level, outermost first."""
+    if levels == 0:
+        if shorten_factor is not None and shorten_factor not in (0, (), []):
+            raise ValueError(
+                f"shorten_factor must be None when depth is an integer; got shorten_factor={shorten_factor!r}"
+            )
+        return ()
+    if not isinstance(shorten_factor, list | tuple):
+        return (require_integer("shorten_factor", shorten_factor, minimum=1),) * levels
+    if len(shorten_factor) != levels:
+        raise ValueError(
+            f"shorten_factor must have one entry per hourglass level, {levels} for this depth; "
+            f"got shorten_factor={shorten_factor!r}"
+        )
+    return tuple(require_integer("shorten_factor", factor, minimum=1) for factor in shorten_factor)
+
+
+def require_sample_type(updown_sample_type: Any) -> None:
+    """ValueError unless 'naive' or 'linear'."""
+    if updown_sample_type not in ("naive", "linear"):
+        raise ValueError(
+            f"updown_sample_type must be 'naive' or 'linear'; got updown_sample_type={updown_sample_type!r}"
+        )
+
+
+def require_bools(**values: Any) -> None:
+    """ValueError unless every value is a bool."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be a bool; got {name}={value!r}")
+
+
+def require_tokens(name: str, tokens: Tensor) -> None:
+    """ValueError unless `tokens` are integers of shape (b, n)."""
+    require_shape(name, tokens, ("b", "n"))
+    if tokens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
+
+
+def require_sequence(name: str, x: Tensor, mask: Tensor | None) -> None:
+    """ValueError unless `x` has a position and `mask`, if there is one, a bool for each."""
+    b, n = x.shape[:2]
+    if n == 0:
+        raise ValueError(f"{name} must have at least one position; got {name}.shape={tuple(x.shape)}")
+    if mask is not None:
+        require_shape("mask", mask, (b, n))
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool, True where others may look; got mask.dtype={mask.dtype}")
+
+
+def require_sampling(temperature: float, filter_thres: float) -> None:
+    """ValueError unless temperature ≥ 0 and 0 ≤ filter_thres ≤ 1."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be finite and ≥ 0; got temperature={temperature!r}")
+    if not 0 <= filter_thres <= 1:
+        raise ValueError(f"filter_thres must lie in [0, 1]; got filter_thres={filter_thres!r}")
