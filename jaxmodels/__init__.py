@@ -4,5 +4,14 @@ from jaxmodels.convert import load_state_dict as load_state_dict
 from jaxmodels.convert import to_state_dict as to_state_dict
 from jaxmodels.models.glom import Glom as Glom
 from jaxmodels.models.glom import GlomConfig as GlomConfig
+from jaxmodels.models.hourglass import HourglassTransformer as HourglassTransformer
+from jaxmodels.models.hourglass import HourglassTransformerConfig as HourglassTransformerConfig
+from jaxmodels.models.hourglass import HourglassTransformerLM as HourglassTransformerLM
+from jaxmodels.models.hourglass import HourglassTransformerLMConfig as HourglassTransformerLMConfig
+from jaxmodels.models.mammut import MaMMUT as MaMMUT
+from jaxmodels.models.mammut import MaMMUTConfig as MaMMUTConfig
+from jaxmodels.models.mammut import MaMMUTLoss as MaMMUTLoss
+from jaxmodels.models.scalable_vit import ScalableViT as ScalableViT
+from jaxmodels.models.scalable_vit import ScalableViTConfig as ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT as SimpleViT
 from jaxmodels.models.simple_vit import SimpleViTConfig as SimpleViTConfig

@@ -1,0 +1,470 @@
+"""MaMMUT: one text decoder for contrastive and captioning learning (Kuo et al. 2023, https://arxiv.org/abs/2303.16839).
+
+The PyTorch twin is `torch_reference/mammut.py`; the two files are meant to be read side by side. Like the
+package MaMMUT-pytorch, and unlike the paper, the text-only pass is causal and the contrastive loss is a plain
+softmax cross-entropy.
+
+Shapes: b batch, n text positions, d model width, h heads, k head width, i/j query/key position, m image
+tokens, q image queries, c image token width, f feed-forward width, v vocabulary, z latent width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from jaxmodels.nn import (
+    Buffer,
+    Embed,
+    LayerNorm,
+    Linear,
+    attend,
+    causal_mask,
+    l2_normalize,
+    require_divisible,
+    require_floating,
+    require_integer,
+    require_shape,
+    require_tokens,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaMMUTConfig:
+    """Hyperparameters under the names and with the defaults of MaMMUT-pytorch's `MaMMUT`."""
+
+    dim: int
+    num_tokens: int
+    depth: int
+    cross_attend_every: int = 1  # every how many layers the text looks at the image
+    cross_attend_layers: tuple[int, ...] | None = None  # the layers that do, from 1, instead of every so many
+    dim_latents: int | None = None  # width of the contrastive space; None is dim
+    image_dim: int | None = None  # width of the image tokens; None is dim
+    num_img_queries: int = 256  # pooled image tokens that the text looks at
+    dim_head: int = 64
+    heads: int = 8
+    ff_mult: int = 4  # hidden width of the feed-forwards, in units of dim
+    caption_loss_weight: float = 1.0
+    contrastive_loss_weight: float = 1.0
+    pad_id: int = 0  # token that fills short texts up; a number that is no token, like -1, turns padding off
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_tokens", "heads", "ff_mult"):
+            require_integer(name, getattr(self, name), minimum=1)
+        for name in ("depth", "num_img_queries"):
+            require_integer(name, getattr(self, name), minimum=0)
+        for name in ("dim_latents", "image_dim"):
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name), minimum=1)
+        require_integer("dim_head", self.dim_head, minimum=2)
+        require_divisible("dim_head", self.dim_head, "the two halves of a rotary pair", 2)
+        require_integer("pad_id", self.pad_id, minimum=np.iinfo(np.int32).min)
+        for name in ("caption_loss_weight", "contrastive_loss_weight"):
+            weight = getattr(self, name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ValueError(f"{name} must be a number; got {name}={weight!r}")
+        if self.cross_attend_layers is not None:
+            object.__setattr__(self, "cross_attend_layers", tuple(self.cross_attend_layers))
+        cross_attended_layers(self.depth, self.cross_attend_every, self.cross_attend_layers)
+
+
+class EmbedToLatents(nnx.Module):
+    """Projects an embedding onto the unit sphere that text and images share."""
+
+    def __init__(self, dim: int, dim_latents: int, **layer: Any) -> None:
+        self.to_latents = Linear(dim, dim_latents, use_bias=False, **layer)
+
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b z"]:
+        latents = self.to_latents(x)
+        # float16 has no number as small as the guard against division by zero.
+        return l2_normalize(at_least_float32(latents)).astype(latents.dtype)
+
+
+class RotaryEmbedding(nnx.Module):
+    """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
+
+    def __init__(self, dim_head: int, *, param_dtype: DTypeLike) -> None:
+        # Stored, not computed: a power in float32 differs in its last bit between libraries, and a loaded
+        # model must rotate by the frequencies that it was trained with.
+        dtype = jnp.promote_types(param_dtype, jnp.float32)
+        self.inv_freq = Buffer(jnp.asarray(inverse_frequencies(dim_head), dtype))
+
+    def __call__(self, n: int) -> Float[Array, "{n} k"]:
+        inv_freq = at_least_float32(jax.lax.stop_gradient(self.inv_freq[...]))
+        # Positions in bfloat16, as the package counts them in a bfloat16 model, collide from 257 on.
+        positions = jnp.arange(n, dtype=inv_freq.dtype)
+        angles = jnp.outer(positions, inv_freq)
+        return jnp.concatenate([angles, angles], axis=-1)
+
+
+def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " k/2"]:
+    """10000^(-2i / dim_head), in float32 as PyTorch computes it."""
+    exponents = np.arange(0, dim_head, 2, dtype=np.float32) / np.float32(dim_head)
+    return np.float32(1.0) / np.float32(10000.0) ** exponents
+
+
+def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Array, "*b n k"]:
+    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
+    first, second = jnp.split(x, 2, axis=-1)
+    quarter_turn = jnp.concatenate([-second, first], axis=-1)
+    return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)
+
+
+def swiglu(x: Float[Array, "*b 2*f"]) -> Float[Array, "*b f"]:
+    """silu(gate) · x, the gate being the second half of the input (https://arxiv.org/abs/2002.05202)."""
+    x, gate = jnp.split(x, 2, axis=-1)
+    return jax.nn.silu(gate) * x
+
+
+class FeedForward(nnx.Module):
+    """Gated two-layer MLP without biases."""
+
+    def __init__(self, dim: int, *, mult: int, **layer: Any) -> None:
+        self.up = Linear(dim, 2 * mult * dim, use_bias=False, **layer)
+        self.down = Linear(mult * dim, dim, use_bias=False, **layer)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return self.down(swiglu(self.up(x)))
+
+
+class ParallelTransformerBlock(nnx.Module):
+    """Causal multi-query attention and feed-forward side by side, from one projection, as in PaLM."""
+
+    def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, **layer: Any) -> None:
+        self.heads = heads
+        self.widths = (heads * dim_head, dim_head, dim_head, 2 * ff_mult * dim)
+        self.norm = LayerNorm(dim, use_bias=False, **layer)
+        self.rotary_emb = RotaryEmbedding(dim_head, param_dtype=layer["param_dtype"])
+        self.fused_attn_ff_proj = Linear(dim, sum(self.widths), use_bias=False, **layer)
+        self.attn_out = Linear(heads * dim_head, dim, use_bias=False, **layer)
+        self.ff_out = Linear(ff_mult * dim, dim, use_bias=False, **layer)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        n = x.shape[1]
+        fused = self.fused_attn_ff_proj(self.norm(x))
+        q, k, v, hidden = jnp.split(fused, np.cumsum(self.widths[:-1]), axis=-1)
+        angles = self.rotary_emb(n)
+        q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
+        k = rotate(k, angles)
+        causal = causal_mask(n)
+        mask = causal if mask is None else causal & mask[:, None]
+        out = attend(q, k[:, None], v[:, None], mask=mask)  # b h n k
+        return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(swiglu(hidden))
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head queries from `x`, one head of keys and values from `context`; optionally a parallel MLP."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        context_dim: int,
+        dim_head: int,
+        heads: int,
+        norm_context: bool = False,
+        ff_mult: int | None = None,
+        **layer: Any,
+    ) -> None:
+        self.heads = heads
+        self.norm = LayerNorm(dim, use_bias=False, **layer)
+        self.context_norm = LayerNorm(context_dim, use_bias=False, **layer) if norm_context else None
+        self.to_q = Linear(dim, heads * dim_head, use_bias=False, **layer)
+        self.to_kv = Linear(context_dim, 2 * dim_head, use_bias=False, **layer)
+        self.to_out = Linear(heads * dim_head, dim, use_bias=False, **layer)
+        self.ff = None if ff_mult is None else FeedForward(dim, mult=ff_mult, **layer)
+
+    def __call__(self, x: Float[Array, "#b n d"], context: Float[Array, "b m c"]) -> Float[Array, "b n d"]:
+        """Queries that are the same for every sample may come as a batch of 1."""
+        x = self.norm(x)
+        if self.context_norm is not None:
+            context = self.context_norm(context)
+        q = rearrange(self.to_q(x), "b n (h k) -> b h n k", h=self.heads)
+        k, v = jnp.split(self.to_kv(context), 2, axis=-1)  # b m k
+        q = jnp.broadcast_to(q, (len(context), *q.shape[1:]))
+        out = attend(q, k[:, None], v[:, None])  # b h n k
+        out = self.to_out(rearrange(out, "b h n k -> b n (h k)"))
+        return out if self.ff is None else out + self.ff(x)
+
+
+class Layer(nnx.Module):
+    """A text block and, in some layers, cross-attention to the image."""
+
+    def __init__(
+        self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool, **layer: Any
+    ) -> None:
+        sizes = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
+        self.block = ParallelTransformerBlock(dim, **sizes, **layer)
+        self.cross = CrossAttention(dim, context_dim=dim, **sizes, **layer) if cross_attend else None
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b q d"] | None = None,
+        mask: Bool[Array, "b n n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Without `context` it is a layer of the text-only pass."""
+        x = x + self.block(x, mask)
+        if context is not None and self.cross is not None:
+            x = x + self.cross(x, context)
+        return x
+
+
+class MaMMUTLoss(NamedTuple):
+    """`total` is the weighted sum of the two unweighted terms."""
+
+    total: Float[Array, ""]
+    caption: Float[Array, ""]
+    contrastive: Float[Array, ""]
+
+
+class MaMMUT(nnx.Module):
+    """A text stack that runs twice: alone for a contrastive embedding, with cross-attention for captions.
+
+    Every method that looks at an image takes exactly one of `images` (b, height, width, channels), which go
+    through `img_encoder`, and `image_tokens` (b, m, image_dim), and `rngs` for an encoder with dropout. Texts
+    are ids (b, n) below `num_tokens`, filled up with `pad_id`; inside a compiled function JAX cannot check
+    their range. ValueError on any other shape.
+
+    Args:
+      config: sizes and options.
+      img_encoder: from images to tokens (b, m, image_dim): a module with a method `tokens`, like SimpleViT,
+        or anything that can be called. A module becomes a part of the model, and is trained with it.
+      dtype: type of the computation; by default that of image tokens and parameters together.
+      param_dtype: type of fresh parameters.
+      rngs: `params` seeds the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: MaMMUTConfig,
+        img_encoder: Callable[..., Array] | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if img_encoder is not None and not callable(img_encoder):
+            raise TypeError(f"img_encoder must be callable; got a {type(img_encoder).__name__}")
+        self.config = config
+        dim = config.dim
+        image_dim = dim if config.image_dim is None else config.image_dim
+        dim_latents = dim if config.dim_latents is None else config.dim_latents
+        cross = cross_attended_layers(config.depth, config.cross_attend_every, config.cross_attend_layers)
+        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        heads = {"dim_head": config.dim_head, "heads": config.heads}
+        normal = jax.nn.initializers.normal(1.0)
+
+        self.token_emb = Embed(config.num_tokens, dim, std=0.02, **layer)
+        self.text_cls_token = nnx.Param(normal(rngs.params(), (dim,), param_dtype))
+        self.img_encoder = img_encoder
+        # The first query pools for the contrastive embedding, the others for cross-attention.
+        self.img_queries = nnx.Param(normal(rngs.params(), (config.num_img_queries + 1, dim), param_dtype))
+        self.img_attn_pool = CrossAttention(dim, context_dim=image_dim, norm_context=True, **heads, **layer)
+        self.img_attn_pool_norm = LayerNorm(dim, use_bias=False, **layer)
+        self.text_cls_norm = LayerNorm(dim, use_bias=False, **layer)
+        self.img_to_latents = EmbedToLatents(dim, dim_latents, **layer)
+        self.text_to_latents = EmbedToLatents(dim, dim_latents, **layer)
+        self.temperature = nnx.Param(jnp.ones((1,), param_dtype))
+        self.layers = nnx.List(
+            [
+                Layer(dim, ff_mult=config.ff_mult, cross_attend=number in cross, **heads, **layer)
+                for number in range(1, config.depth + 1)
+            ]
+        )
+        self.norm = LayerNorm(dim, use_bias=False, **layer)
+
+    def __call__(
+        self,
+        text: Int[Array, "b n"],
+        images: Float[Array, "b height width channels"] | None = None,
+        image_tokens: Float[Array, "b m c"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b n v"]:
+        """Next-token logits. Padding is not masked, only later positions are."""
+        self._check(text, images, image_tokens)
+        _, context = self.embed_image(images, image_tokens, rngs=rngs)
+        return self.decode(text, context)
+
+    def embed_text(self, text: Int[Array, "b n"]) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+        """The normalised state of a CLS token appended to the text, and the states of the text itself.
+
+        The CLS token does not look at padding, but stands after it: its rotary position, and with it the
+        embedding, depends on how far a text is filled up.
+        """
+        require_tokens("text", text)
+        tokens = self.token_emb(text)
+        b, n, d = tokens.shape
+        text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
+        tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
+        # Only the CLS token, the last row, is kept from looking at padding.
+        mask = (text != self.config.pad_id)[:, None]
+        mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
+        for layer in self.layers:
+            tokens = layer(tokens, mask=mask)
+        return self.text_cls_norm(tokens[:, -1]), tokens[:, :-1]
+
+    def embed_image(
+        self,
+        images: Float[Array, "b height width channels"] | None = None,
+        image_tokens: Float[Array, "b m c"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b q d"]]:
+        """The image's contrastive embedding, and the pooled tokens that the text cross-attends to."""
+        image_tokens = self._encode(images, image_tokens, rngs)
+        pooled = self.img_attn_pool(self.img_queries[...][None], image_tokens)
+        pooled = self.img_attn_pool_norm(pooled)  # b q+1 d
+        return pooled[:, 0], pooled[:, 1:]
+
+    def decode(self, text: Int[Array, "b n"], context: Float[Array, "b q d"]) -> Float[Array, "b n v"]:
+        """Next-token logits, given the second result of `embed_image`: captioning needs it only once."""
+        require_tokens("text", text)
+        tokens = self.token_emb(text)
+        for layer in self.layers:
+            tokens = layer(tokens, context)
+        return self.token_emb.attend(self.norm(tokens))
+
+    def embeddings(
+        self,
+        text: Int[Array, "b n"],
+        images: Float[Array, "b height width channels"] | None = None,
+        image_tokens: Float[Array, "b m c"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+        """Text and image embeddings before the projection to latents."""
+        self._check(text, images, image_tokens)
+        text_embeds, _ = self.embed_text(text)
+        image_embeds, _ = self.embed_image(images, image_tokens, rngs=rngs)
+        return text_embeds, image_embeds
+
+    def latents(
+        self,
+        text: Int[Array, "b n"],
+        images: Float[Array, "b height width channels"] | None = None,
+        image_tokens: Float[Array, "b m c"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
+        """Unit vectors of texts and images, whose inner products rank them for retrieval."""
+        text_embeds, image_embeds = self.embeddings(text, images, image_tokens, rngs=rngs)
+        return self.text_to_latents(text_embeds), self.img_to_latents(image_embeds)
+
+    def loss(
+        self,
+        text: Int[Array, "b n"],
+        images: Float[Array, "b height width channels"] | None = None,
+        image_tokens: Float[Array, "b m c"] | None = None,
+        labels: Int[Array, "b n"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> MaMMUTLoss:
+        """Caption and contrastive loss of the batch, which in a sharded program is the global one.
+
+        Without `labels`, text[:, :-1] predicts text[:, 1:], and both terms see the shortened text. With them,
+        the logits of text[:, t] predict labels[:, t]. Labels equal to `pad_id` do not count.
+        """
+        if labels is None:
+            require_tokens("text", text)
+            text, labels = text[:, :-1], text[:, 1:]
+        self._check(text, images, image_tokens)
+        require_tokens("labels", labels)
+        require_shape("labels", labels, text.shape)
+        text_embeds, _ = self.embed_text(text)
+        image_embeds, context = self.embed_image(images, image_tokens, rngs=rngs)
+        caption = caption_loss(self.decode(text, context), labels, pad_id=self.config.pad_id)
+        contrastive = contrastive_loss(
+            self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature[...]
+        )
+        config = self.config
+        total = config.caption_loss_weight * caption + config.contrastive_loss_weight * contrastive
+        return MaMMUTLoss(total, caption, contrastive)
+
+    def _check(self, text: Array, images: Array | None, image_tokens: Array | None) -> None:
+        require_tokens("text", text)
+        name, given = require_one_of(images, image_tokens)
+        if given.shape[0] != text.shape[0]:
+            raise ValueError(
+                f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
+            )
+
+    def _encode(
+        self, images: Array | None, image_tokens: Array | None, rngs: nnx.Rngs | None
+    ) -> Float[Array, "b m c"]:
+        require_one_of(images, image_tokens)
+        if images is not None:
+            if self.img_encoder is None:
+                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+            encode = getattr(self.img_encoder, "tokens", self.img_encoder)
+            image_tokens = encode(images) if rngs is None else encode(images, rngs=rngs)
+            if not isinstance(image_tokens, jax.Array):
+                raise TypeError(
+                    f"img_encoder must return one array of tokens; got a {type(image_tokens).__name__}"
+                )
+        image_dim = self.config.dim if self.config.image_dim is None else self.config.image_dim
+        require_shape("image_tokens", image_tokens, ("b", "m", image_dim))
+        require_floating("image_tokens", image_tokens)
+        return image_tokens
+
+
+def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) -> set[int]:
+    """The layers that cross-attend, counted from 1: those listed or, without a list, every `every`-th."""
+    require_integer("cross_attend_every", every, minimum=1)
+    if layers is None:
+        return set(range(every, depth + 1, every))
+    for layer in layers:
+        if require_integer("every entry of cross_attend_layers", layer, minimum=1) > depth:
+            raise ValueError(
+                "every entry of cross_attend_layers must be between 1 and depth; "
+                f"got cross_attend_layers={tuple(layers)}, depth={depth}"
+            )
+    return set(layers)
+
+
+def require_one_of(images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
+    """Name and value of the one that is given; ValueError unless exactly one is."""
+    if images is not None and image_tokens is None:
+        return "images", images
+    if image_tokens is not None and images is None:
+        return "image_tokens", image_tokens
+    number = "neither" if images is None else "both"
+    raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
+
+
+def caption_loss(
+    logits: Float[Array, "b n v"], labels: Int[Array, "b n"], *, pad_id: int
+) -> Float[Array, ""]:
+    """Cross-entropy averaged over all targets other than `pad_id`; NaN if there is none, as in PyTorch."""
+    logits = at_least_float32(logits)
+    counts = labels != pad_id
+    # pad_id need not be a token, so it must not be looked up.
+    chosen = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
+    losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0.0)
+    return jnp.sum(losses) / jnp.sum(counts, dtype=losses.dtype)
+
+
+def contrastive_loss(
+    text: Float[Array, "b z"], image: Float[Array, "b z"], temperature: Float[Array, "1"]
+) -> Float[Array, ""]:
+    """Cross-entropy of finding each text's image and each image's text within the batch."""
+    text, image, temperature = map(at_least_float32, (text, image, temperature))
+    logits = jnp.einsum("iz,jz->ij", text, image) * jnp.exp(temperature)
+    hits = jnp.diagonal(logits)
+    text_to_image = jnp.mean(jax.nn.logsumexp(logits, axis=1) - hits)
+    image_to_text = jnp.mean(jax.nn.logsumexp(logits, axis=0) - hits)
+    return (text_to_image + image_to_text) / 2
+
+
+def at_least_float32(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """`x`, widened if it is narrower: for sums, exponentials and angles."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

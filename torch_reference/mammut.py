@@ -1,0 +1,463 @@
+"""MaMMUT: one text decoder for contrastive and captioning learning (Kuo et al. 2023, https://arxiv.org/abs/2303.16839).
+
+Parameter names and shapes are those of MaMMUT-pytorch 0.0.7: its state_dict loads here unchanged. Classes
+that exist only to keep those names say so. The twin in JAX is `jaxmodels/models/mammut.py`, whose docstrings
+also tell where the package leaves the paper.
+
+Shapes: b batch, n text positions, d model width, h heads, k head width, i/j query/key position, m image
+tokens, q image queries, c image token width, f feed-forward width, v vocabulary, z latent width.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, distributed, nn
+
+from torch_reference.checks import require_divisible, require_integer, require_shape
+
+
+class LayerNorm(nn.Module):
+    """Layer norm without a trained bias. (`beta`: upstream keeps the absent bias as a buffer of zeros.)"""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+        self.register_buffer("beta", torch.zeros(dim))
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta)
+
+
+class EmbedToLatents(nn.Module):
+    """Projects an embedding onto the unit sphere that text and images share."""
+
+    def __init__(self, dim: int, dim_latents: int) -> None:
+        super().__init__()
+        self.to_latents = nn.Linear(dim, dim_latents, bias=False)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b z"]:
+        return F.normalize(self.to_latents(x), dim=-1)
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
+
+    def __init__(self, dim_head: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, dim_head, 2, dtype=torch.float32) / dim_head
+        self.register_buffer("inv_freq", 1.0 / 10000**exponents)
+
+    def forward(self, n: int) -> Float[Tensor, "{n} k"]:
+        inv_freq = self.inv_freq.to(torch.promote_types(self.inv_freq.dtype, torch.float32))
+        # Positions in bfloat16, as upstream counts them in a bfloat16 model, collide from 257 on.
+        positions = torch.arange(n, device=inv_freq.device, dtype=inv_freq.dtype)
+        angles = torch.outer(positions, inv_freq)
+        return torch.cat([angles, angles], dim=-1)
+
+
+def rotate(x: Float[Tensor, "*b n k"], angles: Float[Tensor, "n k"]) -> Float[Tensor, "*b n k"]:
+    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
+    first, second = x.chunk(2, dim=-1)
+    quarter_turn = torch.cat([-second, first], dim=-1)
+    return x * angles.cos().to(x.dtype) + quarter_turn * angles.sin().to(x.dtype)
+
+
+def attend(
+    q: Float[Tensor, "b h i k"],
+    k: Float[Tensor, "b j k"],
+    v: Float[Tensor, "b j k"],
+    *,
+    mask: Bool[Tensor, "#b 1 i j"] | None = None,
+) -> Float[Tensor, "b h i k"]:
+    """Softmax attention with one head of keys and values; `mask` is True where a query may look at a key."""
+    logits = torch.einsum("bhik,bjk->bhij", q, k) * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.finfo(logits.dtype).max)
+    return torch.einsum("bhij,bjk->bhik", logits.softmax(dim=-1), v)
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) · x, the gate being the second half of the input (https://arxiv.org/abs/2002.05202)."""
+
+    def forward(self, x: Float[Tensor, "*b g"]) -> Float[Tensor, "*b f"]:
+        x, gate = x.chunk(2, dim=-1)
+        return F.silu(gate) * x
+
+
+class FeedForward(nn.Sequential):
+    """Gated two-layer MLP without biases. (Sequential: upstream names its layers 0 and 2.)"""
+
+    def __init__(self, dim: int, *, mult: int) -> None:
+        up, down = nn.Linear(dim, 2 * mult * dim, bias=False), nn.Linear(mult * dim, dim, bias=False)
+        super().__init__(up, SwiGLU(), down)
+
+
+class ParallelTransformerBlock(nn.Module):
+    """Causal multi-query attention and feed-forward side by side, from one projection, as in PaLM."""
+
+    def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.widths = (heads * dim_head, dim_head, dim_head, 2 * ff_mult * dim)
+        self.norm = LayerNorm(dim)
+        self.rotary_emb = RotaryEmbedding(dim_head)
+        self.fused_attn_ff_proj = nn.Linear(dim, sum(self.widths), bias=False)
+        self.attn_out = nn.Linear(heads * dim_head, dim, bias=False)
+        # Sequential: upstream names the layer ff_out.1.
+        self.ff_out = nn.Sequential(SwiGLU(), nn.Linear(ff_mult * dim, dim, bias=False))
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        n = x.shape[1]
+        q, k, v, hidden = self.fused_attn_ff_proj(self.norm(x)).split(self.widths, dim=-1)
+        angles = self.rotary_emb(n)
+        q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
+        k = rotate(k, angles)
+        causal = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device).tril()
+        out = attend(q, k, v, mask=causal if mask is None else causal & mask[:, None])
+        return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(hidden)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head queries from `x`, one head of keys and values from `context`; optionally a parallel MLP."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        context_dim: int,
+        dim_head: int,
+        heads: int,
+        norm_context: bool = False,
+        ff_mult: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = LayerNorm(dim)
+        self.context_norm = LayerNorm(context_dim) if norm_context else None
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(context_dim, 2 * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.ff = None if ff_mult is None else FeedForward(dim, mult=ff_mult)
+
+    def forward(self, x: Float[Tensor, "#b n d"], context: Float[Tensor, "b m c"]) -> Float[Tensor, "b n d"]:
+        """Queries that are the same for every sample may come as a batch of 1."""
+        x = self.norm(x)
+        if self.context_norm is not None:
+            context = self.context_norm(context)
+        q = rearrange(self.to_q(x), "b n (h k) -> b h n k", h=self.heads)
+        k, v = self.to_kv(context).chunk(2, dim=-1)  # b m k
+        out = attend(q.expand(len(context), -1, -1, -1), k, v)
+        out = self.to_out(rearrange(out, "b h n k -> b n (h k)"))
+        return out if self.ff is None else out + self.ff(x)
+
+
+class Residual(nn.Module):
+    """`x + fn(x)`. (A module: upstream names its part `fn`.)"""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Float[Tensor, "b n d"], *args: Any) -> Float[Tensor, "b n d"]:
+        return x + self.fn(x, *args)
+
+
+class Layer(nn.ModuleList):
+    """A text block and, in some layers, cross-attention to the image. (ModuleList: upstream names 0 and 1.)"""
+
+    def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool) -> None:
+        sizes = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
+        block = Residual(ParallelTransformerBlock(dim, **sizes))
+        cross = Residual(CrossAttention(dim, context_dim=dim, **sizes)) if cross_attend else None
+        super().__init__([block, cross])
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b q d"] | None = None,
+        mask: Bool[Tensor, "b n n"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Without `context` it is a layer of the text-only pass."""
+        block, cross = self
+        x = block(x, mask)
+        if context is not None and cross is not None:
+            x = cross(x, context)
+        return x
+
+
+class MaMMUTLoss(NamedTuple):
+    """`total` is the weighted sum of the two unweighted terms."""
+
+    total: Float[Tensor, ""]
+    caption: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
+
+
+class MaMMUT(nn.Module):
+    """A text stack that runs twice: alone for a contrastive embedding, with cross-attention for captions.
+
+    `img_encoder` maps images to tokens (b, m, image_dim). A module's weights join the state_dict under
+    `img_encoder.`; a SimpleViT goes inside a `TokenExtractor`, as inside vit-pytorch's Extractor.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_tokens: int,
+        depth: int,
+        cross_attend_every: int = 1,
+        cross_attend_layers: Sequence[int] | None = None,
+        dim_latents: int | None = None,
+        image_dim: int | None = None,
+        num_img_queries: int = 256,
+        dim_head: int = 64,
+        heads: int = 8,
+        ff_mult: int = 4,
+        img_encoder: Callable[[Tensor], Tensor] | None = None,
+        caption_loss_weight: float = 1.0,
+        contrastive_loss_weight: float = 1.0,
+        pad_id: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("dim", dim), ("num_tokens", num_tokens), ("heads", heads), ("ff_mult", ff_mult)):
+            require_integer(name, value, minimum=1)
+        for name, value in (("depth", depth), ("num_img_queries", num_img_queries)):
+            require_integer(name, value, minimum=0)
+        require_integer("dim_head", dim_head, minimum=2)
+        require_divisible("dim_head", dim_head, "the two halves of a rotary pair", 2)
+        image_dim = dim if image_dim is None else require_integer("image_dim", image_dim, minimum=1)
+        dim_latents = dim if dim_latents is None else require_integer("dim_latents", dim_latents, minimum=1)
+        if img_encoder is not None and not callable(img_encoder):
+            raise TypeError(f"img_encoder must be callable; got a {type(img_encoder).__name__}")
+        cross = cross_attended_layers(depth, cross_attend_every, cross_attend_layers)
+        self.image_dim = image_dim
+        self.pad_id = pad_id
+        self.caption_loss_weight = caption_loss_weight
+        self.contrastive_loss_weight = contrastive_loss_weight
+
+        self.token_emb = nn.Embedding(num_tokens, dim)
+        self.text_cls_token = nn.Parameter(torch.randn(dim))
+        self.img_encoder = img_encoder
+        # The first query pools for the contrastive embedding, the others for cross-attention.
+        self.img_queries = nn.Parameter(torch.randn(num_img_queries + 1, dim))
+        self.img_attn_pool = CrossAttention(
+            dim, context_dim=image_dim, dim_head=dim_head, heads=heads, norm_context=True
+        )
+        self.img_attn_pool_norm = LayerNorm(dim)
+        self.text_cls_norm = LayerNorm(dim)
+        self.img_to_latents = EmbedToLatents(dim, dim_latents)
+        self.text_to_latents = EmbedToLatents(dim, dim_latents)
+        self.temperature = nn.Parameter(torch.ones(1))
+        self.layers = nn.ModuleList(
+            Layer(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, cross_attend=layer in cross)
+            for layer in range(1, depth + 1)
+        )
+        # Tied: upstream lists the embedding a second time, as to_logits.1.weight.
+        self.to_logits = nn.Sequential(LayerNorm(dim), nn.Linear(dim, num_tokens, bias=False))
+        self.to_logits[1].weight = self.token_emb.weight
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+
+    def forward(
+        self,
+        text: Int[Tensor, "b n"],
+        text_mask: Any = None,
+        images: Tensor | None = None,
+        image_tokens: Float[Tensor, "b m c"] | None = None,
+        labels: Int[Tensor, "b n"] | None = None,
+        return_loss: bool = False,
+        return_embeddings: bool = False,
+    ) -> Float[Tensor, "..."] | tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Logits, or the loss, or the two embeddings; the last take precedence, as upstream.
+
+        With `return_loss` and without `labels`, text[:, :-1] predicts text[:, 1:]; the embeddings then are
+        those of the shortened text too. `text_mask` has no effect: padding is what equals `pad_id`.
+        """
+        if text_mask is not None:
+            warnings.warn("text_mask has no effect; padding is what equals pad_id", stacklevel=2)
+        if return_loss and not return_embeddings:
+            return self.loss(text, images=images, image_tokens=image_tokens, labels=labels).total
+        if return_embeddings:
+            text = text[:, :-1] if return_loss and labels is None else text
+            return self.embeddings(text, images=images, image_tokens=image_tokens)
+        self._check(text, images, image_tokens)
+        _, context = self.embed_image(images, image_tokens)
+        return self.decode(text, context)
+
+    def embed_text(self, text: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The normalised state of a CLS token appended to the text, and the states of the text itself."""
+        require_token_ids("text", text)
+        tokens = self.token_emb(text)
+        b, n, _ = tokens.shape
+        tokens = torch.cat([tokens, repeat(self.text_cls_token, "d -> b 1 d", b=b)], dim=1)
+        # Only the CLS token, the last row, is kept from looking at padding.
+        mask = F.pad((text != self.pad_id)[:, None], (0, 1, n, 0), value=True)  # b n+1 n+1
+        for layer in self.layers:
+            tokens = layer(tokens, mask=mask)
+        return self.text_cls_norm(tokens[:, -1]), tokens[:, :-1]
+
+    def embed_image(
+        self, images: Tensor | None = None, image_tokens: Float[Tensor, "b m c"] | None = None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b q d"]]:
+        """The image's contrastive embedding, and the pooled tokens that the text cross-attends to."""
+        image_tokens = self._encode(images, image_tokens)
+        pooled = self.img_attn_pool(self.img_queries[None], image_tokens)
+        pooled = self.img_attn_pool_norm(pooled)  # b q+1 d
+        return pooled[:, 0], pooled[:, 1:]
+
+    def decode(self, text: Int[Tensor, "b n"], context: Float[Tensor, "b q d"]) -> Float[Tensor, "b n v"]:
+        """Next-token logits, given the second result of `embed_image`."""
+        require_token_ids("text", text)
+        tokens = self.token_emb(text)
+        for layer in self.layers:
+            tokens = layer(tokens, context)
+        return self.to_logits(tokens)
+
+    def embeddings(
+        self, text: Int[Tensor, "b n"], images: Tensor | None = None, image_tokens: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Text and image embeddings before the projection to latents."""
+        self._check(text, images, image_tokens)
+        text_embeds, _ = self.embed_text(text)
+        image_embeds, _ = self.embed_image(images, image_tokens)
+        return text_embeds, image_embeds
+
+    def latents(
+        self, text: Int[Tensor, "b n"], images: Tensor | None = None, image_tokens: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
+        """Unit vectors whose inner products are the similarities of the contrastive loss."""
+        text_embeds, image_embeds = self.embeddings(text, images, image_tokens)
+        return self.text_to_latents(text_embeds), self.img_to_latents(image_embeds)
+
+    def loss(
+        self,
+        text: Int[Tensor, "b n"],
+        images: Tensor | None = None,
+        image_tokens: Float[Tensor, "b m c"] | None = None,
+        labels: Int[Tensor, "b n"] | None = None,
+    ) -> MaMMUTLoss:
+        """Caption and contrastive loss.
+
+        In a process group the contrastive term compares the batches of all ranks, and gradients averaged over
+        ranks are those of one process with the whole batch. The caption term averages over the targets of
+        the own rank; averaged over ranks, it equals the whole batch's if every rank has as many targets.
+        """
+        if labels is None:
+            text, labels = text[:, :-1], text[:, 1:]
+        self._check(text, images, image_tokens)
+        require_shape("labels", labels, text.shape)
+        text_embeds, _ = self.embed_text(text)
+        image_embeds, context = self.embed_image(images, image_tokens)
+        caption = caption_loss(self.decode(text, context), labels, pad_id=self.pad_id)
+        contrastive = contrastive_loss(
+            self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature
+        )
+        total = self.caption_loss_weight * caption + self.contrastive_loss_weight * contrastive
+        return MaMMUTLoss(total, caption, contrastive)
+
+    def _check(self, text: Tensor, images: Tensor | None, image_tokens: Tensor | None) -> None:
+        require_token_ids("text", text)
+        name, given = require_one_of(images, image_tokens)
+        if given.shape[0] != text.shape[0]:
+            raise ValueError(
+                f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
+            )
+
+    def _encode(self, images: Tensor | None, image_tokens: Tensor | None) -> Float[Tensor, "b m c"]:
+        require_one_of(images, image_tokens)
+        if images is not None:
+            if self.img_encoder is None:
+                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+            image_tokens = self.img_encoder(images)
+            if not isinstance(image_tokens, Tensor):
+                raise TypeError(
+                    "img_encoder must return one tensor of tokens; "
+                    f"got a {type(image_tokens).__name__} (Extractor needs return_embeddings_only=True)"
+                )
+        require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
+        return image_tokens
+
+
+def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) -> set[int]:
+    """The layers that cross-attend, counted from 1: those listed or, without a list, every `every`-th."""
+    require_integer("cross_attend_every", every, minimum=1)
+    if layers is None:
+        return set(range(every, depth + 1, every))
+    for layer in layers:
+        if require_integer("every entry of cross_attend_layers", layer, minimum=1) > depth:
+            raise ValueError(
+                "every entry of cross_attend_layers must be between 1 and depth; "
+                f"got cross_attend_layers={tuple(layers)}, depth={depth}"
+            )
+    return set(layers)
+
+
+def require_token_ids(name: str, tokens: Tensor) -> None:
+    """ValueError unless `tokens` are integers of shape (b, n)."""
+    require_shape(name, tokens, ("b", "n"))
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
+
+
+def require_one_of(images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
+    """Name and value of the one that is given; ValueError unless exactly one is."""
+    if images is not None and image_tokens is None:
+        return "images", images
+    if image_tokens is not None and images is None:
+        return "image_tokens", image_tokens
+    number = "neither" if images is None else "both"
+    raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
+
+
+def caption_loss(
+    logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"], *, pad_id: int
+) -> Float[Tensor, ""]:
+    """Cross-entropy averaged over all targets other than `pad_id`; NaN if there is none."""
+    return F.cross_entropy(
+        rearrange(logits, "b n v -> (b n) v"), labels.flatten().long(), ignore_index=pad_id
+    )
+
+
+def contrastive_loss(
+    text: Float[Tensor, "b z"], image: Float[Tensor, "b z"], temperature: Float[Tensor, "1"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of finding each text's image and each image's text, over the batches of all ranks."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        text, image = AllGather.apply(torch.stack([text, image], dim=1)).unbind(dim=1)
+    logits = torch.einsum("iz,jz->ij", text, image) * temperature.exp()
+    targets = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+class AllGather(torch.autograd.Function):
+    """The batches of all ranks in rank order; they may differ in size.
+
+    The gradient is the adjoint of that: summed over ranks, then the own slice. (Upstream takes the slice of
+    the own rank's gradient alone, which after averaging over W ranks is 1/W of the true one.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "b ..."]) -> Float[Tensor, "total ..."]:
+        world_size = distributed.get_world_size()
+        size = torch.tensor(len(x), device=x.device)
+        sizes = [torch.empty_like(size) for _ in range(world_size)]
+        distributed.all_gather(sizes, size)
+        ctx.sizes = [int(size) for size in sizes]
+        padded = x.new_zeros(max(ctx.sizes), *x.shape[1:])
+        padded[: len(x)] = x
+        batches = [torch.empty_like(padded) for _ in range(world_size)]
+        distributed.all_gather(batches, padded)
+        return torch.cat([batch[:size] for batch, size in zip(batches, ctx.sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Float[Tensor, "total ..."]) -> Float[Tensor, "b ..."]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient.split(ctx.sizes)[distributed.get_rank()]
