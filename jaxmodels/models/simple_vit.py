@@ -73,10 +73,10 @@ class PatchDropout(nnx.Module):
     ) -> Float[Array, "b kept d"]:
         if self.deterministic or self.rate == 0:
             return tokens
-        if rngs is None:
+        if not isinstance(rngs, nnx.Rngs):
             raise ValueError(
-                "patch dropout must have random numbers when deterministic=False; got rngs=None; "
-                "pass rngs=nnx.Rngs(dropout=key)"
+                "rngs must be an nnx.Rngs when deterministic=False and patch_dropout > 0; "
+                f"got {type(rngs).__name__}; pass rngs=nnx.Rngs(dropout=key)"
             )
         b, n, _ = tokens.shape
         noise = jax.random.normal(rngs.dropout(), (b, n), jnp.float32)
@@ -171,7 +171,7 @@ class SimpleViT(nnx.Module):
     ) -> None:
         self.config = config
         height, width = require_height_width("patch_size", config.patch_size, minimum=1)
-        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.patch_norm = LayerNorm(config.channels * height * width, **layer)
         self.patch_to_token = Linear(config.channels * height * width, config.dim, **layer)
         self.token_norm = LayerNorm(config.dim, **layer)

@@ -1,5 +1,7 @@
 """Scaled dot-product attention."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -16,12 +18,13 @@ def attend(
     v: Float[Array, "b #h j e"],
     *,
     mask: Bool[Array, "#b #h #i j"] | None = None,
+    dropout: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b h i e"]:
     """Softmax attention with scale k^-½; `mask` is True where a query may look at a key.
 
     A query whose keys are all masked gets the plain average of the values, as with PyTorch's
     `masked_fill(-finfo.max)`; it is never NaN. A head axis of 1 in `k` and `v` serves all query heads.
-    The softmax is computed in float32 when the inputs are narrower.
+    The softmax is computed in float32 when the inputs are narrower; `dropout` is applied to its result.
     """
     if k.shape[1] == 1 and q.shape[1] != 1:  # multi-query: contract without a copy of k and v for every head
         logits = jnp.einsum("bhik,bjk->bhij", q, k[:, 0])
@@ -31,6 +34,8 @@ def attend(
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
     if v.shape[1] == 1 and q.shape[1] != 1:
         return jnp.einsum("bhij,bje->bhie", weights, v[:, 0])
     return jnp.einsum("bhij,bhje->bhie", weights, v)
