@@ -202,21 +202,21 @@ class HourglassTransformer(nn.Module):
     ) -> None:
         super().__init__()
         require_integer("dim", dim, minimum=1)
-        depth = as_depth(depth)
-        if isinstance(depth, int):
+        depths = as_depth(depth)
+        if isinstance(depths, int):
             raise ValueError(f"depth must be (pre, valley, post); got depth={depth!r}")
-        shorten_factor, *inner_factors = as_factors(shorten_factor, count_levels(depth))
+        factor, *inner_factors = as_factors(shorten_factor, count_levels(depths))
         require_sample_type(updown_sample_type)
         require_bools(attn_resampling=attn_resampling, causal=causal, norm_out=norm_out)
-        pre_depth, valley_depth, post_depth = depth
+        pre_depth, valley_depth, post_depth = depths
         linear = updown_sample_type == "linear"
-        layers = {"heads": heads, "dim_head": dim_head}
+        layers: dict[str, Any] = {"heads": heads, "dim_head": dim_head}
 
         self.dim = dim
         self.causal = causal
-        self.shorten_factor = shorten_factor
-        self.downsample = Downsample(dim, shorten_factor, linear=linear)
-        self.upsample = Upsample(dim, shorten_factor, linear=linear)
+        self.shorten_factor = factor
+        self.downsample = Downsample(dim, factor, linear=linear)
+        self.upsample = Upsample(dim, factor, linear=linear)
         self.valley_transformer = build_transformer(
             dim,
             depth=valley_depth,
@@ -245,7 +245,7 @@ class HourglassTransformer(nn.Module):
         x = F.pad(x, (0, 0, 0, -n % s))
         padded_mask = None if mask is None else F.pad(mask, (0, -n % s), value=False)
         residual = x
-        if self.causal:  # a bucket then ends at the position that it is added to first: none sees its future
+        if self.causal:  # a bucket then ends at the first position that it is added to
             x = F.pad(x, (0, 0, s - 1, 1 - s))
             padded_mask = None if padded_mask is None else F.pad(padded_mask, (s - 1, 1 - s), value=False)
 
@@ -338,7 +338,7 @@ class AutoregressiveWrapper(nn.Module):
             )
         self.pad_value = pad_value
         self.net = net
-        self.max_seq_len = net.max_seq_len
+        self.max_seq_len: Any = net.max_seq_len
 
     def forward(self, x: Int[Tensor, "b n+1"], **kwargs: Any) -> Float[Tensor, ""]:
         """Mean cross-entropy of every next token that is not `pad_value`; NaN where all are.
