@@ -2,6 +2,8 @@
 
 from jaxmodels.convert import load_state_dict as load_state_dict
 from jaxmodels.convert import to_state_dict as to_state_dict
+from jaxmodels.models.colt5 import ConditionalRoutedViT as ConditionalRoutedViT
+from jaxmodels.models.colt5 import ConditionalRoutedViTConfig as ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom as Glom
 from jaxmodels.models.glom import GlomConfig as GlomConfig
 from jaxmodels.models.hourglass import HourglassTransformer as HourglassTransformer

@@ -1,5 +1,6 @@
 """The five published PyTorch architectures, rewritten to be read; their checkpoints load here unchanged."""
 
+from torch_reference.colt5 import ConditionalRoutedViT as ConditionalRoutedViT
 from torch_reference.glom import Glom as Glom
 from torch_reference.hourglass import AutoregressiveWrapper as AutoregressiveWrapper
 from torch_reference.hourglass import HourglassTransformer as HourglassTransformer

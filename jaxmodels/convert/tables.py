@@ -5,13 +5,31 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from flax import nnx
 
-from jaxmodels.convert import glom, hourglass, mammut, scalable_vit, simple_vit
+from jaxmodels.convert import colt5, glom, hourglass, mammut, scalable_vit, simple_vit
 from jaxmodels.convert.table import Entry
-from jaxmodels.models.glom import Glom
-from jaxmodels.models.hourglass import HourglassTransformer, HourglassTransformerLM
-from jaxmodels.models.mammut import MaMMUT
-from jaxmodels.models.scalable_vit import ScalableViT
-from jaxmodels.models.simple_vit import SimpleViT
+from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
+from jaxmodels.models.glom import Glom, GlomConfig
+from jaxmodels.models.hourglass import (
+    HourglassTransformer,
+    HourglassTransformerConfig,
+    HourglassTransformerLM,
+    HourglassTransformerLMConfig,
+)
+from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
+from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
+from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+
+
+# Class name -> (class, configuration), for config.json and the command line.
+MODELS: dict[str, tuple[type[nnx.Module], type]] = {
+    "Glom": (Glom, GlomConfig),
+    "HourglassTransformer": (HourglassTransformer, HourglassTransformerConfig),
+    "HourglassTransformerLM": (HourglassTransformerLM, HourglassTransformerLMConfig),
+    "ConditionalRoutedViT": (ConditionalRoutedViT, ConditionalRoutedViTConfig),
+    "MaMMUT": (MaMMUT, MaMMUTConfig),
+    "ScalableViT": (ScalableViT, ScalableViTConfig),
+    "SimpleViT": (SimpleViT, SimpleViTConfig),
+}
 
 
 def table_of(model: nnx.Module) -> Iterator[Entry]:
@@ -21,6 +39,8 @@ def table_of(model: nnx.Module) -> Iterator[Entry]:
             return glom.table(model)
         case HourglassTransformer() | HourglassTransformerLM():
             return hourglass.table(model)
+        case ConditionalRoutedViT():
+            return colt5.table(model)
         case MaMMUT():
             return mammut.table(model)
         case ScalableViT():

@@ -1,0 +1,228 @@
+"""Soft top-k by coordinate descent, and the router with which CoLT5 selects tokens by it.
+
+Entropy-regularised linear programming (Wright 2015, https://arxiv.org/abs/1502.04759), whose temperature ε
+shrinks from step to step (https://arxiv.org/abs/1610.06519). The PyTorch twin is
+`torch_reference/coordinate_descent.py`.
+
+Shapes: b batch, n tokens, d model width, r routes (independent selections), k selected tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import repeat
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from jaxmodels.nn.checks import require_integer, require_shape
+from jaxmodels.nn.normalize import l2_normalize
+
+
+ROUTER_OPTIONS = (
+    "n_iters",
+    "fetch_k_ratio",
+    "eps",
+    "eps_decay",
+    "eps_init",
+    "cosine_sim_routing",
+    "cosine_sim_scale",
+)
+
+
+def coordinate_descent(
+    s: Float[Array, "*b n"],
+    *,
+    k: float,
+    n_iters: int,
+    eps: float,
+    eps_init: float | None = None,
+    eps_decay: float = 1.0,
+    mask: Bool[Array, "*b n"] | None = None,
+) -> Float[Array, "*b n"]:
+    """Scores in [0, 1] that do not decrease with `s` and, at convergence, sum to `k`.
+
+    An entry whose constraint score ≤ 1 is active scores exactly 1 and passes no gradient.
+
+    Args:
+      s: similarities, in the type of the computation.
+      k: the budget, a real number; the same for every row, whatever `mask` leaves of it.
+      n_iters: steps. A score can lack convergence when `s` is wide: the published budget is 20.
+      eps: temperature, approached from above.
+      eps_init: temperature of the first step; by default `eps`.
+      eps_decay: factor from one step to the next.
+      mask: True where an entry takes part; the others score 0.
+
+    Raises:
+      ValueError: an argument out of range.
+    """
+    fill = jnp.finfo(s.dtype).min
+    *steps, last = epsilon_schedule(n_iters, eps=eps, eps_init=eps_init, eps_decay=eps_decay)
+    log_k = math.log(max(k, 1e-20))
+    if mask is not None:
+        s = jnp.where(mask, s, fill)
+
+    def step(carry: tuple[Array, Array], eps: Float[Array, ""]) -> tuple[tuple[Array, Array], None]:
+        _, b = carry
+        z = (s + b) / eps
+        if mask is not None:
+            z = jnp.where(mask, z, fill)
+        a = eps * (log_k - jax.nn.logsumexp(z, axis=-1, keepdims=True))
+        b = -jax.nn.relu(s + a)  # relu, not maximum: its slope at 0 is 0, as PyTorch's
+        return (a, b), None
+
+    start = jnp.zeros_like(s, shape=(*s.shape[:-1], 1)), -s
+    (a, b), _ = jax.lax.scan(step, start, jnp.asarray(steps, s.dtype))
+    scores = jnp.exp((s + a + b) / last)
+    return scores if mask is None else jnp.where(mask, scores, 0)
+
+
+def epsilon_schedule(n_iters: int, *, eps: float, eps_init: float | None, eps_decay: float) -> list[float]:
+    """ε of every step, then, one decay later, ε of the final exponential: n_iters + 1 numbers ≥ `eps`."""
+    require_integer("n_iters", n_iters, minimum=1)
+    if not eps > 0:
+        raise ValueError(f"eps must be > 0; got eps={eps!r}")
+    if not 0 < eps_decay <= 1:
+        raise ValueError(f"eps_decay must be in (0, 1]; got eps_decay={eps_decay!r}")
+    schedule = [max(eps if eps_init is None else eps_init, eps)]
+    for _ in range(n_iters):
+        schedule.append(max(schedule[-1] * eps_decay, eps))
+    return schedule
+
+
+@jax.custom_jvp
+def straight_through(scores: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Ones, with the derivative of `scores`: unless that is asked for, computing `scores` is dead code."""
+    return jnp.ones_like(scores)
+
+
+@straight_through.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return straight_through(*primals), tangents[0]
+
+
+class Routed(NamedTuple):
+    """What a router selects.
+
+    Attributes:
+      indices: positions, best first; None where there are no more tokens than asked for: then all, in order.
+      scores: gates of the selected tokens; with straight-through 1, with the gradient of the soft top-k.
+      tokens: the selected tokens.
+      margin: by how much the last selected token beats the first rejected one; 0 is a tie. None as `indices`.
+    """
+
+    indices: Int[Array, "b r k"] | None
+    scores: Float[Array, "b r k"]
+    tokens: Float[Array, "b r k d"]
+    margin: Float[Array, "b r"] | None
+
+
+class CoordinateDescentRouter(nnx.Module):
+    """Selects the tokens most similar to a learned vector and gates them with a differentiable score.
+
+    Differs from upstream in two ways: ties are decided by a rule (`tie_break`), and with several routes each
+    sample is routed to its own tokens (upstream gathers from other samples). Computed in at least float32 and
+    at the highest precision of products: a slip in the last digit selects another token.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_tokens: int,
+        num_routes: int = 1,
+        straight_through: bool = True,
+        tie_break: Literal["similarity", "index"] = "similarity",
+        n_iters: int = 20,
+        fetch_k_ratio: float = 9 / 8,
+        eps: float = 0.03,
+        eps_decay: float = 0.7,
+        eps_init: float | None = 4.0,
+        cosine_sim_routing: bool = False,
+        cosine_sim_scale: float = 8,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_tokens = num_tokens
+        self.straight_through = straight_through
+        self.tie_break = tie_break
+        self.n_iters = n_iters
+        self.fetch_k_ratio = fetch_k_ratio
+        self.eps = eps
+        self.eps_decay = eps_decay
+        self.eps_init = eps_init
+        self.cosine_scale = cosine_sim_scale if cosine_sim_routing else None
+        self.routing_token = nnx.Param(jax.random.normal(rngs.params(), (num_routes, dim), param_dtype))
+
+    def __call__(self, x: Float[Array, "b n d"], indices: Int[Array, "b r k"] | None = None) -> Routed:
+        """Selects `num_tokens` tokens per route: its own choice, or `indices`."""
+        b, n, _ = x.shape
+        r, k = self.routing_token.shape[0], self.num_tokens
+        if n <= k:
+            if indices is not None:
+                raise ValueError(
+                    f"indices must be None where all tokens are selected; got {n} tokens for {k}"
+                )
+            tokens = repeat(x, "b n d -> b r n d", r=r)
+            return Routed(None, jnp.ones_like(tokens[..., 0]), tokens, None)
+
+        similarity = self.similarity(x)  # b r n
+        scores = coordinate_descent(
+            similarity,
+            k=min(k * self.fetch_k_ratio, n),
+            n_iters=self.n_iters,
+            eps=self.eps,
+            eps_init=self.eps_init,
+            eps_decay=self.eps_decay,
+        )
+        # The score does not decrease with the similarity, so both rules select the same scores; but groups of
+        # scores are exactly 1 (or exactly 0), and among those only the similarity still knows an order.
+        key = jax.lax.stop_gradient(similarity if self.tie_break == "similarity" else scores)
+        ranking, order = jax.lax.top_k(key, k + 1)
+        margin = ranking[..., k - 1] - ranking[..., k]
+        if indices is None:
+            indices = order[..., :k]
+        require_shape("indices", indices, (b, r, k))
+        rows = jnp.arange(b)[:, None, None]
+        selected = jnp.take_along_axis(scores, indices, axis=-1, mode="promise_in_bounds").astype(x.dtype)
+        if self.straight_through:
+            selected = straight_through(selected)
+        tokens = x.at[rows, indices].get(mode="promise_in_bounds", unique_indices=r == 1)
+        return Routed(indices, selected, tokens, margin)
+
+    def similarity(self, x: Float[Array, "b n d"]) -> Float[Array, "b r n"]:
+        """Similarity of every token to the vector of each route."""
+        token = self.routing_token[...]
+        wide = jnp.promote_types(jnp.promote_types(x.dtype, token.dtype), jnp.float32)
+        x, token = x.astype(wide), token.astype(wide)
+        if self.cosine_scale is None:
+            return jnp.einsum("bnd,rd->brn", x, token, precision="highest")
+        x, token = l2_normalize(x), l2_normalize(token)
+        return jnp.einsum("bnd,rd->brn", x, token, precision="highest") * self.cosine_scale
+
+
+def check_router_options(options: Mapping[str, Any]) -> None:
+    """ValueError unless `options`, eps among them, are those of a ViT's routers and in their range."""
+    unsupported = sorted(options.keys() - set(ROUTER_OPTIONS))
+    if unsupported:
+        raise ValueError(
+            f"router_kwargs must hold nothing but {', '.join(ROUTER_OPTIONS)}; got {', '.join(unsupported)}"
+        )
+    for name, value in options.items():
+        expected = bool if name == "cosine_sim_routing" else int | float
+        if name == "eps_init" and value is None:
+            continue
+        if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
+            kind = "a bool" if expected is bool else "a number"
+            raise ValueError(f"{name} must be {kind}; got {name}={value!r}")
+    epsilon_schedule(
+        options.get("n_iters", 20),
+        eps=options["eps"],
+        eps_init=options.get("eps_init"),
+        eps_decay=options.get("eps_decay", 0.7),
+    )
+    ratio = options.get("fetch_k_ratio", 1)
+    if not ratio >= 1:
+        raise ValueError(f"fetch_k_ratio must be ≥ 1; got fetch_k_ratio={ratio!r}")

@@ -1,0 +1,409 @@
+"""A vision transformer with the conditional computation of CoLT5 (https://arxiv.org/abs/2303.09752).
+
+Every token takes a light branch; the tokens that a router selects take a heavy branch as well. The model is
+CoLT5-attention's own; no paper trains it. Parameter names and shapes are those of CoLT5-attention 0.11.2: its
+state_dict loads here unchanged. Classes that exist only to keep those names say so.
+
+Shapes: b batch, n tokens (of an image or of a window), d model width, h heads, e head width, i/j query/key
+position, r routes (independent selections), k selected tokens, w window side.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torch_reference.checks import (
+    require_divisible,
+    require_height_width,
+    require_images,
+    require_integer,
+)
+from torch_reference.coordinate_descent import CoordinateDescentRouter, Routed, check_router_options
+
+
+class RMSNorm(nn.Module):
+    """√d · γ · x / max(‖x‖, 1e-12): the floor is on the norm, not inside the root."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 * self.gamma
+
+
+class FeedForward(nn.Sequential):
+    """Pre-norm two-layer MLP. (A Sequential: upstream names the layers 0, 1 and 3.)"""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__(RMSNorm(dim), nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
+
+
+class SelfAttention(nn.Module):
+    """Pre-norm multi-head self-attention without biases: the light branch, within one window."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = RMSNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = self.to_qkv(self.norm(x)).chunk(3, dim=-1)  # b n (h e)
+        q, k, v = (rearrange(t, "b n (h e) -> b h n e", h=self.heads) for t in (q, k, v))
+        out = attend(q, k, v)  # b h n e
+        return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
+
+
+class Attention(nn.Module):
+    """Pre-norm attention of routed queries to routed tokens and a learned null pair: the heavy branch.
+
+    The heads are divided among the routes of the context, route-major.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, flash: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.flash = flash
+        self.norm = RMSNorm(dim)
+        self.null_kv = nn.Parameter(torch.randn(2, heads, dim_head))
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)  # per head: its key, then its value
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b i d"],
+        context: Float[Tensor, "b r j d"],
+        scores: Float[Tensor, "b r j"],
+    ) -> Float[Tensor, "b i d"]:
+        b, r, _, _ = context.shape
+        q = rearrange(self.to_q(self.norm(x)), "b i (h e) -> b h i e", h=self.heads)
+        kernel = rearrange(self.to_kv.weight, "(r h e) d -> r h e d", r=r, h=self.heads // r)
+        k, v = torch.einsum("brjd,rhed->brhje", self.norm(context), kernel).chunk(2, dim=-1)
+        v = v * scores[:, :, None, :, None]  # the only path by which the router of the context learns
+        null_k, null_v = repeat(self.null_kv, "kv h e -> kv b h 1 e", b=b)
+        k = torch.cat([null_k, rearrange(k, "b r h j e -> b (r h) j e")], dim=2)
+        v = torch.cat([null_v, rearrange(v, "b r h j e -> b (r h) j e")], dim=2)
+        out = attend(q, k, v, flash=self.flash)  # b h i e
+        return self.to_out(rearrange(out, "b h i e -> b i (h e)"))
+
+
+def attend(
+    q: Float[Tensor, "b h i e"],
+    k: Float[Tensor, "b h j e"],
+    v: Float[Tensor, "b h j e"],
+    *,
+    flash: bool = False,
+) -> Float[Tensor, "b h i e"]:
+    """Softmax attention, with PyTorch's fused kernel if `flash`."""
+    if flash:
+        return F.scaled_dot_product_attention(q, k, v)
+    logits = torch.einsum("bhie,bhje->bhij", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("bhij,bhje->bhie", logits.softmax(dim=-1), v)
+
+
+class ConditionalRoutedImageAttention(nn.Module):
+    """x + light attention within every window + heavy attention from its routed queries to routed context.
+
+    A token that is not routed as a query gets a learned vector for its heavy output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heavy_tokens_q: int,
+        num_heavy_tokens_kv: int,
+        num_routed_kv: int,
+        light_dim_head: int,
+        light_heads: int,
+        light_window_size: int,
+        heavy_dim_head: int,
+        heavy_heads: int,
+        flash: bool,
+        router: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.window_size = light_window_size
+        self.light_attn = SelfAttention(dim, heads=light_heads, dim_head=light_dim_head)
+        self.null_q_token = nn.Parameter(torch.randn(dim))
+        self.q_router = CoordinateDescentRouter(dim, num_tokens=num_heavy_tokens_q, **router)
+        self.kv_router = CoordinateDescentRouter(
+            dim, num_tokens=num_heavy_tokens_kv, num_routes=num_routed_kv, **router
+        )
+        self.heavy_attn = Attention(dim, heads=heavy_heads, dim_head=heavy_dim_head, flash=flash)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b height width d"],
+        q_indices: Int[Tensor, "windows 1 kq"] | None = None,
+        kv_indices: Int[Tensor, "windows r kkv"] | None = None,
+    ) -> Float[Tensor, "b height width d"]:
+        _, height, width, _ = x.shape
+        w = self.window_size
+        x = rearrange(x, "b (h w1) (w w2) d -> (b h w) (w1 w2) d", w1=w, w2=w)
+        out = x + self.light_attn(x)  # b n d; from here on b counts windows
+        queries = self.q_router(x, q_indices)
+        context = self.kv_router(x, kv_indices)
+        heavy = self.heavy_attn(queries.tokens[:, 0], context.tokens, context.scores)
+        heavy = heavy * queries.scores[:, 0, :, None]
+        if queries.indices is None:
+            out = out + heavy
+        else:
+            indices = queries.indices[:, 0]
+            unrouted = torch.ones_like(out[..., 0]).scatter(1, indices, 0)
+            out = out + unrouted[..., None] * self.null_q_token
+            out = add_at(out, indices, heavy)
+        return rearrange(
+            out, "(b h w) (w1 w2) d -> b (h w1) (w w2) d", h=height // w, w=width // w, w1=w, w2=w
+        )
+
+
+class ConditionalRoutedFeedForward(nn.Module):
+    """x + a light MLP of every token + a heavy one of the routed tokens of each image."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heavy_tokens: int,
+        light_hidden_dim: int,
+        heavy_hidden_dim: int,
+        router: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.router = CoordinateDescentRouter(dim, num_tokens=num_heavy_tokens, **router)
+        self.light_ff = FeedForward(dim, light_hidden_dim)
+        self.heavy_ff = FeedForward(dim, heavy_hidden_dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], indices: Int[Tensor, "b 1 k"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        out = x + self.light_ff(x)
+        routed = self.router(x, indices)
+        heavy = self.heavy_ff(routed.tokens[:, 0]) * routed.scores[:, 0, :, None]
+        if routed.indices is None:
+            return out + heavy
+        return add_at(out, routed.indices[:, 0], heavy)
+
+
+def add_at(
+    x: Float[Tensor, "b n d"], indices: Int[Tensor, "b k"], rows: Float[Tensor, "b k d"]
+) -> Float[Tensor, "b n d"]:
+    """Adds `rows` to the tokens at `indices` of each sample."""
+    batch = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x.index_put((batch, indices), rows.to(x.dtype), accumulate=True)
+
+
+class Block(nn.ModuleList):
+    """Routed attention, then feed-forward; both include the residual. (A list: upstream has 0 and 1 here.)"""
+
+    def __init__(self, attn: ConditionalRoutedImageAttention, ff: ConditionalRoutedFeedForward) -> None:
+        super().__init__([attn, ff])
+
+    def forward(
+        self, x: Float[Tensor, "b height width d"], routing: Sequence[Tensor | None] = (None, None, None)
+    ) -> Float[Tensor, "b height width d"]:
+        attn, ff = self
+        q_indices, kv_indices, ff_indices = routing
+        x = attn(x, q_indices, kv_indices)
+        tokens = ff(rearrange(x, "b h w d -> b (h w) d"), ff_indices)
+        return rearrange(tokens, "b (h w) d -> b h w d", h=x.shape[1])
+
+
+class Transformer(nn.Module):
+    """A stack of blocks. (`layers`: upstream's name for it.)"""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(blocks)
+
+    def forward(
+        self, x: Float[Tensor, "b height width d"], routing: Sequence[Tensor | None] | None = None
+    ) -> Float[Tensor, "b height width d"]:
+        for i, block in enumerate(self.layers):
+            x = block(x) if routing is None else block(x, routing[3 * i : 3 * i + 3])
+        return x
+
+
+def hidden_dim(dim: int, name: str, mult: float) -> int:
+    """Width of a hidden layer, int(dim · mult) as upstream; ValueError if that is not at least 1."""
+    is_number = isinstance(mult, int | float) and not isinstance(mult, bool)
+    if not is_number or not 1 <= dim * mult < float("inf"):
+        raise ValueError(f"int(dim * {name}) must be an integer ≥ 1; got dim={dim}, {name}={mult!r}")
+    return int(dim * mult)
+
+
+def sincos_2d(
+    height: int, width: int, dim: int, *, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "{height} {width} {dim}"]:
+    """Fixed positions, [sin jω, cos jω, sin iω, cos iω] at row i and column j.
+
+    Computed in `dtype`, at least float32 (upstream: PyTorch's default type, whatever that of the parameters).
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    quarter = dim // 4
+    omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=wide, device=device) / (quarter - 1))  # m
+    rows = torch.arange(height, dtype=wide, device=device)[:, None, None] * omega  # height 1 m
+    columns = torch.arange(width, dtype=wide, device=device)[None, :, None] * omega  # 1 width m
+    parts = [columns.sin(), columns.cos(), rows.sin(), rows.cos()]
+    return torch.cat([part.expand(height, width, quarter) for part in parts], dim=-1).to(dtype)
+
+
+class ConditionalRoutedViT(nn.Module):
+    """Vision transformer that spends a heavy branch on routed tokens only; mean pooling, no class token.
+
+    Args are those of CoLT5-attention's class, and `tie_break`: which tokens are selected when the soft top-k
+    gives several of them the same score, as it does all the time (most scores near the top are exactly 1).
+    "similarity" takes the most similar to the routing vector, "index" the first in raster order; upstream
+    leaves it to `torch.topk`, which promises nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        num_classes: int,
+        dim: int,
+        depth: int,
+        attn_num_heavy_tokens_q: int,
+        attn_num_heavy_tokens_kv: int,
+        attn_heavy_dim_head: int,
+        attn_heavy_heads: int,
+        attn_light_dim_head: int,
+        attn_light_heads: int,
+        attn_light_window_size: int,
+        ff_num_heavy_tokens: int,
+        ff_heavy_mult: float,
+        ff_light_mult: float,
+        channels: int = 3,
+        router_straight_through: bool = True,
+        router_kwargs: Mapping[str, Any] = {},
+        router_use_triton: bool = False,
+        flash_attn: bool = True,
+        attn_num_routed_kv: int = 1,
+        default_coor_descent_eps: float = 1.0,
+        tie_break: Literal["similarity", "index"] = "similarity",
+    ) -> None:
+        super().__init__()
+        counts = {
+            "num_classes": num_classes,
+            "attn_num_heavy_tokens_q": attn_num_heavy_tokens_q,
+            "attn_num_heavy_tokens_kv": attn_num_heavy_tokens_kv,
+            "attn_heavy_dim_head": attn_heavy_dim_head,
+            "attn_heavy_heads": attn_heavy_heads,
+            "attn_light_dim_head": attn_light_dim_head,
+            "attn_light_heads": attn_light_heads,
+            "attn_light_window_size": attn_light_window_size,
+            "ff_num_heavy_tokens": ff_num_heavy_tokens,
+            "channels": channels,
+            "attn_num_routed_kv": attn_num_routed_kv,
+        }
+        for name, count in counts.items():
+            require_integer(name, count, minimum=1)
+        require_integer("depth", depth, minimum=0)
+        require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
+        require_divisible("dim", dim, "the four parts of the position table", 4)
+        require_divisible("attn_heavy_heads", attn_heavy_heads, "attn_num_routed_kv", attn_num_routed_kv)
+        self.channels = channels
+        self.patch_size = require_height_width("patch_size", patch_size, minimum=1)
+        self.window_size = attn_light_window_size
+        self._check_sides("image_size", require_height_width("image_size", image_size, minimum=1))
+        if router_use_triton:
+            raise ValueError(
+                f"router_use_triton must be False, because there is no Triton kernel here; "
+                f"got router_use_triton={router_use_triton!r}"
+            )
+        router = {"eps": default_coor_descent_eps, **router_kwargs}
+        check_router_options(router)
+        router |= {"straight_through": router_straight_through, "tie_break": tie_break}
+
+        def block() -> Block:
+            # The feed-forward first, so that the same seed draws the same weights as upstream.
+            ff = ConditionalRoutedFeedForward(
+                dim,
+                num_heavy_tokens=ff_num_heavy_tokens,
+                light_hidden_dim=hidden_dim(dim, "ff_light_mult", ff_light_mult),
+                heavy_hidden_dim=hidden_dim(dim, "ff_heavy_mult", ff_heavy_mult),
+                router=router,
+            )
+            attn = ConditionalRoutedImageAttention(
+                dim,
+                num_heavy_tokens_q=attn_num_heavy_tokens_q,
+                num_heavy_tokens_kv=attn_num_heavy_tokens_kv,
+                num_routed_kv=attn_num_routed_kv,
+                light_dim_head=attn_light_dim_head,
+                light_heads=attn_light_heads,
+                light_window_size=attn_light_window_size,
+                heavy_dim_head=attn_heavy_dim_head,
+                heavy_heads=attn_heavy_heads,
+                flash=flash_attn,
+                router=router,
+            )
+            return Block(attn, ff)
+
+        patch_dim = channels * self.patch_size[0] * self.patch_size[1]
+        # Empty slots: upstream's patch rearrangement and its mean over the tokens are layers 0.
+        self.to_patch_embedding = nn.Sequential(
+            nn.Identity(), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
+        )
+        self.transformer = Transformer([block() for _ in range(depth)])
+        self.linear_head = nn.Sequential(nn.Identity(), nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+
+    def forward(
+        self, img: Float[Tensor, "b c height width"], routing: Sequence[Tensor | None] | None = None
+    ) -> Float[Tensor, "b classes"]:
+        """Logits; `routing` replaces the routers' choices. See `jaxmodels.ConditionalRoutedViT`."""
+        self._check(img, routing)
+        p1, p2 = self.patch_size
+        patches = rearrange(img, "b c (h p1) (w p2) -> b h w (p1 p2 c)", p1=p1, p2=p2)
+        x = self.to_patch_embedding(patches)  # b h w d
+        _, h, w, d = x.shape
+        x = x + sincos_2d(h, w, d, dtype=x.dtype, device=x.device)
+        x = self.transformer(x, routing)
+        return self.linear_head(x.mean(dim=(1, 2)))
+
+    @property
+    def routers(self) -> list[CoordinateDescentRouter]:
+        """The routers in the order of their calls: queries, context and feed-forward of every block."""
+        blocks: Any = self.transformer.layers
+        return [router for attn, ff in blocks for router in (attn.q_router, attn.kv_router, ff.router)]
+
+    @torch.no_grad()
+    def routing(self, img: Float[Tensor, "b c height width"]) -> list[Routed]:
+        """What each router selects, in the order of `routers`."""
+        selected: list[Routed] = []
+        hooks = [
+            router.register_forward_hook(lambda _module, _args, routed: selected.append(routed))
+            for router in self.routers
+        ]
+        try:
+            self(img)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return selected
+
+    def _check(self, img: Tensor, routing: Sequence[Tensor | None] | None) -> None:
+        require_images("img", img, self.channels)
+        self._check_sides("image", (img.shape[2], img.shape[3]))
+        if routing is not None and len(routing) != len(self.routers):
+            raise ValueError(
+                f"routing must have an entry for each of the {len(self.routers)} routers; got {len(routing)}"
+            )
+
+    def _check_sides(self, name: str, sides: tuple[int, int]) -> None:
+        for axis, side, patch in zip(("height", "width"), sides, self.patch_size, strict=True):
+            require_integer(f"{name} {axis}", side, minimum=1)
+            require_divisible(f"{name} {axis}", side, f"patch_size {axis}", patch)
+            require_divisible(
+                f"{name} {axis} in patches", side // patch, "attn_light_window_size", self.window_size
+            )
