@@ -1,6 +1,8 @@
 """GLOM, Hourglass Transformer, CoLT5 ViT, MaMMUT and ScalableViT in JAX/Flax, proven equal to PyTorch."""
 
+from jaxmodels.convert import from_pretrained as from_pretrained
 from jaxmodels.convert import load_state_dict as load_state_dict
+from jaxmodels.convert import save_pretrained as save_pretrained
 from jaxmodels.convert import to_state_dict as to_state_dict
 from jaxmodels.models.colt5 import ConditionalRoutedViT as ConditionalRoutedViT
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig as ConditionalRoutedViTConfig

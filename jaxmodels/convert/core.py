@@ -50,7 +50,7 @@ def load_state_dict(
             f"state_dict must be a mapping or the path of a file; got a {type(state_dict).__name__}"
         )
     arrays = {key: as_numpy(key, value) for key, value in state_dict.items()}
-    values = fit(model, table_of(model), accept_older_keys(model, arrays), dtype=dtype)
+    values = fit(model, table_of(model), accept_older_keys(type(model).__name__, arrays), dtype=dtype)
     for path, value in values.items():
         variable_at(model, path).set_value(jnp.asarray(value))
     return model
@@ -120,9 +120,13 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                 left, right = entry.axes.split(" -> ")
                 _, sizes = _their_shape(entry.axes, array.shape)
                 # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.
-                state_dict[entry.theirs] = np.array(rearrange(array, f"{right} -> {left}", **sizes), order="C")
+                state_dict[entry.theirs] = np.array(
+                    rearrange(array, f"{right} -> {left}", **sizes), order="C"
+                )
             case Derived() | Tied():
-                state_dict[entry.theirs] = np.empty(0)  # keeps the place; the value may depend on later entries
+                state_dict[entry.theirs] = np.empty(
+                    0
+                )  # keeps the place; the value may depend on later entries
     for entry in entries:
         match entry:
             case Derived():

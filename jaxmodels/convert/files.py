@@ -42,7 +42,7 @@ def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
             _torch_io().write(temporary, state_dict)
 
 
-class replacing:  # noqa: N801 - reads as a verb in `with replacing(path) as temporary`
+class replacing:
     """A temporary file beside `path` that takes its place when the block ends without an error."""
 
     def __init__(self, path: Path) -> None:

@@ -90,7 +90,8 @@ def accept_older_keys(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarr
         return arrays
     bare, inside = "img_encoder.", "img_encoder.vit."
     return {
-        inside + key.removeprefix(bare) if key.startswith(bare) else key: array for key, array in arrays.items()
+        inside + key.removeprefix(bare) if key.startswith(bare) else key: array
+        for key, array in arrays.items()
     }
 
 

@@ -1,6 +1,8 @@
-"""Which table belongs to which model."""
+"""Which conversion belongs to which model."""
 
 from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -20,45 +22,43 @@ from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 
 
-# Class name -> (class, configuration), for config.json and the command line.
-MODELS: dict[str, tuple[type[nnx.Module], type]] = {
-    "Glom": (Glom, GlomConfig),
-    "HourglassTransformer": (HourglassTransformer, HourglassTransformerConfig),
-    "HourglassTransformerLM": (HourglassTransformerLM, HourglassTransformerLMConfig),
-    "ConditionalRoutedViT": (ConditionalRoutedViT, ConditionalRoutedViTConfig),
-    "MaMMUT": (MaMMUT, MaMMUTConfig),
-    "ScalableViT": (ScalableViT, ScalableViTConfig),
-    "SimpleViT": (SimpleViT, SimpleViTConfig),
+class Conversion(NamedTuple):
+    """A class, its configuration, and the module with its table."""
+
+    model: type[nnx.Module]
+    config: type
+    module: ModuleType
+
+
+CONVERSIONS = {
+    "Glom": Conversion(Glom, GlomConfig, glom),
+    "HourglassTransformer": Conversion(HourglassTransformer, HourglassTransformerConfig, hourglass),
+    "HourglassTransformerLM": Conversion(HourglassTransformerLM, HourglassTransformerLMConfig, hourglass),
+    "ConditionalRoutedViT": Conversion(ConditionalRoutedViT, ConditionalRoutedViTConfig, colt5),
+    "MaMMUT": Conversion(MaMMUT, MaMMUTConfig, mammut),
+    "ScalableViT": Conversion(ScalableViT, ScalableViTConfig, scalable_vit),
+    "SimpleViT": Conversion(SimpleViT, SimpleViTConfig, simple_vit),
 }
+
+
+def conversion_of(name: str) -> Conversion:
+    """The conversion of the class called `name`; ValueError where there is none."""
+    if name not in CONVERSIONS:
+        raise ValueError(f"model must be one of {', '.join(CONVERSIONS)}; got {name!r}")
+    return CONVERSIONS[name]
 
 
 def table_of(model: nnx.Module) -> Iterator[Entry]:
     """The table of a model of this package; ValueError for any other."""
-    match model:
-        case Glom():
-            return glom.table(model)
-        case HourglassTransformer() | HourglassTransformerLM():
-            return hourglass.table(model)
-        case ConditionalRoutedViT():
-            return colt5.table(model)
-        case MaMMUT():
-            return mammut.table(model)
-        case ScalableViT():
-            return scalable_vit.table(model)
-        case SimpleViT():
-            return simple_vit.table(model)
-        case _:
-            raise ValueError(f"model must be one of this package's; got a {type(model).__name__}")
+    return conversion_of(type(model).__name__).module.table(model)
 
 
-def accept_older_keys(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Renames the keys of older releases of a published package to today's."""
-    match model:
-        case HourglassTransformer() | HourglassTransformerLM():
-            return hourglass.accept_older_keys(arrays)
-        case MaMMUT():
-            return mammut.accept_older_keys(arrays)
-        case ScalableViT():
-            return scalable_vit.accept_older_keys(arrays)
-        case _:
-            return arrays
+def accept_older_keys(name: str, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Renames the keys of older releases and of wrappers of a published package to those of today."""
+    module = conversion_of(name).module
+    return module.accept_older_keys(arrays) if hasattr(module, "accept_older_keys") else arrays
+
+
+def infer_config(name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that the shapes of a checkpoint tell; `given` ones win."""
+    return conversion_of(name).module.infer_config(arrays, given)

@@ -35,7 +35,15 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} holds more than tensors, or is damaged, and was not executed; "
             f"save it again as torch.save(model.state_dict(), path). PyTorch says: {_first_line(error)}"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(
             f"{path} is damaged or not a PyTorch checkpoint: {_first_line(error) or type(error).__name__}"
         ) from error

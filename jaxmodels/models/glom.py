@@ -189,9 +189,7 @@ class Glom(nnx.Module):
         contributions = jnp.full((config.levels, 1, 1, 1), 4, tokens.dtype).at[-1].set(3)
 
         if levels is None:
-            state = jnp.broadcast_to(
-                self.init_levels[...][:, None, None], (config.levels, b, n, config.dim)
-            )
+            state = jnp.broadcast_to(self.init_levels[...][:, None, None], (config.levels, b, n, config.dim))
         else:
             state = rearrange(levels, "b n l d -> l b n d")
         state = state.astype(tokens.dtype)

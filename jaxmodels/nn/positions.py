@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 
-def sincos_2d(height: int, width: int, dim: int, *, dtype: DTypeLike) -> Float[Array, "{height} {width} {dim}"]:
+def sincos_2d(
+    height: int, width: int, dim: int, *, dtype: DTypeLike
+) -> Float[Array, "{height} {width} {dim}"]:
     """The two-dimensional sin-cos table of "Better plain ViT baselines" (https://arxiv.org/abs/2205.01580).
 
     Entry (i, j) is [sin jω, cos jω, sin iω, cos iω] – column first, row second – with

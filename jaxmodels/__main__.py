@@ -1,0 +1,133 @@
+"""The command line: `jaxmodels compare`, `jaxmodels convert`, `jaxmodels demo`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
+
+
+def compare(
+    models: Annotated[tuple[ModelName, ...], tyro.conf.Positional] = (),
+    /,
+    *,
+    checkpoint: Path | None = None,
+    config: str | None = None,
+    steps: int = 3,
+    dtype: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    output: Path | None = None,
+) -> int:
+    """Run both implementations on shared weights and real inputs, and report where they differ.
+
+    Compared are the outputs, what every layer receives and returns, the gradient of every parameter and the
+    weights after AdamW steps. Tolerances come from PyTorch's own distance between float32 and float64.
+
+    Args:
+        models: all five when left out.
+        checkpoint: weights to use instead of fresh ones: a hub folder, or a .safetensors, .pt, .pth or .bin
+            file of a published package. Its class is recognised; naming a model checks it.
+        config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
+        steps: AdamW steps after which the weights are compared; 0 leaves them out.
+        dtype: precision of weights and inputs on both sides.
+        seed: of fresh weights.
+        output: folder for report.json and report.html.
+    """
+    from jaxmodels.compare import command
+
+    return command.run(
+        models,
+        checkpoint=checkpoint,
+        config=_json(config),
+        steps=steps,
+        dtype=dtype,
+        seed=seed,
+        output=output,
+    )
+
+
+def convert(
+    source: Annotated[Path, tyro.conf.Positional],
+    destination: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    model: str | None = None,
+    config: str | None = None,
+    encoder: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Turn a PyTorch checkpoint into a hub folder, or a hub folder into a PyTorch checkpoint.
+
+    Args:
+        source: a .safetensors, .pt, .pth or .bin file with a published package's state_dict, or a hub folder.
+        destination: a folder, or a file with one of these endings.
+        model: class name, such as ScalableViT, where the checkpoint's keys do not tell.
+        config: constructor arguments that the checkpoint's shapes do not show: JSON, or the path of a JSON file.
+        encoder: the same for the image encoder inside a MaMMUT.
+        overwrite: replace the destination if it exists.
+    """
+    from jaxmodels.convert import command
+
+    return command.run(
+        source, destination, model=model, config=_json(config), encoder=_json(encoder), overwrite=overwrite
+    )
+
+
+def demo(*, output: Path = Path("out/demo")) -> int:
+    """Compare all five models with PyTorch on the embedded data and write one HTML report.
+
+    Args:
+        output: folder for report.json and report.html.
+    """
+    return compare(output=output)
+
+
+def main() -> None:
+    """Entry point; the exit status is 0 only when what was asked for holds."""
+    _use_compilation_cache()
+    commands = {"compare": compare, "convert": convert, "demo": demo}
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="jaxmodels",
+            description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch.",
+        )
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"jaxmodels: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("jaxmodels: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def _json(text: str | None) -> dict | None:
+    """A JSON object, given as such or as the path of a file."""
+    if text is None:
+        return None
+    is_file = not text.lstrip().startswith("{")
+    try:
+        value = json.loads(Path(text).read_text() if is_file else text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"config must be a JSON object or a file that holds one; got {text!r}: {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"config must be a JSON object; got {text!r}")
+    return value
+
+
+def _use_compilation_cache() -> None:
+    """Compiled programs are kept between runs, by default in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxmodels" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+if __name__ == "__main__":
+    main()

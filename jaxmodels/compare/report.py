@@ -1,0 +1,253 @@
+"""The result as a table in the terminal, as report.json and as one self-contained report.html."""
+
+import base64
+import datetime
+import io
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from rich.console import Console
+from rich.table import Table
+
+from jaxmodels.compare.engine import FACTOR, Check, Result
+from jaxmodels.convert.files import replacing
+
+
+matplotlib.use("Agg", force=False)
+
+COLUMNS = (
+    "model",
+    "parameters",
+    "precision",
+    "output error",
+    "worst gradient",
+    "weights after steps",
+    "tolerance",
+    "first divergence",
+    "verdict",
+)
+
+
+def row(result: Result) -> list[str]:
+    """The cells of one model, under `COLUMNS`."""
+    return [
+        result.model,
+        f"{result.parameters:,}",
+        result.dtype,
+        _number(worst(result.outputs)),
+        _number(worst(result.gradients)),
+        _number(worst(result.weights)) if result.weights else "–",
+        _number(tolerance(result)),
+        result.divergence.layer if result.divergence else "none",
+        "equal" if result.ok else "DIFFERENT",
+    ]
+
+
+def worst(checks: Sequence[Check]) -> float:
+    """The largest error; not a number counts as infinite."""
+    return max((check.error if not math.isnan(check.error) else math.inf for check in checks), default=0.0)
+
+
+def tolerance(result: Result) -> float:
+    """The widest tolerance among outputs, gradients and weights."""
+    return max(check.tolerance for check in [*result.outputs, *result.gradients, *result.weights])
+
+
+def print_table(results: Sequence[Result], console: Console) -> None:
+    """One row per model; where two sides differ, the place and the sentence that says what is known of it."""
+    table = Table(title="JAX against PyTorch, shared weights, real inputs")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("model", "first divergence") else "right")
+    for result in results:
+        table.add_row(*row(result), style=None if result.ok else "bold red")
+    console.print(table)
+    console.print(
+        f"Errors are relative to the largest value. Tolerance: {FACTOR} × the distance of PyTorch in float32 "
+        "from itself in float64, measured.",
+        style="dim",
+    )
+    for result in results:
+        if result.divergence:
+            console.print(f"{result.model}: {result.divergence.detail} (error {result.divergence.error:.1e})")
+        for note in result.notes:
+            console.print(f"{result.model}: {note}", style="dim")
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The same table for the README."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(row(result)) + " |" for result in results]
+    return "\n".join(lines) + "\n"
+
+
+def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
+    """The machine-readable report; see the README for its fields. Numbers that are not finite become null."""
+    models = []
+    for result in results:
+        models.append(
+            {
+                "model": result.model,
+                "ok": result.ok,
+                "dtype": result.dtype,
+                "output_error": worst(result.outputs),
+                "gradient_error": worst(result.gradients),
+                "step_error": worst(result.weights) if result.weights else None,
+                "tolerance": tolerance(result),
+                "first_divergence": result.divergence.layer if result.divergence else None,
+                "divergence": asdict(result.divergence) if result.divergence else None,
+                "parameters": result.parameters,
+                "outputs": [_check(check) for check in result.outputs],
+                "layers": [_check(check) for check in result.layers],
+                "gradients": [_check(check) for check in result.gradients],
+                "weights": [_check(check) for check in result.weights],
+                "losses": {"jax": [a for a, _ in result.losses], "pytorch": [b for _, b in result.losses]},
+                "routing": asdict(result.routing) if result.routing else None,
+                "matmul_precision": result.precision._asdict(),
+                "notes": result.notes,
+            }
+        )
+    return _finite({"environment": environment(command), "factor": FACTOR, "models": models})
+
+
+def environment(command: str = "") -> dict[str, str]:
+    """What the numbers were measured with."""
+    versions = {name: metadata.version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
+    import jax
+
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": command,
+        "python": platform.python_version(),
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        **versions,
+    }
+
+
+def write(results: Sequence[Result], folder: Path, *, command: str = "") -> None:
+    """Writes report.json and report.html into `folder`, each whole or not at all."""
+    report = to_json(results, command=command)
+    with replacing(folder / "report.json") as path:
+        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    with replacing(folder / "report.html") as path:
+        path.write_text(html(results, report))
+
+
+def html(results: Sequence[Result], report: dict[str, Any]) -> str:
+    """One page without outside references: pictures are embedded."""
+    template = resources.files("jaxmodels.compare").joinpath("report.html.j2").read_text()
+    sections = [
+        {
+            "result": result,
+            "cells": row(result),
+            "depth": _picture(_depth_figure(result)),
+            "gradients": _picture(_gradient_figure(result)),
+            "losses": _picture(_loss_figure(result)) if len(result.losses) > 1 else None,
+            "rows": result.gradients[:12],
+            "layers": [c for c in result.layers if not c.ok][:12],
+        }
+        for result in results
+    ]
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return page.render(
+        columns=COLUMNS,
+        sections=sections,
+        ok=all(result.ok for result in results),
+        environment=report["environment"],
+        factor=FACTOR,
+        number=_number,
+    )
+
+
+def _depth_figure(result: Result):
+    """Difference against depth: every layer's output in the order in which PyTorch runs them."""
+    from matplotlib.figure import Figure
+
+    outputs = [check for check in result.layers if check.kind == "output"]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    depth = range(len(outputs))
+    floor = min((c.noise for c in outputs), default=1e-16) / 100
+    axes.fill_between(depth, floor, [c.tolerance for c in outputs], color="#e8f0e4", label="tolerance")
+    axes.plot(depth, [c.noise for c in outputs], color="#7a9", lw=1, label="PyTorch's own noise")
+    good = [(i, max(c.error, floor)) for i, c in enumerate(outputs) if c.ok]
+    bad = [(i, min(c.error, 10.0)) for i, c in enumerate(outputs) if not c.ok]
+    axes.plot(*zip(*good, strict=True), ".", ms=5, color="#1f4e8c", label="JAX – PyTorch") if good else None
+    axes.plot(*zip(*bad, strict=True), "x", ms=6, color="#c0392b", label="out of tolerance") if bad else None
+    axes.set(yscale="log", xlabel="layer call, in order of execution", ylabel="relative difference")
+    step = max(1, len(outputs) // 12)
+    axes.set_xticks(
+        list(depth)[::step],
+        [c.name or "(model)" for c in outputs][::step],
+        rotation=30,
+        ha="right",
+        fontsize=6,
+    )
+    axes.legend(fontsize=7, loc="upper left", ncols=4, frameon=False)
+    return figure
+
+
+def _gradient_figure(result: Result):
+    """The parameters whose gradients differ most, worst first."""
+    from matplotlib.figure import Figure
+
+    worst_first = result.gradients[:16][::-1]
+    figure = Figure(figsize=(9, 0.22 * len(worst_first) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    names = [check.name for check in worst_first]
+    least = min((c.noise for c in worst_first), default=1e-16) / 100
+    colours = ["#1f4e8c" if c.ok else "#c0392b" for c in worst_first]
+    axes.barh(names, [min(max(c.error, least), 10.0) for c in worst_first], color=colours, height=0.55)
+    axes.plot([c.tolerance for c in worst_first], names, "|", color="#4a7", ms=9, mew=2, label="tolerance")
+    axes.set(xscale="log", xlabel="relative difference of the gradient")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    return figure
+
+
+def _loss_figure(result: Result):
+    """The loss before each optimiser step, on both sides."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 2.4), layout="constrained")
+    axes = figure.subplots()
+    steps = range(len(result.losses))
+    axes.plot(steps, [b for _, b in result.losses], lw=4, color="#f0b27a", label="PyTorch")
+    axes.plot(steps, [a for a, _ in result.losses], lw=1.2, color="#1f4e8c", label="JAX")
+    axes.set(xlabel="AdamW step", ylabel="loss")
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _picture(figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "∞"
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {**vars(check), "ok": check.ok}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity; `null` is what readers can parse."""
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
