@@ -207,8 +207,8 @@ CASES = [
     ),
     row("routes", how="similarity", attn_num_routed_kv=2),
     row("saturated", how="similarity", sharpness=60),
-    # Sharper still, float32 scores end among the subnormal numbers, which XLA counts as 0 and PyTorch does not.
-    row("saturated by index", how="index", sharpness=15, tie_break="index"),
+    # Sharper, and some float32 scores are subnormal numbers, which XLA counts as 0 and PyTorch does not.
+    row("saturated by index", how="index", sharpness=12, tie_break="index", attn_num_heavy_tokens_kv=2),
     row(
         "indices given",
         how=GIVEN,
