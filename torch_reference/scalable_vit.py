@@ -321,8 +321,8 @@ def _stages(
     """What each stage is built from; ValueError for an argument that does not fit."""
     require_integer("dim", dim, minimum=1)
     require_integer("ff_expansion_factor", ff_expansion_factor, minimum=1)
-    if isinstance(dropout, bool) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1); got dropout={dropout!r}")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a number in [0, 1); got dropout={dropout!r}")
     if not isinstance(depth, tuple | list) or not depth:
         raise ValueError(
             f"depth must be a tuple with the number of blocks of each stage; got depth={depth!r}"

@@ -201,5 +201,9 @@ def _check_arguments(image_size: object, patch_size: object, dim: int, patch_dro
     require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
     if dim % 4:
         raise ValueError(f"dim must be a multiple of 4, for the position table; got dim={dim}")
-    if isinstance(patch_dropout, bool) or not 0 <= patch_dropout < 1:
-        raise ValueError(f"patch_dropout must be in [0, 1); got patch_dropout={patch_dropout!r}")
+    if (
+        isinstance(patch_dropout, bool)
+        or not isinstance(patch_dropout, int | float)
+        or not 0 <= patch_dropout < 1
+    ):
+        raise ValueError(f"patch_dropout must be a number in [0, 1); got patch_dropout={patch_dropout!r}")
