@@ -118,6 +118,7 @@ def compare(
     dtype: DType = "float32",
     steps: int = 3,
     learning_rate: float = 1e-3,
+    gradients: bool = True,
     progress: Progress = lambda stage: None,
 ) -> Result:
     """Runs both models of `pair` on shared weights and inputs.
@@ -127,6 +128,7 @@ def compare(
       dtype: floating-point type of weights and inputs. float64 needs `jax_enable_x64`.
       steps: optimiser steps (AdamW) after which the weights are compared; 0 leaves them out.
       learning_rate: of those steps.
+      gradients: False compares the forward pass alone.
       progress: called with the name of each stage.
 
     Raises:
@@ -142,7 +144,7 @@ def compare(
             "dtype='float64' needs jax.config.update('jax_enable_x64', True) before the first array is made"
         )
     with full_precision() as evidence:
-        return _Comparison(pair, dtype, progress).run(steps, learning_rate, evidence)
+        return _Comparison(pair, dtype, progress).run(steps, learning_rate, gradients, evidence)
 
 
 class _Comparison:
@@ -171,7 +173,7 @@ class _Comparison:
         if pair.routing_theirs:
             self._compare_routing()
 
-    def run(self, steps: int, learning_rate: float, evidence: Evidence) -> Result:
+    def run(self, steps: int, learning_rate: float, backward: bool, evidence: Evidence) -> Result:
         self.progress("outputs")
         with torch.no_grad():
             narrow_out, narrow_events = self._torch_run(self.narrow, "float32")
@@ -182,8 +184,10 @@ class _Comparison:
         outputs = self._outputs(their_out, narrow_out, wide_out)
         self.progress("layers")
         layers = self._layers(events, narrow_events, wide_events)
-        self.progress("gradients")
-        gradients, weights, losses = self._training(steps, learning_rate)
+        gradients, weights, losses = [], [], []
+        if backward:
+            self.progress("gradients")
+            gradients, weights, losses = self._training(steps, learning_rate)
         return Result(
             model=self.pair.name,
             dtype=self.dtype,

@@ -23,32 +23,30 @@ from jaxmodels.convert.files import replacing
 
 matplotlib.use("Agg", force=False)
 
-COLUMNS = (
-    "model",
-    "parameters",
-    "precision",
-    "output error",
-    "worst gradient",
-    "weights after steps",
-    "tolerance",
-    "first divergence",
-    "verdict",
-)
+COLUMNS = ("model", "outputs", "gradients", "weights", "diverges at", "equal")
 
 
 def row(result: Result) -> list[str]:
-    """The cells of one model, under `COLUMNS`."""
+    """The cells of one model, under `COLUMNS`: the worst error and its share of the tolerance."""
     return [
         result.model,
-        f"{result.parameters:,}",
-        result.dtype,
-        _number(worst(result.outputs)),
-        _number(worst(result.gradients)),
-        _number(worst(result.weights)) if result.weights else "–",
-        _number(tolerance(result)),
-        result.divergence.layer if result.divergence else "none",
-        "equal" if result.ok else "DIFFERENT",
+        _worst_cell(result.outputs),
+        _worst_cell(result.gradients),
+        _worst_cell(result.weights),
+        result.divergence.layer if result.divergence else "–",
+        "yes" if result.ok else "NO",
     ]
+
+
+def _worst_cell(checks: Sequence[Check]) -> str:
+    """The error that comes closest to its tolerance, and how close."""
+    if not checks:
+        return "–"
+    check = max(
+        checks, key=lambda check: math.inf if math.isnan(check.error) else check.error / check.tolerance
+    )
+    share = check.error / check.tolerance
+    return f"{_number(check.error)} {min(share, 9.99):.0%}" if math.isfinite(share) else "∞"
 
 
 def worst(checks: Sequence[Check]) -> float:
@@ -63,29 +61,31 @@ def tolerance(result: Result) -> float:
 
 def print_table(results: Sequence[Result], console: Console) -> None:
     """One row per model; where two sides differ, the place and the sentence that says what is known of it."""
-    table = Table(title="JAX against PyTorch, shared weights, real inputs")
+    if not results:
+        return
+    steps = len(results[0].losses) if results[0].weights else 0
+    table = Table(
+        title=f"JAX against PyTorch in {results[0].dtype}: shared weights, real inputs", title_justify="left"
+    )
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("model", "first divergence") else "right")
+        table.add_column(name, justify="right" if name in COLUMNS[1:4] else "left", overflow="fold")
     for result in results:
         table.add_row(*row(result), style=None if result.ok else "bold red")
     console.print(table)
     console.print(
-        f"Errors are relative to the largest value. Tolerance: {FACTOR} × the distance of PyTorch in float32 "
-        "from itself in float64, measured.",
+        "Largest error relative to the largest value of its tensor, and its share of the tolerance. The tolerance is\n"
+        f"{FACTOR} × the distance between PyTorch in float32 and PyTorch in float64, measured here."
+        + (f" Weights: after {steps} AdamW steps." if steps else ""),
         style="dim",
+        soft_wrap=True,
     )
     for result in results:
         if result.divergence:
-            console.print(f"{result.model}: {result.divergence.detail} (error {result.divergence.error:.1e})")
+            console.print(
+                f"{result.model}: {result.divergence.detail} (error {_number(result.divergence.error)})"
+            )
         for note in result.notes:
             console.print(f"{result.model}: {note}", style="dim")
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """The same table for the README."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row(result)) + " |" for result in results]
-    return "\n".join(lines) + "\n"
 
 
 def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:

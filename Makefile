@@ -1,0 +1,55 @@
+# `make demo` and `make test` are all that is needed: each makes .venv with plain pip, installs what is missing, and runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
+# PyTorch comes first and pinned, so that the CPU build is taken where one is offered and nothing later replaces it.
+# vit-pytorch asks for torchvision, which would; two of its files are all that is used, and they need only torch.
+TORCH := torch==2.13.0
+PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
+PUBLISHED_BARE := vit-pytorch==1.26.11
+
+.PHONY: demo test lint test-without-torch test-with-torch tables data clean
+
+demo: $(STAMP)
+	$(BIN)/jaxmodels demo --output out/demo
+
+test: lint test-without-torch test-with-torch
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+# tests/no_torch holds a module `torch` that refuses to be imported, also in subprocesses.
+test-without-torch: $(STAMP)
+	PYTHONPATH=tests/no_torch $(BIN)/python -m pytest tests
+
+test-with-torch: $(STAMP)
+	$(BIN)/python -m pytest parity_tests
+
+# The table in README.md, from two fresh runs.
+tables: $(STAMP)
+	$(BIN)/jaxmodels compare --dtype float64 --output out/compare-float64
+	$(BIN)/jaxmodels compare --dtype float32 --output out/compare-float32
+	$(BIN)/python tools/update_readme.py
+
+# The data files inside the package; see the script for what it needs.
+data: $(STAMP)
+	$(BIN)/python tools/build_data.py
+
+$(STAMP): pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(TORCH) $(PUBLISHED)
+	$(BIN)/python -m pip install --quiet --no-deps $(PUBLISHED_BARE)
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .jax_cache out
