@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,7 +75,12 @@ def convert(
     from jaxmodels.convert import command
 
     return command.run(
-        source, destination, model=model, config=_json(config), encoder=_json(encoder), overwrite=overwrite
+        source,
+        destination,
+        model=model,
+        config=_json(config),
+        encoder=_json(encoder, "encoder"),
+        overwrite=overwrite,
     )
 
 
@@ -90,7 +96,7 @@ def demo(*, output: Path = Path("out/demo")) -> int:
 def main() -> None:
     """Entry point; the exit status is 0 only when what was asked for holds."""
     _use_compilation_cache()
-    commands = {"compare": compare, "convert": convert, "demo": demo}
+    commands: dict[str, Callable[..., int]] = {"compare": compare, "convert": convert, "demo": demo}
     try:
         status = tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -98,7 +104,7 @@ def main() -> None:
             description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch.",
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"jaxmodels: {error}", file=sys.stderr)
+        print(f"jaxmodels: {_message(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("jaxmodels: interrupted", file=sys.stderr)
@@ -106,20 +112,27 @@ def main() -> None:
     sys.exit(status)
 
 
-def _json(text: str | None) -> dict | None:
-    """A JSON object, given as such or as the path of a file."""
+def _json(text: str | None, argument: str = "config") -> dict | None:
+    """A JSON object, given as such or as the path of a file; ValueError names the argument otherwise."""
     if text is None:
         return None
-    is_file = not text.lstrip().startswith("{")
+    is_json = text.lstrip().startswith("{")
+    if not is_json and not Path(text).exists():
+        raise ValueError(f"{argument} must be a JSON object or the path of a file with one; got {text!r}")
     try:
-        value = json.loads(Path(text).read_text() if is_file else text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"config must be a JSON object or a file that holds one; got {text!r}: {error}"
-        ) from error
+        value = json.loads(text if is_json else Path(text).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{argument} is not JSON: {error}; got {text!r}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"config must be a JSON object; got {text!r}")
+        raise ValueError(f"{argument} must be a JSON object; {text!r} holds a {type(value).__name__}")
     return value
+
+
+def _message(error: Exception) -> str:
+    """What to tell the user; the system's errors begin with the file instead of a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _use_compilation_cache() -> None:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jaxmodels.convert.core import to_state_dict
-from jaxmodels.convert.files import TORCH_SUFFIXES, write_state_dict
+from jaxmodels.convert.files import WEIGHTS_SUFFIXES, write_state_dict
 from jaxmodels.convert.hub import CONFIG_FILE, from_checkpoint, from_pretrained, save_pretrained
 
 
@@ -25,27 +23,35 @@ def run(
       ValueError: both or neither are folders, the destination is in the way, or the weights do not fit.
       OSError: a file cannot be read or written.
     """
-    console = Console()
     if not source.exists():
         raise FileNotFoundError(f"no such checkpoint or folder: {source}")
-    to_file = destination.suffix in (".safetensors", *TORCH_SUFFIXES)
-    if source.is_dir() != to_file:
-        wanted = "a file (.safetensors, .pt, .pth or .bin)" if source.is_dir() else "a folder"
-        raise ValueError(f"destination must be {wanted} when source is {source}; got {destination}")
+    from_folder = source.is_dir()
+    is_file_name = destination.suffix in WEIGHTS_SUFFIXES
+    if from_folder != is_file_name:
+        wanted = f"a file name with the ending {', '.join(WEIGHTS_SUFFIXES)}" if from_folder else "a folder"
+        what = "a folder" if from_folder else "a file"
+        raise ValueError(f"the destination must be {wanted}, as {source} is {what}; got {destination}")
+    if destination.exists() and destination.is_dir() == from_folder:
+        what = "a file" if destination.is_file() else "a folder"
+        raise ValueError(f"{destination} is {what}; choose another destination")
     if destination.exists() and not overwrite and not _is_empty_folder(destination):
         raise ValueError(f"{destination} exists; choose another destination or pass --overwrite")
-    if source.is_dir():
+    if from_folder:
+        given = {"model": model, "config": config, "encoder": encoder}
+        if extra := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{source} has a {CONFIG_FILE}; {', '.join(extra)} would only be for a bare checkpoint"
+            )
         loaded = from_pretrained(source)
         write_state_dict(destination, to_state_dict(loaded))
     else:
         loaded, assumed = from_checkpoint(source, model=model, config=config, encoder=encoder)
         if assumed:
-            console.print(f"not visible in the checkpoint, taken as their defaults: {', '.join(assumed)}")
+            print(f"not visible in the checkpoint, taken as their defaults: {', '.join(assumed)}")
         save_pretrained(loaded, destination)
     state_dict = to_state_dict(loaded)
     size = sum(array.size for array in state_dict.values())
-    place = destination if to_file else destination / CONFIG_FILE
-    console.print(f"{type(loaded).__name__}, {len(state_dict)} entries, {size:,} numbers -> {place}")
+    print(f"{type(loaded).__name__}, {len(state_dict)} entries, {size:,} numbers -> {destination}")
     return 0
 
 

@@ -4,7 +4,8 @@ Knows names and layouts (through the tables), not PyTorch.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,10 @@ from jaxmodels.convert.tables import accept_older_keys, table_of
 
 M = TypeVar("M", bound=nnx.Module)
 
+_LOADABLE = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
+_TOO_WIDE = "float64, which JAX would cut to float32"
+_USE_FLOAT64 = "for float64: jax.config.update('jax_enable_x64', True); or pass dtype=jnp.float32"
+
 
 def load_state_dict(
     model: M,
@@ -36,28 +41,46 @@ def load_state_dict(
       model: any model of this package; also one made by `nnx.eval_shape`, which then holds real arrays.
       state_dict: the published package's state_dict, in PyTorch's layout – arrays or tensors – or the path of
         a .safetensors, .pt, .pth or .bin file.
-      dtype: converts floating-point arrays; by default each keeps the type it comes in.
+      dtype: float16, bfloat16, float32 or float64, to which the arrays are converted; by default each keeps
+        the type it comes in. A buffer of constants stays at float32 or wider.
 
     Raises:
-      ValueError: keys or shapes do not fit one to one, a derived or tied entry has another value, or float64
-        comes in while JAX runs without it. Every problem is listed and `model` is untouched.
+      ValueError: keys, shapes or types do not fit one to one, a derived or tied entry has another value, or
+        float64 comes in while JAX runs without it. Every problem is listed and `model` is untouched.
       OSError: the file cannot be read.
     """
+    table = list(table_of(model))
+    dtype = None if dtype is None else _checked(dtype)
+    source = ""
     if isinstance(state_dict, str | os.PathLike):
+        source = f"{os.fspath(state_dict)}: "
         state_dict = read_state_dict(Path(state_dict))
     elif not isinstance(state_dict, Mapping):
         raise ValueError(
             f"state_dict must be a mapping or the path of a file; got a {type(state_dict).__name__}"
         )
+    odd = [repr(key) for key in state_dict if not isinstance(key, str)]
+    if odd:
+        raise ValueError(f"the keys of a state_dict must be strings; got {', '.join(odd)}")
     arrays = {key: as_numpy(key, value) for key, value in state_dict.items()}
-    values = fit(model, table_of(model), accept_older_keys(type(model).__name__, arrays), dtype=dtype)
+    try:
+        fitted = fit(model, table, accept_older_keys(type(model).__name__, arrays), dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"{source}{error}") from error
+    # A copy, so that later changes of the caller's arrays do not reach the model; all of them before the first
+    # is stored, so that running out of memory leaves the model as it was.
+    values = {path: jnp.array(value) for path, value in fitted.items()}
     for path, value in values.items():
-        variable_at(model, path).set_value(jnp.asarray(value))
+        variable_at(model, path).set_value(value)
     return model
 
 
 def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The parameters of `model` in PyTorch's layout, with every key of the published package, in its order."""
+    """The parameters of `model` in PyTorch's layout, with every key of the published package, in its order.
+
+    Raises:
+      ValueError: `model` is none of this package's, or has shapes but no weights.
+    """
     return export(model, table_of(model))
 
 
@@ -77,36 +100,69 @@ def fit(
             problems.append(f"missing from the state_dict: {entry.theirs}")
             continue
         array = arrays[entry.theirs]
+        found: list[str] = []
         match entry:
             case Parameter():
-                variable = variable_at(model, entry.ours)
-                shape, sizes = _their_shape(entry.axes, variable.shape)
-                if array.shape != shape:
-                    problems.append(f"{entry.theirs}: shape {array.shape}, the model needs {shape}")
-                elif not jnp.issubdtype(array.dtype, jnp.floating):
-                    problems.append(f"{entry.theirs}: dtype {array.dtype}, the model needs floating point")
-                elif entry.expected is not None and not _agrees(array, entry.expected(), rounding=True):
-                    problems.append(f"{entry.theirs}: not the values that the architecture determines")
-                else:
-                    array = array if dtype is None else array.astype(dtype)
-                    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
-                        problems.append(
-                            f"{entry.theirs}: float64 would be cut to float32; enable it with "
-                            "jax.config.update('jax_enable_x64', True) or pass dtype=jnp.float32"
-                        )
-                    values[entry.ours] = rearrange(array, entry.axes, **sizes)
+                shape, sizes = _their_shape(entry.axes, variable_at(model, entry.ours).shape)
+                wanted = _converted(array.dtype, dtype, exact=entry.expected is not None)
+                found = _misfits(array, shape, wanted, entry.expected)
+                if not found:
+                    values[entry.ours] = rearrange(array.astype(wanted, copy=False), entry.axes, **sizes)
             case Derived():
-                if not _agrees(array, entry.expected(), rounding=False):
-                    problems.append(f"{entry.theirs}: not the values that the architecture determines")
+                expected = entry.expected()
+                if array.shape != expected.shape:
+                    found = [f"shape {array.shape}, the model needs {expected.shape}"]
+                elif not _agrees(array, expected, rounding=False):
+                    found = ["not the values that the architecture determines"]
             case Tied():
                 twin = arrays.get(entry.to)
                 if twin is not None and not _same_bits(array, twin):
-                    problems.append(f"{entry.theirs}: must equal {entry.to}, to which it is tied")
+                    found = [f"must equal {entry.to}, to which it is tied"]
+        problems += [f"{entry.theirs}: {problem}" for problem in found]
     if problems:
-        raise ValueError(
-            f"the state_dict does not fit {type(model).__name__}\n  " + "\n  ".join(sorted(problems))
-        )
+        hint = "" if not any(problem.endswith(_TOO_WIDE) for problem in problems) else f"\n{_USE_FLOAT64}"
+        listed = "\n  ".join(sorted(problems))
+        raise ValueError(f"the state_dict does not fit {type(model).__name__}\n  {listed}{hint}")
     return values
+
+
+def _checked(dtype: DTypeLike) -> np.dtype:
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        checked = None
+    if checked is None or checked not in _LOADABLE:
+        names = ", ".join(map(str, _LOADABLE))
+        raise ValueError(f"dtype must be one of {names}; got dtype={dtype!r}")
+    return checked
+
+
+def _converted(given: np.dtype, dtype: DTypeLike | None, *, exact: bool) -> np.dtype:
+    """The type to store; constants (`exact`) lose no digits to a conversion of the weights."""
+    if dtype is None:
+        return given
+    return np.dtype(jnp.promote_types(dtype, jnp.float32) if exact else dtype)
+
+
+def _misfits(
+    array: np.ndarray,
+    shape: tuple[int, ...],
+    wanted: np.dtype,
+    expected: Callable[[], np.ndarray] | None,
+) -> list[str]:
+    """What keeps `array` from becoming a parameter of `shape`, stored as `wanted`."""
+    if array.dtype == object:
+        return ["not an array of numbers"]
+    problems = []
+    if array.shape != shape:
+        problems.append(f"shape {array.shape}, the model needs {shape}")
+    if array.dtype not in _LOADABLE:
+        problems.append(f"dtype {array.dtype}, the model needs {', '.join(map(str, _LOADABLE))}")
+    elif jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        problems.append(_TOO_WIDE)
+    if not problems and expected is not None and not _agrees(array, expected(), rounding=True):
+        problems.append("not the values that the architecture determines")
+    return problems
 
 
 def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
@@ -116,7 +172,13 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
     for entry in entries:
         match entry:
             case Parameter():
-                array = np.asarray(variable_at(model, entry.ours)[...])
+                value = variable_at(model, entry.ours).get_value()
+                if isinstance(value, jax.ShapeDtypeStruct):
+                    raise ValueError(
+                        f"the {type(model).__name__} has shapes but no weights, as nnx.eval_shape makes it; "
+                        "load weights first"
+                    )
+                array = np.asarray(value)
                 left, right = entry.axes.split(" -> ")
                 _, sizes = _their_shape(entry.axes, array.shape)
                 # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.
@@ -124,9 +186,8 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                     rearrange(array, f"{right} -> {left}", **sizes), order="C"
                 )
             case Derived() | Tied():
-                state_dict[entry.theirs] = np.empty(
-                    0
-                )  # keeps the place; the value may depend on later entries
+                # Keeps the place; the value may depend on later entries.
+                state_dict[entry.theirs] = np.empty(0)
     for entry in entries:
         match entry:
             case Derived():
@@ -147,15 +208,25 @@ def variable_at(model: nnx.Module, path: str) -> nnx.Variable:
 
 
 def as_numpy(key: str, value: Any) -> np.ndarray:
-    """A NumPy view of an array or a PyTorch tensor; ValueError names `key` otherwise."""
-    if type(value).__module__.partition(".")[0] == "torch":
-        from jaxmodels.convert import torch_io  # only reached when the caller has PyTorch
+    """A NumPy view of an array or a PyTorch tensor; of dtype object if it is neither.
 
-        return torch_io.to_numpy(value)
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise ValueError(f"the state_dict must hold arrays; got {key}: {type(value).__name__}")
-    return array
+    Raises:
+      ValueError: a tensor without a NumPy counterpart; `key` is named.
+    """
+    torch = sys.modules.get("torch")  # a tensor can only come from a caller who has imported PyTorch
+    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+        from jaxmodels.convert import torch_io
+
+        try:
+            return torch_io.to_numpy(value)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a ragged list
+        return np.empty((), object)
+    # JAX takes no other byte order than the machine's.
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _their_shape(axes: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, int]]:

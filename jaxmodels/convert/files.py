@@ -1,7 +1,6 @@
 """Weight files <-> dicts of NumPy arrays. Needs PyTorch only for .pt, .pth and .bin."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -19,53 +18,70 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError, OSError: it cannot be opened.
       ValueError: another suffix, a damaged file, or one that holds something else than arrays.
+      ModuleNotFoundError: the file is PyTorch's, which is not installed.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; from_pretrained reads folders, here a weights file is needed")
     _check_suffix(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such weights file: {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return _torch_io().read(path)
+    if path.suffix != ".safetensors":
+        return _torch_io().read(path)
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    except AttributeError as error:  # how safetensors says that NumPy has no such type
+        kind = str(error).rpartition(" ")[2]
+        raise ValueError(f"{path} holds numbers of a type that is not supported: {kind}") from error
 
 
 def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes a weights file whole or not at all: an interrupted write leaves an earlier file as it was."""
+    """Writes a weights file whole or not at all: an interrupted write leaves an earlier file as it was.
+
+    Raises:
+      OSError: it cannot be written.
+      ValueError: another suffix.
+      ModuleNotFoundError: the file is to be PyTorch's, which is not installed.
+    """
     _check_suffix(path)
+    write = write_safetensors if path.suffix == ".safetensors" else _torch_io().write
     with replacing(path) as temporary:
-        if path.suffix == ".safetensors":
-            arrays = {key: np.ascontiguousarray(array) for key, array in state_dict.items()}
-            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
-        else:
-            _torch_io().write(temporary, state_dict)
+        write(temporary, state_dict)
+
+
+def write_safetensors(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file in place."""
+    # safetensors writes a strided view wrongly. (np.ascontiguousarray would give a number one axis.)
+    arrays = {key: np.asarray(array, order="C") for key, array in state_dict.items()}
+    try:
+        safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 class replacing:
-    """A temporary file beside `path` that takes its place when the block ends without an error."""
+    """A temporary path beside `path`; what the block writes there takes its place if it ends without an error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        os.close(handle)
-        self.temporary = Path(name)
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.temporary.chmod(0o644)
-            self.temporary.replace(self.path)
-        else:
+        try:
+            if kind is None:
+                self.temporary.replace(self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+    if path.suffix not in WEIGHTS_SUFFIXES:
+        known = ", ".join(WEIGHTS_SUFFIXES)
         raise ValueError(f"the name of a weights file must end in one of {known}; got {path}")
 
 

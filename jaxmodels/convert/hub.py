@@ -17,8 +17,10 @@ from flax import nnx
 from jaxtyping import DTypeLike
 
 from jaxmodels.convert.core import load_state_dict, to_state_dict
-from jaxmodels.convert.files import read_state_dict, replacing, write_state_dict
-from jaxmodels.convert.tables import accept_older_keys, conversion_of, infer_config
+from jaxmodels.convert.files import read_state_dict, replacing, write_safetensors
+from jaxmodels.convert.tables import CONVERSIONS, accept_older_keys, conversion_of, infer_config
+from jaxmodels.models.mammut import MaMMUT
+from jaxmodels.models.simple_vit import SimpleViT
 
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -27,21 +29,28 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 def save_pretrained(model: nnx.Module, folder: str | os.PathLike) -> None:
     """Writes config.json, model.safetensors and a README card into `folder`, which is made if need be.
 
-    Every file is written whole or not at all; the configuration comes last, so that a folder with a
-    configuration has its weights.
+    All three are written beside their places before the first one is put in its place: a full disk leaves what
+    the folder held before.
 
     Raises:
-      ValueError: `model` is none of this package's.
-      OSError: the folder cannot be written; what it held before is still there.
+      ValueError: `model`, or its image encoder, is none of this package's.
+      OSError: the folder cannot be written.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"the weights are saved in a folder, and {folder} is a file")
     description = describe(model)
     state_dict = to_state_dict(model)
-    write_state_dict(folder / WEIGHTS_FILE, state_dict)
-    with replacing(folder / CARD_FILE) as path:
-        path.write_text(_card(description, state_dict))
-    with replacing(folder / CONFIG_FILE) as path:
-        path.write_text(json.dumps(description, indent=2) + "\n")
+    text = json.dumps(description, indent=2, default=np.generic.item) + "\n"  # also NumPy's integers
+    # The last to be entered is the first to be put in its place: a folder with a configuration has its weights.
+    with (
+        replacing(folder / CONFIG_FILE) as config,
+        replacing(folder / CARD_FILE) as card,
+        replacing(folder / WEIGHTS_FILE) as weights,
+    ):
+        write_safetensors(weights, state_dict)
+        card.write_text(_card(description, state_dict), encoding="utf-8")
+        config.write_text(text, encoding="utf-8")
 
 
 def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None) -> nnx.Module:
@@ -61,8 +70,8 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None
             f"{folder} must be a folder with a {CONFIG_FILE}, as save_pretrained writes it"
         )
     try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
     model = build(description, source=str(folder / CONFIG_FILE))
     return load_state_dict(model, folder / WEIGHTS_FILE, dtype=dtype)
@@ -93,30 +102,60 @@ def from_checkpoint(
       ValueError: unknown keys, missing arguments (named), or weights that do not fit the arguments.
     """
     arrays = read_state_dict(Path(path))
-    name = model or recognise(arrays)
-    config_kind = conversion_of(name).config
-    arguments = _inferred(name, accept_older_keys(name, arrays), config)
-    description: dict[str, Any] = {"model": name, "config": arguments}
-    if name == "MaMMUT" and any(key.startswith("img_encoder.") for key in arrays):
-        inside = {
-            k: v for k, v in accept_older_keys(name, arrays).items() if k.startswith("img_encoder.vit.")
-        }
-        parts = {k.removeprefix("img_encoder.vit."): v for k, v in inside.items()}
-        description["img_encoder"] = {"model": "SimpleViT", "config": _inferred("SimpleViT", parts, encoder)}
-    assumed = [field.name for field in fields(config_kind) if field.name not in arguments]
+    try:
+        name = recognise(arrays) if model is None else model
+        description = _described(name, arrays, config, encoder)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    told = description["config"].keys()
+    assumed = [field.name for field in fields(conversion_of(name).config) if field.name not in told]
     built = build(description, source=str(path))
-    return load_state_dict(built, arrays, dtype=dtype), assumed
+    try:
+        return load_state_dict(built, arrays, dtype=dtype), assumed
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _inferred(name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any] | None) -> dict[str, Any]:
+def _described(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    config: Mapping[str, Any] | None,
+    encoder: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What config.json would hold for these arrays."""
+    conversion_of(name)
+    arrays = accept_older_keys(name, arrays)
+    description: dict[str, Any] = {"model": name, "config": _inferred(name, arrays, config, "config")}
+    prefix = "img_encoder.vit."
+    inside = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    if name == "MaMMUT" and inside:
+        arguments = _inferred("SimpleViT", inside, encoder, "encoder")
+        description["img_encoder"] = {"model": "SimpleViT", "config": arguments}
+    elif encoder is not None:
+        raise ValueError(f"encoder is for a MaMMUT with an image encoder, and this is a {name} without one")
+    return description
+
+
+def _inferred(
+    name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any] | None, argument: str
+) -> dict[str, Any]:
     """Arguments read off the shapes, overridden by the given ones; ValueError names those still missing."""
     given = dict(given or {})
-    arguments = infer_config(name, arrays, given) | given
-    missing = sorted(_required(conversion_of(name).config) - arguments.keys())
+    config_kind = conversion_of(name).config
+    known = {field.name for field in fields(config_kind)}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"{name} has no argument {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        arguments = infer_config(name, arrays, given) | given
+    except KeyError as error:
+        raise ValueError(f"not the weights of a {name}: there is no {error.args[0]}") from error
+    except (ArithmeticError, IndexError, TypeError) as error:
+        raise ValueError(f"the shapes are not those of a {name} with {argument}={given}: {error}") from error
+    missing = sorted(_required(config_kind) - arguments.keys())
     if missing:
         raise ValueError(
             f"the shapes of the checkpoint do not tell these arguments of {name}: {', '.join(missing)}; "
-            "pass them as config"
+            f"pass them as {argument}"
         )
     return arguments
 
@@ -136,46 +175,61 @@ def recognise(keys: Mapping[str, Any]) -> str:
     for name, sign in signs.items():
         if sign <= (bare if name == "HourglassTransformerLM" else present):
             return name
-    shown = ", ".join(sorted(present)[:5])
+    shown = f"the first are {', '.join(sorted(present)[:5])}" if present else "there are none"
     raise ValueError(
-        f"the keys are those of none of the published packages; pass model=. They begin: {shown}"
+        f"the keys are those of no published model; name it, as model={' | '.join(CONVERSIONS)}, "
+        f"if they are incomplete or those of a bare HourglassTransformer ({shown})"
     )
 
 
-def describe(model: nnx.Module) -> dict[str, Any]:
+def describe(model: Any) -> dict[str, Any]:
     """The content of config.json."""
     name = type(model).__name__
     conversion_of(name)
     description: dict[str, Any] = {"model": name, "config": asdict(model.config)}
-    if name == "MaMMUT" and model.img_encoder is not None:
-        description["img_encoder"] = describe(model.img_encoder)
+    encoder = getattr(model, "img_encoder", None)
+    if encoder is not None:
+        if not isinstance(encoder, SimpleViT):
+            raise ValueError(
+                f"img_encoder must be a SimpleViT to be saved; got a {type(encoder).__name__}; "
+                "to save the rest alone, set model.img_encoder = None"
+            )
+        description["img_encoder"] = describe(encoder)
     return description
 
 
 def build(description: Any, *, source: str) -> nnx.Module:
-    """The model of a description, as shapes without arrays."""
-    if not isinstance(description, Mapping) or not isinstance(description.get("config"), Mapping):
+    """The model of a description, as shapes without arrays; ValueError names `source`."""
+    if not isinstance(description, Mapping) or not {"model", "config"} <= description.keys():
         raise ValueError(f"{source} must hold an object with 'model' and 'config'")
+    name, arguments, encoder = (description.get(key) for key in ("model", "config", "img_encoder"))
     try:
-        kind, config_kind, _ = conversion_of(str(description.get("model")))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    known = {field.name for field in fields(config_kind)}
-    unknown = sorted(description["config"].keys() - known)
-    missing = sorted(_required(config_kind) - description["config"].keys())
+        kind, config_kind, _ = conversion_of(str(name))
+        config = _configuration(config_kind, arguments)
+        parts: dict[str, Any] = {}
+        if encoder is not None:
+            if kind is not MaMMUT:
+                raise ValueError(f"a {name} has no img_encoder")
+            parts["img_encoder"] = build(encoder, source="img_encoder")
+        return nnx.eval_shape(lambda: kind(config, **parts, rngs=nnx.Rngs(0)))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _configuration(kind: type[Any], arguments: Any) -> Any:
+    """The configuration of these arguments, as config.json has them; ValueError where they do not fit."""
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"config must be an object with the arguments of {kind.__name__}")
+    unknown = sorted(arguments.keys() - {field.name for field in fields(kind)})
+    missing = sorted(_required(kind) - arguments.keys())
     if unknown or missing:
         problems = [f"unknown: {field}" for field in unknown] + [f"missing: {field}" for field in missing]
         listed = "\n  ".join(problems)
-        raise ValueError(f"{source}: the configuration does not fit {config_kind.__name__}\n  {listed}")
-    config = config_kind(**description["config"])
-    parts = {}
-    if description.get("img_encoder") is not None:
-        encoder = build(description["img_encoder"], source=f"{source}: img_encoder")
-        parts["img_encoder"] = encoder
-    return nnx.eval_shape(lambda: kind(config, **parts, rngs=nnx.Rngs(0)))
+        raise ValueError(f"the configuration does not fit {kind.__name__}\n  {listed}")
+    return kind(**arguments)
 
 
-def _required(config_kind: type) -> set[str]:
+def _required(config_kind: type[Any]) -> set[str]:
     return {f.name for f in fields(config_kind) if f.default is MISSING and f.default_factory is MISSING}
 
 
@@ -183,7 +237,10 @@ def _card(description: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]) 
     name = description["model"]
     dtypes = ", ".join(sorted({str(array.dtype) for array in state_dict.values()}))
     size = sum(array.size for array in state_dict.values())
-    rows = "\n".join(f"| {key} | {value} |" for key, value in description["config"].items())
+    arguments = dict(description["config"])
+    for key, value in description.get("img_encoder", {}).get("config", {}).items():
+        arguments[f"img_encoder: {key}"] = value
+    rows = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
     return f"""---
 library_name: jaxmodels
 tags: [jax, flax, pytorch]

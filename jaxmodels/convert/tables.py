@@ -25,8 +25,8 @@ from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 class Conversion(NamedTuple):
     """A class, its configuration, and the module with its table."""
 
-    model: type[nnx.Module]
-    config: type
+    model: type[Any]
+    config: type[Any]
     module: ModuleType
 
 
@@ -50,7 +50,12 @@ def conversion_of(name: str) -> Conversion:
 
 def table_of(model: nnx.Module) -> Iterator[Entry]:
     """The table of a model of this package; ValueError for any other."""
-    return conversion_of(type(model).__name__).module.table(model)
+    kind = type(model)
+    conversion = CONVERSIONS.get(kind.__name__)
+    if conversion is None or not issubclass(kind, conversion.model):  # the PyTorch twins have the same names
+        known = ", ".join(CONVERSIONS)
+        raise ValueError(f"model must be one of jaxmodels' {known}; got a {kind.__module__}.{kind.__name__}")
+    return conversion.module.table(model)
 
 
 def accept_older_keys(name: str, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """PyTorch tensors and checkpoint files <-> NumPy arrays. Besides the comparison tool, the only import of torch."""
 
+import io
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,11 +11,19 @@ import torch
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Bit-exact copy of a tensor; bfloat16, which NumPy lacks, becomes ml_dtypes.bfloat16."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
-    return tensor.numpy().copy()
+    """Bit-exact copy of a tensor; bfloat16, which NumPy lacks, becomes ml_dtypes.bfloat16.
+
+    Raises:
+      ValueError: NumPy has nothing like it (sparse, quantised, without data, float8).
+    """
+    try:
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+        return tensor.numpy().copy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        kind = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
+        raise ValueError(f"a tensor ({kind}) that cannot be an array: {_first_line(error)}") from error
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
@@ -30,37 +38,48 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Reads a state_dict with `weights_only=True`: whatever else a pickle would execute is refused."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors, or is damaged, and was not executed; "
-            f"save it again as torch.save(model.state_dict(), path). PyTorch says: {_first_line(error)}"
+            f"{path} is damaged or holds more than tensors, and nothing in it was run ({_reason(error)}); "
+            "save a whole model or a training checkpoint as torch.save(model.state_dict(), path)"
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # a damaged file can raise anything: IndexError, UnicodeDecodeError, …
         raise ValueError(
             f"{path} is damaged or not a PyTorch checkpoint: {_first_line(error) or type(error).__name__}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a state_dict; it holds a {type(content).__name__}")
-    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    others = [
+        f"{key!r} ({type(value).__name__})"
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
     if others:
+        shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         raise ValueError(
-            f"{path} must hold a state_dict, that is only tensors; these entries are not: {', '.join(others)}; "
+            f"{path} must hold a state_dict, that is only named tensors; these entries are not: {shown}; "
             "if one of them is the state_dict, save that one alone"
         )
-    return {str(key): to_numpy(value) for key, value in content.items()}
+    try:
+        return {key: to_numpy(value) for key, value in content.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
     """Writes a state_dict that `torch.load(path, weights_only=True)` reads."""
-    torch.save({key: to_torch(array) for key, array in state_dict.items()}, path)
+    # By way of memory: PyTorch's own writer hides why it fails, and puts the file's name into the file.
+    content = io.BytesIO()
+    torch.save({key: to_torch(array) for key, array in state_dict.items()}, content)
+    path.write_bytes(content.getbuffer())
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """What PyTorch's unpickler stumbled over, without the advice to let it run the code."""
+    detail = str(error).rpartition("WeightsUnpickler error: ")[2]
+    return detail.strip().partition("\n")[0].partition(" Please use")[0].rstrip(".")
 
 
 def _first_line(error: BaseException) -> str:
