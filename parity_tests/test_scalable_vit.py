@@ -9,7 +9,7 @@
 | reduction that pads instead of ignoring the rest | golden S3, row `reduction_factor` |
 | extra norm on the last stage, missing one on the others | S1, S5, row `features of staged arguments` |
 | layouts of kernels | S1, `test_weights` (bit for bit) |
-| one-pass variance | row `off-centre input` in float32 |
+| one-pass variance | `test_features_far_from_zero_in_float32` |
 | empty slot 2 | `test_weights` with two blocks |
 | window None on an oblong map | S2 |
 | dropout sites | row `dropout`, `test_dropout_sites` |
@@ -156,6 +156,19 @@ def test_golden_s1_loss_and_gradients() -> None:
         for gradient in (mine[key], parameters[key].grad.numpy()):
             np.testing.assert_allclose(gradient.ravel()[:2], first, rtol=0, atol=1e-14, err_msg=key)
             np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=1e-13, err_msg=key)
+
+
+def test_features_far_from_zero_in_float32() -> None:
+    """A one-pass variance would lose its digits: 1e-4 off, against 2e-7."""
+    reference, _ = golden_pair()
+    with torch.no_grad():
+        reference.to_patches.bias.add_(1000)
+    image = wave((2, 3, 16, 16))
+    exact = reference(torch.from_numpy(image)).detach().numpy()
+    ours = twin_of(reference.float(), jm.ScalableViTConfig(**GOLDEN))
+    actual = forward(ours, image.astype(np.float32))
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, THREE_STAGES], ids=["two blocks", "three stages"])

@@ -46,7 +46,7 @@ def drop_jax(self: scalable_vit.Dropout, x: jax.Array, *, rngs: nnx.Rngs | None 
 
 
 def training_torch(call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def run(model: torch.nn.Module, x: Any) -> Any:
+    def run(model: Any, x: Any) -> Any:
         model.train()
         try:
             with mock.patch("torch.nn.functional.dropout", drop_torch):
@@ -76,10 +76,10 @@ def row(
                 return tuple(jnp.moveaxis(map, -1, 1) for map in model.features(**x, rngs=rngs))
             return model(**x, rngs=rngs)
 
-    def call_torch(model: torch.nn.Module, x: Any) -> Any:
+    def call_torch(model: Any, x: Any) -> Any:
         return model.features(**x) if features else model(**x)
 
-    def call_upstream(model: torch.nn.Module, x: Any) -> Any:
+    def call_upstream(model: Any, x: Any) -> Any:
         return published_features(model, **x) if features else model(**x)
 
     return Case(
@@ -97,7 +97,7 @@ def row(
     )
 
 
-def published_features(model: torch.nn.Module, img: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def published_features(model: Any, img: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The outputs of the package's stages, which it keeps to itself."""
     outputs: list[torch.Tensor] = []
     hooks = [stage.register_forward_hook(lambda *args: outputs.append(args[-1])) for stage, _ in model.layers]

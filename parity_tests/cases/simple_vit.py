@@ -1,6 +1,6 @@
 """Parity rows of SimpleViT: a base, then one row per option and mode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,7 +25,7 @@ DROPOUT_SEED = 3
 
 
 @contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Generator[None]:
     """The package builds its position table in PyTorch's default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -35,7 +35,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def published_tokens(model: torch.nn.Module, img: torch.Tensor) -> torch.Tensor:
+def published_tokens(model: Any, img: torch.Tensor) -> torch.Tensor:
     """What the package gives to MaMMUT as image tokens."""
     extractor = published("extractor").Extractor(model, return_embeddings_only=True, detach=False)
     tokens = extractor(img)
@@ -46,7 +46,7 @@ def published_tokens(model: torch.nn.Module, img: torch.Tensor) -> torch.Tensor:
 def dropping_patches(call: Callable[[Any, Any], Any], n: int) -> Callable[[Any, Any], Any]:
     """Runs `call` in training mode with the noise that JAX draws from DROPOUT_SEED."""
 
-    def run(model: torch.nn.Module, x: Any) -> Any:
+    def run(model: Any, x: Any) -> Any:
         noise = jax.random.normal(
             nnx.Rngs(dropout=DROPOUT_SEED).dropout(), (len(x["img"]), n), dtype=jnp.float32
         )
@@ -78,10 +78,10 @@ def row(
         model = nnx.view(model, deterministic=not drop)
         return model.tokens(**x, rngs=rngs) if tokens else model(**x, rngs=rngs)
 
-    def call_torch(model: torch.nn.Module, x: Any) -> torch.Tensor:
+    def call_torch(model: Any, x: Any) -> torch.Tensor:
         return model.tokens(**x) if tokens else model(**x)
 
-    def call_upstream(model: torch.nn.Module, x: Any) -> torch.Tensor:
+    def call_upstream(model: Any, x: Any) -> torch.Tensor:
         with default_dtype(x["img"].dtype):
             return published_tokens(model, **x) if tokens else model(**x)
 
