@@ -53,8 +53,8 @@ def compare(
 
 
 def convert(
-    source: Annotated[Path, tyro.conf.Positional],
-    destination: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")],
     /,
     *,
     model: str | None = None,

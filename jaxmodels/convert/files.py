@@ -27,6 +27,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no such weights file: {path}")
     if path.suffix != ".safetensors":
         return _torch_io().read(path)
+    path.open("rb").close()  # for the right error: safetensors calls a file that may not be read missing
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
@@ -69,11 +70,16 @@ class replacing:
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.touch(exist_ok=False)
+        self.mode = (
+            self.temporary.stat().st_mode
+        )  # that of any new file of the user; safetensors makes its own
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self.temporary.chmod(self.mode)
                 self.temporary.replace(self.path)
         finally:
             self.temporary.unlink(missing_ok=True)
@@ -89,6 +95,8 @@ def _torch_io():
     try:
         from jaxmodels.convert import torch_io
     except ModuleNotFoundError as error:
+        if error.name != "torch":  # something that PyTorch itself misses
+            raise
         raise ModuleNotFoundError(
             "PyTorch is needed for .pt, .pth and .bin files: pip install 'jaxmodels[torch]', "
             "or use .safetensors"

@@ -41,6 +41,7 @@ def infer_config(state_dict: Mapping[str, np.ndarray], given: Mapping[str, Any])
     patch_size = math.isqrt(state_dict["image_to_tokens.1.weight"].shape[1] // 3)
     side = math.isqrt(state_dict["pos_emb.weight"].shape[0])
     found = {"dim": dim, "levels": levels, "image_size": side * patch_size, "patch_size": patch_size}
+    found["local_consensus_radius"] = 0
     if "attention.non_local_mask" in state_dict:
         grid = np.indices((side, side)).reshape(2, -1)
         square = np.square(grid[:, :, None] - grid[:, None, :]).sum(axis=0)

@@ -177,8 +177,8 @@ def recognise(keys: Mapping[str, Any]) -> str:
             return name
     shown = f"the first are {', '.join(sorted(present)[:5])}" if present else "there are none"
     raise ValueError(
-        f"the keys are those of no published model; name it, as model={' | '.join(CONVERSIONS)}, "
-        f"if they are incomplete or those of a bare HourglassTransformer ({shown})"
+        f"the keys are those of no published model ({shown}); if they are incomplete, or those of a bare "
+        f"HourglassTransformer, pass the class as model, one of {', '.join(CONVERSIONS)}"
     )
 
 
