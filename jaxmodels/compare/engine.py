@@ -1,9 +1,11 @@
 """The comparison itself: outputs, every layer, every gradient, and the weights after optimiser steps.
 
-Nothing is judged by a tolerance that somebody chose. PyTorch runs twice, in float32 and in float64, on the
-same weights and inputs: how far it is from itself is the noise of float32 arithmetic for this model, and
-JAX may be `FACTOR` times as far from PyTorch. For float64 the same noise is scaled by the ratio of the two
-machine epsilons.
+Nothing is judged by a tolerance that somebody chose. PyTorch runs in float32 and in float64 on the same
+weights and inputs: how far it is from itself is the noise of float32 arithmetic for this model, and JAX may
+be `FACTOR` times as far from PyTorch. One algorithm can be exact where another, equally good, is not – the
+mean of equal numbers, say – so PyTorch runs a third time, in float32 with every weight and input moved by one
+unit in the last place, and the larger distance counts. For float64 the same noise is scaled by the ratio of
+the two machine epsilons.
 """
 
 import copy
@@ -23,18 +25,19 @@ from flax import nnx
 
 from jaxmodels.compare.layers import (
     Difference,
+    Event,
     differences,
+    distance,
     flax_events,
     parent_of,
     relative_error,
-    same_layout_differences,
     torch_events,
 )
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.precision import Evidence, full_precision
-from jaxmodels.compare.routing import Choice, Routing, agreement, choices, same
+from jaxmodels.compare.routing import Routing, agreement, choices, same
 from jaxmodels.convert.core import export, fit, variable_at
-from jaxmodels.convert.torch_io import to_numpy
+from jaxmodels.convert.torch_io import to_numpy, to_torch
 
 
 # Two float32 computations differ from a third by amounts of the same order, not by the same amount.
@@ -43,7 +46,7 @@ FACTOR = 8
 LEAST_NOISE = 2
 # A gradient below this share of the model's largest is measured against the latter.
 SMALL_GRADIENT = 1e-6
-ADAMW = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
 DType = Literal["float32", "float64"]
 Progress = Callable[[str], None]
@@ -139,7 +142,7 @@ def compare(
         raise ValueError(f"dtype must be 'float32' or 'float64'; got dtype={dtype!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps must be an integer ≥ 0; got steps={steps!r}")
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "dtype='float64' needs jax.config.update('jax_enable_x64', True) before the first array is made"
         )
@@ -148,42 +151,39 @@ def compare(
 
 
 class _Comparison:
-    """One comparison; `narrow` and `wide` are PyTorch in float32 and float64, `theirs` is one of the two."""
+    """One comparison. PyTorch's sides are float32 (`narrow`), float64 (`wide`) and nudged; `theirs` is the compared one."""
 
     def __init__(self, pair: Pair, dtype: DType, progress: Progress) -> None:
         progress("weights")
         self.pair, self.dtype, self.progress = pair, dtype, progress
         source = copy.deepcopy(pair.theirs).eval()
         theirs = source.to(getattr(torch, dtype))
-        self.narrow = theirs if dtype == "float32" else copy.deepcopy(theirs).float()
-        self.wide = theirs if dtype == "float64" else copy.deepcopy(theirs).double()
-        self.theirs = theirs
-        self.shrink = (
-            1.0 if dtype == "float32" else float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
-        )
+        inputs = _cast(pair.inputs, dtype)
+        self.narrow = _Side(copy.deepcopy(theirs).float(), _cast(inputs, "float32"))
+        self.wide = _Side(copy.deepcopy(theirs).double(), _cast(inputs, "float64"))
+        self.nudged = self.narrow.nudged(np.random.default_rng(0))
+        self.theirs = self.narrow if dtype == "float32" else self.wide
+        self.shrink = float(np.finfo(np.dtype(dtype)).eps / np.finfo(np.float32).eps)
         self.least = LEAST_NOISE * float(np.finfo(dtype).eps)
         arrays = {key: to_numpy(tensor) for key, tensor in theirs.state_dict().items()}
         for path, value in fit(pair.ours, pair.table, arrays).items():
             variable_at(pair.ours, path).set_value(jnp.asarray(value))
-        self.inputs = _cast(pair.inputs, dtype)
+        self.inputs = self.theirs.inputs
         self.parameters = sum(array.numel() for array in theirs.parameters())
         self.notes: list[str] = []
         self.routing: Routing | None = None
-        self.agreed: list[np.ndarray | None] | None = None  # routing indices that all runs are given
-        if pair.routing_theirs:
-            self._compare_routing()
+        self.chosen: list[np.ndarray | None] | None = None  # indices that PyTorch's routers chose
+        self.repeat_choice = False  # whether all runs are given these
+        if pair.routing_ours and pair.routing_theirs:
+            self._compare_routing(pair.routing_ours, pair.routing_theirs)
 
     def run(self, steps: int, learning_rate: float, backward: bool, evidence: Evidence) -> Result:
         self.progress("outputs")
         with torch.no_grad():
-            narrow_out, narrow_events = self._torch_run(self.narrow, "float32")
-            wide_out, wide_events = self._torch_run(self.wide, "float64")
-        their_out, events = (
-            (narrow_out, narrow_events) if self.dtype == "float32" else (wide_out, wide_events)
-        )
-        outputs = self._outputs(their_out, narrow_out, wide_out)
+            runs = {side: self._torch_run(side) for side in self.sides}
+        outputs = self._outputs({side: out for side, (out, _) in runs.items()})
         self.progress("layers")
-        layers = self._layers(events, narrow_events, wide_events)
+        layers = self._layers({side: events for side, (_, events) in runs.items()})
         gradients, weights, losses = [], [], []
         if backward:
             self.progress("gradients")
@@ -203,51 +203,55 @@ class _Comparison:
             notes=self.notes,
         )
 
-    def _compare_routing(self) -> None:
+    def _compare_routing(self, routing_ours: Callable, routing_theirs: Callable) -> None:
         """Compares the routers' choices; where any two runs differ, all of them repeat PyTorch's."""
         self.progress("routing")
         pair = self.pair
-        ours = choices(pair.routers, pair.routing_ours(pair.ours, self._our_inputs()))
-        runs: list[list[Choice]] = []
-        shapes = []
-        for model, dtype in self._torch_models():
-            routed = pair.routing_theirs(model, _tensors(_cast(self.inputs, dtype)))
-            runs.append(choices(pair.routers, routed))
-            shapes.append([r.indices for r in routed])
-        narrow, wide = runs
-        theirs, indices = (narrow, shapes[0]) if self.dtype == "float32" else (wide, shapes[1])
+        ours = choices(pair.routers, routing_ours(pair.ours, self._our_inputs()))
+        with torch.no_grad():
+            routed = {
+                side: routing_theirs(side.model, _tensors(side.inputs)) for side in (self.narrow, self.wide)
+            }
+        narrow, wide = (choices(pair.routers, routed[side]) for side in (self.narrow, self.wide))
+        theirs = narrow if self.theirs is self.narrow else wide
+        self.chosen = [None if r.indices is None else to_numpy(r.indices) for r in routed[self.theirs]]
         self.routing = agreement(
             ours, theirs, narrow=narrow, wide=wide, least=self.least, factor=FACTOR, shrink=self.shrink
         )
         if self.routing.differing or not same(narrow, wide):
-            self.agreed = [None if i is None else to_numpy(i) for i in indices]
+            self.repeat_choice = True
             self.notes.append(
                 f"routing: {self.routing.differing} sets differ between JAX and PyTorch; "
                 "layers and gradients are compared with PyTorch's choice on both sides"
             )
 
-    def _theirs(self, function: Callable) -> Callable:
-        """`function` with the agreed routing, as tensors."""
-        if self.agreed is None:
+    def _theirs(self, side: "_Side", function: Callable) -> Callable:
+        """`function` with the choice to repeat. The nudged side always repeats it: a flipped choice is no noise."""
+        if self.chosen is None or not (self.repeat_choice or side is self.nudged):
             return function
-        routing = [None if i is None else torch.from_numpy(i) for i in self.agreed]
-        return partial(function, routing=routing)
+        return partial(function, routing=[None if i is None else torch.from_numpy(i) for i in self.chosen])
 
     def _mine(self, function: Callable) -> Callable:
-        """`function` with the agreed routing, as JAX arrays."""
-        if self.agreed is None:
+        """`function` with the choice to repeat, as JAX arrays."""
+        if self.chosen is None or not self.repeat_choice:
             return function
-        return partial(function, routing=[None if i is None else jnp.asarray(i) for i in self.agreed])
+        return partial(function, routing=[None if i is None else jnp.asarray(i) for i in self.chosen])
 
-    def _torch_run(self, model: torch.nn.Module, dtype: str) -> tuple[list[np.ndarray], list]:
-        inputs = _tensors(_cast(self.inputs, dtype))
-        out, events = torch_events(model, lambda: self._theirs(self.pair.call_theirs)(model, inputs))
+    def _torch_run(self, side: "_Side") -> tuple[list[np.ndarray], list[Event]]:
+        call, inputs = self._theirs(side, self.pair.call_theirs), _tensors(side.inputs)
+        out, events = torch_events(side.model, lambda: call(side.model, inputs))
         return [to_numpy(o) for o in _as_tuple(out)], events
+
+    def _noise(self, of: Mapping["_Side", Any], error: Callable[[Any, Any], float]) -> float:
+        """The larger of PyTorch's two distances from itself, for the compared type."""
+        distances = (error(of[self.narrow], of[self.wide]), error(of[self.nudged], of[self.narrow]))
+        return max((d * self.shrink for d in distances if np.isfinite(d)), default=0.0)
 
     def _our_inputs(self) -> dict[str, jax.Array]:
         return {k: jnp.asarray(v) for k, v in self.pair.to_ours(self.inputs).items()}
 
-    def _outputs(self, theirs: list, narrow: list, wide: list) -> list[Check]:
+    def _outputs(self, runs: Mapping["_Side", list[np.ndarray]]) -> list[Check]:
+        theirs = runs[self.theirs]
         ours = jax.jit(self._mine(self.pair.call_ours))(self.pair.ours, self._our_inputs())
         ours = [np.asarray(o) for o in _as_tuple(ours)]
         if len(ours) != len(theirs):
@@ -257,19 +261,19 @@ class _Comparison:
         checks = []
         for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             other = rearrange(other, self.pair.output_axes)
-            noise = relative_error(narrow[i], wide[i]) * self.shrink
+            noise = self._noise({side: out[i] for side, out in runs.items()}, relative_error)
             checks.append(self._check(f"output {i}", relative_error(mine, other), noise))
         return checks
 
-    def _layers(self, events: list, narrow: list, wide: list) -> list[LayerCheck]:
-        inputs = self._our_inputs()
-        ours = flax_events(self.pair.ours, lambda model: self._mine(self.pair.call_ours)(model, inputs))
-        noise_of = same_layout_differences(narrow, wide)
+    def _layers(self, runs: Mapping["_Side", list[Event]]) -> list[LayerCheck]:
+        call, inputs = self._mine(self.pair.call_ours), self._our_inputs()
+        ours = flax_events(self.pair.ours, lambda model: call(model, inputs))
+        by_key = {side: {event.key: event for event in events} for side, events in runs.items()}
         checks: list[LayerCheck] = []
         seen: list[float] = []
-        for found in differences(events, ours, self.pair.twins):
-            measured = noise_of.get((found.path, found.call, found.kind), 0.0)
-            seen.append(measured * self.shrink if np.isfinite(measured) else 0.0)
+        for found in differences(runs[self.theirs], ours, self.pair.twins):
+            events = {side: known.get((found.path, found.call, found.kind)) for side, known in by_key.items()}
+            seen.append(self._noise(events, distance) if all(events.values()) else 0.0)
             # A single layer may be lucky: none is held to less than half of what came before shows.
             check = self._check(found.path, found.error, max(seen[-1], median(seen)))
             checks.append(LayerCheck(**vars(check), call=found.call, kind=found.kind))
@@ -278,27 +282,26 @@ class _Comparison:
     def _training(self, steps: int, learning_rate: float):
         """(gradient checks, weight checks, losses): the first step's gradient is the one that is compared."""
         ours = self._train_ours(steps, learning_rate)
-        runs = {id(m): self._train_torch(m, d, steps, learning_rate) for m, d in self._torch_models()}
-        narrow, wide, theirs = (runs[id(m)] for m in (self.narrow, self.wide, self.theirs))
-        gradients = self._tensor_checks(ours.gradients, theirs.gradients, narrow.gradients, wide.gradients)
+        runs = {side: self._train_torch(side, steps, learning_rate) for side in self.sides}
+        gradients = self._tensor_checks(ours.gradients, {side: run.gradients for side, run in runs.items()})
         weights = []
         if steps:
-            weights = self._tensor_checks(ours.weights, theirs.weights, narrow.weights, wide.weights)
+            weights = self._tensor_checks(ours.weights, {side: run.weights for side, run in runs.items()})
             # AdamW divides by the gradient's size: elements that are only noise move by a whole step.
             # How many there are is luck, so the weights share the model's largest noise.
             noise = max(check.noise for check in weights)
             weights = [self._check(check.name, check.error, noise) for check in weights]
-        return gradients, weights, list(zip(ours.losses, theirs.losses, strict=True))
+        return gradients, weights, list(zip(ours.losses, runs[self.theirs].losses, strict=True))
 
-    def _torch_models(self) -> list[tuple[torch.nn.Module, str]]:
-        return [(self.narrow, "float32"), (self.wide, "float64")]
+    @property
+    def sides(self) -> tuple["_Side", ...]:
+        return self.narrow, self.wide, self.nudged
 
-    def _train_torch(self, model: torch.nn.Module, dtype: str, steps: int, learning_rate: float) -> "_Run":
-        model = copy.deepcopy(model)
-        inputs = _tensors(_cast(self.inputs, dtype))
-        call = self._theirs(self.pair.call_theirs)
+    def _train_torch(self, side: "_Side", steps: int, learning_rate: float) -> "_Run":
+        model, inputs = copy.deepcopy(side.model), _tensors(side.inputs)
+        call = self._theirs(side, self.pair.call_theirs)
         loss_of = (
-            self._theirs(self.pair.loss_theirs)
+            self._theirs(side, self.pair.loss_theirs)
             if self.pair.loss_theirs
             else lambda model, x: _mean_square(_as_tuple(call(model, x)))
         )
@@ -314,12 +317,14 @@ class _Comparison:
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(model, inputs)
             loss.backward()
-            for parameter in model.parameters():
+            gradients = {}
+            for key, parameter in model.named_parameters():
                 if parameter.grad is None:  # takes no part: a zero gradient, as in JAX
                     parameter.grad = torch.zeros_like(parameter)
+                gradients[key] = to_numpy(parameter.grad)
             run.losses.append(loss.item())
             if step == 0:
-                run.gradients = {k: to_numpy(p.grad) for k, p in model.named_parameters()}
+                run.gradients = gradients
             if steps:
                 optimizer.step()
         run.weights = {k: to_numpy(p) for k, p in model.named_parameters()}
@@ -357,8 +362,11 @@ class _Comparison:
         run.weights = export(nnx.merge(graphdef, params, rest), self.pair.table)
         return run
 
-    def _tensor_checks(self, ours: Mapping, theirs: Mapping, narrow: Mapping, wide: Mapping) -> list[Check]:
+    def _tensor_checks(
+        self, ours: Mapping[str, np.ndarray], runs: Mapping["_Side", Mapping[str, np.ndarray]]
+    ) -> list[Check]:
         """One check per PyTorch parameter, worst first."""
+        theirs, wide = runs[self.theirs], runs[self.wide]
         names = [entry.theirs for entry in parameters_of(self.pair.table) if entry.theirs in theirs]
         largest = max((float(np.abs(wide[k]).max()) for k in names if wide[k].size), default=0.0)
 
@@ -371,7 +379,7 @@ class _Comparison:
             scale = max(float(np.abs(b).max()), SMALL_GRADIENT * largest)
             return difference / scale if difference else 0.0
 
-        noises = {k: error(narrow[k], wide[k]) * self.shrink for k in names}
+        noises = {k: self._noise({side: run[k] for side, run in runs.items()}, error) for k in names}
         typical = median(noises.values()) if noises else 0.0
         checks = [self._check(k, error(ours[k], theirs[k]), max(noises[k], typical)) for k in names]
         return sorted(checks, key=lambda check: check.error / check.tolerance, reverse=True)
@@ -383,14 +391,16 @@ class _Comparison:
     def _divergence(
         self, outputs: list[Check], layers: list[LayerCheck], gradients: list[Check], weights: list[Check]
     ) -> Divergence | None:
+        first = next((i for i, check in enumerate(layers) if not check.ok), len(layers))
         fault = self.routing.first_fault if self.routing else None
-        if fault:
-            margin = f"{fault.lost_margin:.1e}"
-            detail = f"{fault.differing} of {fault.choices} choices differ, by margins up to {margin}"
-            return Divergence(fault.name, detail, fault.lost_margin)
-        for index, check in enumerate(layers):
-            if not check.ok:
-                return self._first_layer(layers[:index], check)
+        if fault:  # an earlier layer that differs explains a later choice that does
+            places = [i for i, c in enumerate(layers) if c.name == fault.name and c.kind == "output"]
+            if not places or places[0] <= first:
+                margin = f"{fault.lost_margin:.1e}"
+                detail = f"{fault.differing} of {fault.choices} choices differ, by margins up to {margin}"
+                return Divergence(fault.name, detail, fault.lost_margin)
+        if first < len(layers):
+            return self._first_layer(layers[:first], layers[first])
         for check in outputs:
             if not check.ok:
                 return Divergence("(model)", f"{check.name} differs although every layer agrees", check.error)
@@ -418,6 +428,29 @@ class _Comparison:
         last = next((c.name for c in reversed(before) if c.kind == "output"), None)
         since = f" after {last}" if last else ""
         return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A PyTorch model in one precision, and the inputs in the same."""
+
+    model: torch.nn.Module
+    inputs: dict[str, np.ndarray]
+
+    def nudged(self, rng: np.random.Generator) -> "_Side":
+        """A copy whose weights and floating-point inputs are moved by one unit in the last place, up or down."""
+
+        def nudge(array: np.ndarray) -> np.ndarray:
+            if not np.issubdtype(array.dtype, np.floating):
+                return array
+            towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+            return np.nextafter(array, towards)
+
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(to_torch(nudge(to_numpy(parameter))))
+        return _Side(model, {key: nudge(value) for key, value in self.inputs.items()})
 
 
 @dataclass

@@ -7,7 +7,7 @@ module that returns it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from jaxmodels.convert.table import Twin
 from jaxmodels.convert.torch_io import to_numpy
 
 
+Kind = Literal["input", "output"]
 Key = tuple[str, int, str]  # path, call, kind
 
 
@@ -36,7 +37,7 @@ class Event(NamedTuple):
 
     path: str
     call: int
-    kind: Literal["input", "output"]
+    kind: Kind
     arrays: tuple[np.ndarray, ...]
 
     @property
@@ -49,12 +50,12 @@ class Difference(NamedTuple):
 
     path: str
     call: int
-    kind: Literal["input", "output"]
+    kind: Kind
     error: float
 
 
-class ModuleInput(nnx.Intermediate):
-    """The arrays with which a module was called."""
+class ModuleInput(nnx.Variable):
+    """The arrays with which a module was called. No Intermediate: `nnx.capture` would sort it among the outputs."""
 
 
 def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, list[Event]]:
@@ -93,9 +94,11 @@ def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> dict[Ke
     """Runs `call(model)` eagerly – scans as Python loops – and returns its events by key."""
     with _sowing_inputs(model), jax.disable_jit():
         captured = nnx.capture(call, nnx.Intermediate, ModuleInput, method_outputs=nnx.Intermediate)
-        _, outputs, inputs = captured(model)
-    events = {}
-    for kind, state, name in (("input", inputs, "inputs"), ("output", outputs, "__call__")):
+        _, *states = captured(model)
+    outputs, inputs = states
+    events: dict[Key, Event] = {}
+    kinds: tuple[tuple[Kind, Any, str], ...] = (("input", inputs, "inputs"), ("output", outputs, "__call__"))
+    for kind, state, name in kinds:
         for path, module in _modules_of(nnx.to_pure_dict(state)):
             for call_index, value in enumerate(module.get(name, ())):
                 event = Event(path, call_index, kind, _arrays(value))
@@ -118,14 +121,9 @@ def differences(
     return found
 
 
-def same_layout_differences(events: Sequence[Event], other: Sequence[Event]) -> dict[Key, float]:
-    """The error of every event between two runs of one PyTorch model."""
-    mates = {event.key: event for event in other}
-    return {
-        event.key: _event_error(event, mates[event.key], "... -> ...")
-        for event in events
-        if event.key in mates
-    }
+def distance(event: Event, other: Event) -> float:
+    """The error of one event between two runs of one model."""
+    return _event_error(event, other, "... -> ...")
 
 
 def parent_of(difference: Difference, twins: Iterable[Twin]) -> str:
@@ -212,19 +210,19 @@ def _modules_of(state: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str,
 
 
 @contextmanager
-def _sowing_inputs(model: nnx.Module) -> Iterator[None]:
+def _sowing_inputs(model: nnx.Module) -> Generator[None]:
     """Lets every module record its inputs; `nnx.capture` alone records outputs."""
     originals = {}
     for _, module in nnx.iter_modules(model):
         kind = type(module)
         if "__call__" in vars(kind) and kind not in originals:
             originals[kind] = vars(kind)["__call__"]
-            kind.__call__ = _with_sown_inputs(originals[kind])
+            setattr(kind, "__call__", _with_sown_inputs(originals[kind]))  # noqa: B010 - read-only to type checkers
     try:
         yield
     finally:
         for kind, original in originals.items():
-            kind.__call__ = original
+            setattr(kind, "__call__", original)  # noqa: B010
 
 
 def _with_sown_inputs(method: Callable) -> Callable:

@@ -4,7 +4,7 @@ On a GPU both frameworks may compute float32 products in TF32, with a thousandth
 then measures the hardware, not the port.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
 
 
 @contextmanager
-def full_precision() -> Iterator[Evidence]:
+def full_precision() -> Generator[Evidence]:
     """Highest matmul precision on both sides while the block runs; yields the evidence.
 
     Raises:

@@ -18,12 +18,12 @@ class Choice(NamedTuple):
     Attributes:
       name: PyTorch path of the router.
       indices: chosen positions (rows, k); None where all tokens are taken.
-      margin: by how much the last chosen token beats the first that was not, per row; None as `indices`.
+      margin: by how much the last chosen token beats the first that was not, per row; empty where all are.
     """
 
     name: str
     indices: np.ndarray | None
-    margin: np.ndarray | None
+    margin: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def choices(names: Sequence[str], routed: Sequence[Any]) -> list[Choice]:
     found = []
     for name, router in zip(names, routed, strict=True):
         if router.indices is None:
-            found.append(Choice(name, None, None))
+            found.append(Choice(name, None, np.zeros(0)))
         else:
             indices = np.asarray(router.indices)
             found.append(

@@ -151,17 +151,18 @@ def reference_of(model: nnx.Module) -> torch.nn.Module:
     """A fresh PyTorch model of the same configuration."""
     match model:
         case MaMMUT():
-            encoder = model.img_encoder
+            encoder: Any = model.img_encoder
             wrapped = None
             if isinstance(encoder, SimpleViT):
-                wrapped = TokenExtractor(reference_of(encoder))
+                wrapped = TokenExtractor(torch_reference.SimpleViT(**asdict(encoder.config)))
             elif encoder is not None:
                 raise ValueError(
                     f"img_encoder must be a SimpleViT or None to be compared; got a {type(encoder).__name__}"
                 )
             return torch_reference.MaMMUT(img_encoder=wrapped, **asdict(model.config))
         case _:
-            return getattr(torch_reference, type(model).__name__)(**asdict(model.config))
+            config: Any = getattr(model, "config")  # noqa: B009 - each of the five has one
+            return getattr(torch_reference, type(model).__name__)(**asdict(config))
 
 
 def _skeleton(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
@@ -281,8 +282,9 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     text = encode([captions[i] for i in _picks(batch)], 64).astype(np.int64)
     text = text[:, : int((text != 0).sum(axis=1).max())]
     text = np.where(text == 0, config.pad_id, text % config.num_tokens)
-    if model.img_encoder is not None:
-        size, channels = model.img_encoder.config.image_size, model.img_encoder.config.channels
+    encoder: Any = model.img_encoder
+    if encoder is not None:
+        size, channels = encoder.config.image_size, encoder.config.channels
         inputs: dict[str, np.ndarray] = {"text": text, "images": pictures(batch, size, channels=channels)}
     else:
         rows = pictures(batch, 16, channels=3).reshape(batch, 16, -1)  # 16 tokens per picture

@@ -21,9 +21,11 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from jaxmodels.nn import (
     LayerNorm,
     Linear,
+    at_least_float32,
     attend,
     gelu,
     l2_normalize,
+    promote,
     require_divisible,
     require_height_width,
     require_images,
@@ -86,6 +88,8 @@ class ConditionalRoutedViTConfig:
         for name in ("image_size", "patch_size"):  # so that the config can be hashed
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.router_kwargs, Mapping):
+            raise ValueError(f"router_kwargs must be a mapping; got router_kwargs={self.router_kwargs!r}")
         object.__setattr__(self, "router_kwargs", FrozenDict(self.router_kwargs))
         for name in (
             "num_classes",
@@ -160,8 +164,8 @@ class RMSNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        x, gamma = nnx.nn.dtypes.promote_dtype((x, self.gamma[...]), dtype=self.dtype)
-        wide = l2_normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        x, gamma = promote(x, self.gamma[...], dtype=self.dtype)
+        wide = l2_normalize(at_least_float32(x))
         return (wide * x.shape[-1] ** 0.5).astype(x.dtype) * gamma
 
 

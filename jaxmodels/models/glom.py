@@ -19,8 +19,10 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from jaxmodels.nn import (
     Embed,
     Linear,
+    at_least_float32,
     gelu,
     l2_normalize,
+    promote,
     require_divisible,
     require_images,
     require_integer,
@@ -78,7 +80,7 @@ class GroupedLinear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "g b n i"]) -> Float[Array, "g b n o"]:
-        x, kernel, bias = nnx.nn.dtypes.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
         return jnp.einsum("gbni,gio->gbno", x, kernel) + bias[:, None, None]
 
 
@@ -106,7 +108,7 @@ class ConsensusAttention(nnx.Module):
     def __call__(self, levels: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
         _, _, n, d = levels.shape
         logits = jnp.einsum("lbid,lbjd->lbij", levels, l2_normalize(levels))
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) * d**-0.5
+        logits = at_least_float32(logits) * d**-0.5
         if not self.attend_self:
             logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
         if self.local_consensus_radius > 0:
@@ -143,7 +145,7 @@ class Glom(nnx.Module):
     ) -> None:
         self.config = config
         side = config.image_size // config.patch_size
-        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.image_to_tokens = Linear(3 * config.patch_size**2, config.dim, **layer)
         self.pos_emb = Embed(side**2, config.dim, **layer)
         self.init_levels = nnx.Param(

@@ -22,6 +22,7 @@ from jaxmodels.nn import (
     Linear,
     attend,
     gelu,
+    promote,
     require_images,
     require_integer,
     uniform_fan_in,
@@ -175,7 +176,7 @@ class PatchLinear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b x y c"]) -> Float[Array, "b z w d"]:
-        x, kernel = nnx.nn.dtypes.promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        x, kernel = promote(x, self.kernel[...], dtype=self.dtype)
         r = kernel.shape[0]
         x = x[:, : x.shape[1] // r * r, : x.shape[2] // r * r]
         patches = rearrange(x, "b (x r1) (y r2) c -> b x y (r1 r2 c)", r1=r, r2=r)
@@ -193,7 +194,7 @@ class PEG(nnx.Module):
 
     def __call__(self, x: Float[Array, "b x y c"]) -> Float[Array, "b x y c"]:
         # Nine shifted products: XLA fuses them, while its grouped convolution is far slower on a CPU.
-        x, kernel, bias = nnx.nn.dtypes.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
         _, height, width, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         out = bias

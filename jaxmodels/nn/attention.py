@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxmodels.nn.dtypes import at_least_float32
+
 
 def causal_mask(n: int) -> Bool[Array, "1 1 {n} {n}"]:
     """True where the key does not come after the query."""
@@ -30,7 +32,7 @@ def attend(
         logits = jnp.einsum("bhik,bjk->bhij", q, k[:, 0])
     else:
         logits = jnp.einsum("bhik,bhjk->bhij", q, k)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) * q.shape[-1] ** -0.5
+    logits = at_least_float32(logits) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)

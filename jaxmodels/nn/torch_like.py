@@ -45,8 +45,8 @@ class Linear(nnx.Linear):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        return super().__call__(x)
+    def __call__(self, inputs: Float[Array, "*b i"], out_sharding=None) -> Float[Array, "*b o"]:
+        return super().__call__(inputs, out_sharding)
 
 
 class Conv(nnx.Conv):
@@ -85,8 +85,10 @@ class Conv(nnx.Conv):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "b height width i"]) -> Float[Array, "b h w o"]:
-        return super().__call__(x)
+    def __call__(
+        self, inputs: Float[Array, "b height width i"], out_sharding=None
+    ) -> Float[Array, "b h w o"]:
+        return super().__call__(inputs, out_sharding)
 
 
 class Embed(nnx.Module):
@@ -147,5 +149,5 @@ class LayerNorm(nnx.LayerNorm):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return super().__call__(x)
+    def __call__(self, x: Float[Array, "*b d"], *, mask: Array | None = None) -> Float[Array, "*b d"]:
+        return super().__call__(x, mask=mask)
