@@ -170,7 +170,10 @@ class Residual(nn.Module):
 
 
 class Layer(nn.ModuleList):
-    """A text block and, in some layers, cross-attention to the image. (ModuleList: upstream names 0 and 1.)"""
+    """A text block and, in some layers, cross-attention to the image.
+
+    (ModuleList: upstream names them 0 and 1.)
+    """
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool) -> None:
         sizes = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
@@ -232,6 +235,7 @@ class MaMMUT(nn.Module):
         for name, value in (("depth", depth), ("num_img_queries", num_img_queries)):
             require_integer(name, value, minimum=0)
         require_integer("dim_head", dim_head, minimum=2)
+        require_integer("pad_id", pad_id, minimum=torch.iinfo(torch.int32).min)
         require_divisible("dim_head", dim_head, "the two halves of a rotary pair", 2)
         image_dim = dim if image_dim is None else require_integer("image_dim", image_dim, minimum=1)
         dim_latents = dim if dim_latents is None else require_integer("dim_latents", dim_latents, minimum=1)
@@ -364,23 +368,34 @@ class MaMMUT(nn.Module):
 
     def _check(self, text: Tensor, images: Tensor | None, image_tokens: Tensor | None) -> None:
         require_token_ids("text", text)
-        name, given = require_one_of(images, image_tokens)
+        name, given = self._given(images, image_tokens)
         if given.shape[0] != text.shape[0]:
             raise ValueError(
                 f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
             )
 
+    def _given(self, images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
+        """Name and value of the one of the two that is given."""
+        if (images is None) == (image_tokens is None):
+            number = "neither" if images is None else "both"
+            raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
+        if image_tokens is not None:
+            require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
+            return "image_tokens", image_tokens
+        if self.img_encoder is None:
+            raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+        return "images", images
+
     def _encode(self, images: Tensor | None, image_tokens: Tensor | None) -> Float[Tensor, "b m c"]:
-        require_one_of(images, image_tokens)
-        if images is not None:
-            if self.img_encoder is None:
-                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
-            image_tokens = self.img_encoder(images)
-            if not isinstance(image_tokens, Tensor):
-                raise TypeError(
-                    "img_encoder must return one tensor of tokens; "
-                    f"got a {type(image_tokens).__name__} (Extractor needs return_embeddings_only=True)"
-                )
+        name, given = self._given(images, image_tokens)
+        if name == "image_tokens":
+            return given
+        image_tokens = self.img_encoder(given)
+        if not isinstance(image_tokens, Tensor):
+            raise TypeError(
+                "img_encoder must return one tensor of tokens; "
+                f"got a {type(image_tokens).__name__} (Extractor needs return_embeddings_only=True)"
+            )
         require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
         return image_tokens
 
@@ -406,16 +421,6 @@ def require_token_ids(name: str, tokens: Tensor) -> None:
         raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
 
 
-def require_one_of(images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
-    """Name and value of the one that is given; ValueError unless exactly one is."""
-    if images is not None and image_tokens is None:
-        return "images", images
-    if image_tokens is not None and images is None:
-        return "image_tokens", image_tokens
-    number = "neither" if images is None else "both"
-    raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
-
-
 def caption_loss(
     logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"], *, pad_id: int
 ) -> Float[Tensor, ""]:
@@ -437,27 +442,25 @@ def contrastive_loss(
 
 
 class AllGather(torch.autograd.Function):
-    """The batches of all ranks in rank order; they may differ in size.
+    """The batches of all ranks in rank order, which may differ in size.
 
-    The gradient is the adjoint of that: summed over ranks, then the own slice. (Upstream takes the slice of
-    the own rank's gradient alone, which after averaging over W ranks is 1/W of the true one.)
+    Every rank computes the same loss from the result. So its own slice of the gradient, times the number of
+    ranks, is the sum over ranks that the average over ranks divides again. (Upstream leaves out the factor:
+    what it trains has 1/ranks of the true gradient before the latents, and the true one at the temperature.)
     """
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "b ..."]) -> Float[Tensor, "total ..."]:
-        world_size = distributed.get_world_size()
         size = torch.tensor(len(x), device=x.device)
-        sizes = [torch.empty_like(size) for _ in range(world_size)]
+        sizes = [torch.empty_like(size) for _ in range(distributed.get_world_size())]
         distributed.all_gather(sizes, size)
         ctx.sizes = [int(size) for size in sizes]
-        padded = x.new_zeros(max(ctx.sizes), *x.shape[1:])
+        padded = x.new_zeros(max(ctx.sizes), *x.shape[1:])  # all_gather wants equal shapes
         padded[: len(x)] = x
-        batches = [torch.empty_like(padded) for _ in range(world_size)]
+        batches = [torch.empty_like(padded) for _ in ctx.sizes]
         distributed.all_gather(batches, padded)
         return torch.cat([batch[:size] for batch, size in zip(batches, ctx.sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "total ..."]) -> Float[Tensor, "b ..."]:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(gradient)
-        return gradient.split(ctx.sizes)[distributed.get_rank()]
+        return len(ctx.sizes) * gradient.split(ctx.sizes)[distributed.get_rank()]

@@ -70,6 +70,11 @@ class MaMMUTConfig:
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise ValueError(f"{name} must be a number; got {name}={weight!r}")
         if self.cross_attend_layers is not None:
+            if not isinstance(self.cross_attend_layers, Sequence):
+                raise ValueError(
+                    "cross_attend_layers must be a tuple of layers or None; "
+                    f"got cross_attend_layers={self.cross_attend_layers!r}"
+                )
             object.__setattr__(self, "cross_attend_layers", tuple(self.cross_attend_layers))
         cross_attended_layers(self.depth, self.cross_attend_every, self.cross_attend_layers)
 
@@ -392,29 +397,43 @@ class MaMMUT(nnx.Module):
 
     def _check(self, text: Array, images: Array | None, image_tokens: Array | None) -> None:
         require_tokens("text", text)
-        name, given = require_one_of(images, image_tokens)
+        name, given = self._given(images, image_tokens)
         if given.shape[0] != text.shape[0]:
             raise ValueError(
                 f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
             )
 
+    def _given(self, images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
+        """Name and value of the one of the two that is given."""
+        if (images is None) == (image_tokens is None):
+            number = "neither" if images is None else "both"
+            raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
+        if image_tokens is not None:
+            self._check_image_tokens(image_tokens)
+            return "image_tokens", image_tokens
+        if self.img_encoder is None:
+            raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+        return "images", images
+
     def _encode(
         self, images: Array | None, image_tokens: Array | None, rngs: nnx.Rngs | None
     ) -> Float[Array, "b m c"]:
-        require_one_of(images, image_tokens)
-        if images is not None:
-            if self.img_encoder is None:
-                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
-            encode = getattr(self.img_encoder, "tokens", self.img_encoder)
-            image_tokens = encode(images) if rngs is None else encode(images, rngs=rngs)
-            if not isinstance(image_tokens, jax.Array):
-                raise TypeError(
-                    f"img_encoder must return one array of tokens; got a {type(image_tokens).__name__}"
-                )
+        name, given = self._given(images, image_tokens)
+        if name == "image_tokens":
+            return given
+        encode = getattr(self.img_encoder, "tokens", self.img_encoder)
+        image_tokens = encode(given) if rngs is None else encode(given, rngs=rngs)
+        if not isinstance(image_tokens, jax.Array):
+            raise TypeError(
+                f"img_encoder must return one array of tokens; got a {type(image_tokens).__name__}"
+            )
+        self._check_image_tokens(image_tokens)
+        return image_tokens
+
+    def _check_image_tokens(self, image_tokens: Array) -> None:
         image_dim = self.config.dim if self.config.image_dim is None else self.config.image_dim
         require_shape("image_tokens", image_tokens, ("b", "m", image_dim))
         require_floating("image_tokens", image_tokens)
-        return image_tokens
 
 
 def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) -> set[int]:
@@ -429,16 +448,6 @@ def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) 
                 f"got cross_attend_layers={tuple(layers)}, depth={depth}"
             )
     return set(layers)
-
-
-def require_one_of(images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
-    """Name and value of the one that is given; ValueError unless exactly one is."""
-    if images is not None and image_tokens is None:
-        return "images", images
-    if image_tokens is not None and images is None:
-        return "image_tokens", image_tokens
-    number = "neither" if images is None else "both"
-    raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
 
 
 def caption_loss(

@@ -1,6 +1,6 @@
 """Parity rows of MaMMUT: a base, then one row per option, mode and kind of encoder.
 
-The rows of options run the loss, in which every parameter takes part.
+`base` runs the loss, in which every parameter takes part; options that logits show are compared there.
 """
 
 from collections.abc import Callable
@@ -153,18 +153,18 @@ def row(
 
 CASES = [
     row("base"),
-    row("dim", dim=6),
+    row("dim", mode="logits", dim=6),
     row("num_tokens", num_tokens=17, depth=0),
-    row("depth", depth=2),
-    row("cross_attend_every", cross_attend_every=2, depth=2),
-    row("cross_attend_layers", cross_attend_layers=(1, 3), depth=3),
-    row("no cross-attention", cross_attend_layers=()),
+    row("depth", mode="logits", depth=2),
+    row("cross_attend_every", mode="logits", cross_attend_every=2, depth=2),
+    row("cross_attend_layers", mode="logits", cross_attend_layers=(1, 3), depth=3),
+    row("no cross-attention", mode="logits", cross_attend_layers=()),
     row("dim_latents", dim_latents=None, depth=0),
     row("image_dim", image_dim=None, depth=0),
-    row("num_img_queries", num_img_queries=0),
-    row("dim_head", dim_head=6),
-    row("heads", heads=1),
-    row("ff_mult", ff_mult=1),
+    row("num_img_queries", mode="logits", num_img_queries=0),
+    row("dim_head", mode="logits", dim_head=6),
+    row("heads", mode="logits", heads=1),
+    row("ff_mult", mode="logits", ff_mult=1),
     row("caption_loss_weight", caption_loss_weight=2.0, depth=0),
     row("contrastive_loss_weight", contrastive_loss_weight=0.25, depth=0),
     row("pad_id", pad_id=-1),
@@ -172,7 +172,7 @@ CASES = [
     row("logits", mode="logits", text=LEFT_PADDED),
     row("embeddings", mode="embeddings", text=LEFT_PADDED),
     row("function as encoder", encoder="function", depth=0),
-    row("SimpleViT as encoder", encoder="SimpleViT", image_dim=8),
+    row("SimpleViT as encoder", mode="logits", encoder="SimpleViT", image_dim=8),
     row("patch dropout", encoder="SimpleViT dropping patches", image_dim=8, depth=0),
 ]
 MODES = {"loss", "logits", "embeddings", "labels", "function", "SimpleViT", "SimpleViT dropping patches"}
