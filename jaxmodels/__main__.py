@@ -39,7 +39,12 @@ def compare(
         seed: of fresh weights.
         output: folder for report.json and report.html.
     """
-    from jaxmodels.compare import command
+    try:
+        from jaxmodels.compare import command
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError("comparing needs PyTorch: pip install 'jaxmodels[torch]'") from error
 
     return command.run(
         models,
