@@ -338,7 +338,7 @@ class HourglassTransformerLM(nnx.Module):
 
         Args:
           tokens: 1 ≤ n ≤ max_seq_len ids. Ids outside the vocabulary raise where their values are known;
-            inside a compiled function they cannot: -1 then reads the last row, and an id too large the same.
+            inside a compiled function they cannot, and another row of the table is read instead.
           mask: True at the positions that others may look at; see `HourglassTransformer`.
 
         Raises:
@@ -437,7 +437,7 @@ def generate(
         pad_value,
         jax.random.key(0) if rngs is None else rngs.sample(),
         k=k,
-        capacity=-(-seq_len // config.max_seq_len) * config.max_seq_len,
+        capacity=max(1, -(-seq_len // config.max_seq_len)) * config.max_seq_len,
     )
     return out[:, : int(count)]
 
