@@ -336,7 +336,7 @@ def test_nothing_in_a_file_is_executed(
 @pytest.mark.parametrize(
     ("trap", "reason"),
     [
-        (Evaluates, "Unsupported global: GLOBAL builtins.eval was not an allowed global by default"),
+        (Evaluates, "Unsupported global: GLOBAL eval was not an allowed global by default"),
         (RunsACommand, "Trying to load unsupported GLOBAL posix.system whose module posix is blocked"),
     ],
 )
