@@ -144,7 +144,7 @@ def test_goldens_m3_m4_m5_losses(pair) -> None:
         np.testing.assert_allclose(contrastive, 0.7737040431596751, rtol=0, atol=1e-13)
     for total, *_ in both(pair, "loss", text=TEXT, image_tokens=IMAGE_TOKENS, labels=LABELS):
         np.testing.assert_allclose(total, 3.2557149033861554, rtol=0, atol=1e-13)
-    weighted = golden_pair(caption_loss_weight=2, contrastive_loss_weight=0.25)
+    weighted = golden_pair(caption_loss_weight=2.0, contrastive_loss_weight=0.25)
     for total, *_ in both(weighted, "loss", text=TEXT, image_tokens=IMAGE_TOKENS):
         np.testing.assert_allclose(total, 6.665735294665276, rtol=0, atol=1e-13)
 
@@ -527,7 +527,7 @@ def test_processes_agree_with_one(tmp_path) -> None:
 @st.composite
 def configurations(draw: st.DrawFn) -> jm.MaMMUTConfig:
     depth = draw(st.integers(0, 2))
-    layers = st.lists(st.integers(1, depth), unique=True) if depth else st.just([])
+    layers = st.lists(st.integers(1, depth), unique=True).map(tuple) if depth else st.just(())
     return jm.MaMMUTConfig(
         dim=draw(st.integers(2, 9)),
         num_tokens=draw(st.integers(3, 9)),

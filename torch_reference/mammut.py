@@ -24,6 +24,8 @@ from torch_reference.checks import require_divisible, require_integer, require_s
 class LayerNorm(nn.Module):
     """Layer norm without a trained bias. (`beta`: upstream keeps the absent bias as a buffer of zeros.)"""
 
+    beta: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
@@ -46,6 +48,8 @@ class EmbedToLatents(nn.Module):
 
 class RotaryEmbedding(nn.Module):
     """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
+
+    inv_freq: Tensor
 
     def __init__(self, dim_head: int) -> None:
         super().__init__()
@@ -176,10 +180,11 @@ class Layer(nn.ModuleList):
     """
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool) -> None:
-        sizes = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
-        block = Residual(ParallelTransformerBlock(dim, **sizes))
-        cross = Residual(CrossAttention(dim, context_dim=dim, **sizes)) if cross_attend else None
-        super().__init__([block, cross])
+        sizes: dict[str, Any] = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
+        blocks = [Residual(ParallelTransformerBlock(dim, **sizes))]
+        if cross_attend:
+            blocks.append(Residual(CrossAttention(dim, context_dim=dim, **sizes)))
+        super().__init__(blocks)
 
     def forward(
         self,
@@ -188,10 +193,10 @@ class Layer(nn.ModuleList):
         mask: Bool[Tensor, "b n n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Without `context` it is a layer of the text-only pass."""
-        block, cross = self
+        block, *cross = self
         x = block(x, mask)
-        if context is not None and cross is not None:
-            x = cross(x, context)
+        if context is not None and cross:
+            x = cross[0](x, context)
         return x
 
 
@@ -356,6 +361,7 @@ class MaMMUT(nn.Module):
         if labels is None:
             text, labels = text[:, :-1], text[:, 1:]
         self._check(text, images, image_tokens)
+        require_token_ids("labels", labels)
         require_shape("labels", labels, text.shape)
         text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens)
@@ -376,19 +382,19 @@ class MaMMUT(nn.Module):
 
     def _given(self, images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
         """Name and value of the one of the two that is given."""
-        if (images is None) == (image_tokens is None):
-            number = "neither" if images is None else "both"
-            raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
-        if image_tokens is not None:
+        if images is not None and image_tokens is None:
+            if self.img_encoder is None:
+                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+            return "images", images
+        if image_tokens is not None and images is None:
             require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
             return "image_tokens", image_tokens
-        if self.img_encoder is None:
-            raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
-        return "images", images
+        number = "neither" if images is None else "both"
+        raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
 
     def _encode(self, images: Tensor | None, image_tokens: Tensor | None) -> Float[Tensor, "b m c"]:
         name, given = self._given(images, image_tokens)
-        if name == "image_tokens":
+        if self.img_encoder is None or name == "image_tokens":
             return given
         image_tokens = self.img_encoder(given)
         if not isinstance(image_tokens, Tensor):
@@ -462,5 +468,6 @@ class AllGather(torch.autograd.Function):
         return torch.cat([batch[:size] for batch, size in zip(batches, ctx.sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Float[Tensor, "total ..."]) -> Float[Tensor, "b ..."]:
+    def backward(ctx: Any, *gradients: Float[Tensor, "total ..."]) -> Float[Tensor, "b ..."]:
+        (gradient,) = gradients
         return len(ctx.sizes) * gradient.split(ctx.sizes)[distributed.get_rank()]

@@ -24,6 +24,7 @@ from jaxmodels.nn import (
     Embed,
     LayerNorm,
     Linear,
+    at_least_float32,
     attend,
     causal_mask,
     l2_normalize,
@@ -108,7 +109,7 @@ class RotaryEmbedding(nnx.Module):
         return jnp.concatenate([angles, angles], axis=-1)
 
 
-def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " k/2"]:
+def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " half"]:
     """10000^(-2i / dim_head), in float32 as PyTorch computes it."""
     exponents = np.arange(0, dim_head, 2, dtype=np.float32) / np.float32(dim_head)
     return np.float32(1.0) / np.float32(10000.0) ** exponents
@@ -121,7 +122,7 @@ def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Arra
     return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)
 
 
-def swiglu(x: Float[Array, "*b 2*f"]) -> Float[Array, "*b f"]:
+def swiglu(x: Float[Array, "*b g"]) -> Float[Array, "*b f"]:
     """silu(gate) · x, the gate being the second half of the input (https://arxiv.org/abs/2002.05202)."""
     x, gate = jnp.split(x, 2, axis=-1)
     return jax.nn.silu(gate) * x
@@ -206,7 +207,7 @@ class Layer(nnx.Module):
     def __init__(
         self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool, **layer: Any
     ) -> None:
-        sizes = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
+        sizes: dict[str, Any] = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
         self.block = ParallelTransformerBlock(dim, **sizes, **layer)
         self.cross = CrossAttention(dim, context_dim=dim, **sizes, **layer) if cross_attend else None
 
@@ -405,21 +406,21 @@ class MaMMUT(nnx.Module):
 
     def _given(self, images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
         """Name and value of the one of the two that is given."""
-        if (images is None) == (image_tokens is None):
-            number = "neither" if images is None else "both"
-            raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
-        if image_tokens is not None:
+        if images is not None and image_tokens is None:
+            if self.img_encoder is None:
+                raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
+            return "images", images
+        if image_tokens is not None and images is None:
             self._check_image_tokens(image_tokens)
             return "image_tokens", image_tokens
-        if self.img_encoder is None:
-            raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
-        return "images", images
+        number = "neither" if images is None else "both"
+        raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
 
     def _encode(
         self, images: Array | None, image_tokens: Array | None, rngs: nnx.Rngs | None
     ) -> Float[Array, "b m c"]:
         name, given = self._given(images, image_tokens)
-        if name == "image_tokens":
+        if self.img_encoder is None or name == "image_tokens":
             return given
         encode = getattr(self.img_encoder, "tokens", self.img_encoder)
         image_tokens = encode(given) if rngs is None else encode(given, rngs=rngs)
@@ -472,8 +473,3 @@ def contrastive_loss(
     text_to_image = jnp.mean(jax.nn.logsumexp(logits, axis=1) - hits)
     image_to_text = jnp.mean(jax.nn.logsumexp(logits, axis=0) - hits)
     return (text_to_image + image_to_text) / 2
-
-
-def at_least_float32(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """`x`, widened if it is narrower: for sums, exponentials and angles."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

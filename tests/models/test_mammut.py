@@ -98,7 +98,7 @@ def test_lists_of_layers_are_hashable() -> None:
         ({"image_tokens": TOKENS[:, 0]}, r"image_tokens must have shape \(b, m, 6\)"),
         ({"image_tokens": TOKENS.astype(int)}, r"image_tokens must be floating-point"),
         ({"text": TEXT[0], "image_tokens": TOKENS}, r"text must have shape \(b, n\); got text.shape=\(7,\)"),
-        ({"text": TEXT * 1.0, "image_tokens": TOKENS}, r"text must be integer ids; got text.dtype=float32"),
+        ({"text": TEXT * 1.0, "image_tokens": TOKENS}, r"text must be integer ids; got text.dtype=float"),
     ],
 )
 def test_wrong_call(model, call, message) -> None:
