@@ -35,7 +35,7 @@ from jaxmodels.compare.layers import (
 )
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.precision import Evidence, full_precision
-from jaxmodels.compare.routing import Routing, agreement, choices, same
+from jaxmodels.compare.routing import Routing, agreement, choices, identical
 from jaxmodels.convert.core import export, fit, variable_at
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 
@@ -151,7 +151,7 @@ def compare(
 
 
 class _Comparison:
-    """One comparison. PyTorch's sides are float32 (`narrow`), float64 (`wide`) and nudged; `theirs` is the compared one."""
+    """One comparison. PyTorch's sides: float32 (`narrow`), float64 (`wide`), nudged; `theirs` is the compared one."""
 
     def __init__(self, pair: Pair, dtype: DType, progress: Progress) -> None:
         progress("weights")
@@ -218,8 +218,9 @@ class _Comparison:
         self.routing = agreement(
             ours, theirs, narrow=narrow, wide=wide, least=self.least, factor=FACTOR, shrink=self.shrink
         )
-        if self.routing.differing or not same(narrow, wide):
-            self.repeat_choice = True
+        # Also where only the order differs: what comes behind keeps it.
+        self.repeat_choice = not (identical(ours, theirs) and identical(narrow, wide))
+        if self.routing.differing:
             self.notes.append(
                 f"routing: {self.routing.differing} sets differ between JAX and PyTorch; "
                 "layers and gradients are compared with PyTorch's choice on both sides"

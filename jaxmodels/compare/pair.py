@@ -98,7 +98,8 @@ def table_from_names(
     entries: list[Entry] = []
     for path, module in sorted(modules.items()):
         their_path = _renamed(path, names)
-        if their_path in torch_paths:
+        # The root is left out: its inputs are the pair's, in two layouts, and its outputs are compared anyway.
+        if their_path and their_path in torch_paths:
             channels_first = isinstance(module, nnx.Conv) and module.kernel.ndim == 4
             entries.append(Twin(their_path, path, "b c h w -> b h w c" if channels_first else "... -> ..."))
         layout = next((table for kind, table in LAYOUTS.items() if isinstance(module, kind)), {})

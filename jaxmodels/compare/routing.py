@@ -83,9 +83,12 @@ def choices(names: Sequence[str], routed: Sequence[Any]) -> list[Choice]:
     return found
 
 
-def same(a: Sequence[Choice], b: Sequence[Choice]) -> bool:
-    """Whether all sets agree, in whatever order."""
-    return all(not _differs(x, y).any() for x, y in zip(a, b, strict=True))
+def identical(a: Sequence[Choice], b: Sequence[Choice]) -> bool:
+    """Whether all choices agree, in the same order."""
+    return all(
+        x.indices is y.indices is None or np.array_equal(x.indices, y.indices)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def agreement(
