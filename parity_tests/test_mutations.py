@@ -216,13 +216,15 @@ def test_flax_epsilon() -> None:
     assert result.divergence.layer == "transformer.pre_transformer.layers.0.0.norm"
 
 
-def test_one_pass_variance() -> None:
+def test_one_pass_variance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visible in float32 where the mean is far from zero, as in a bright image that is not centred."""
     subject = pair("mammut")
     bright = {**subject.inputs, "images": subject.inputs["images"] * 0.1 + 30}
     subject = replace(subject, inputs=bright)
     assert forward(subject, "float32").ok
-    change_modules(subject, "LayerNorm", use_fast_variance=True)
+    where = "jaxmodels.nn.torch_like:LayerNorm.__call__"
+    old = "jax.lax.stop_gradient(jnp.mean(wide, axis=-1, keepdims=True))"
+    plant(Mutation("one-pass variance", "mammut", where, old, "0.0", ""), monkeypatch)
     result = forward(subject, "float32")
     assert result.divergence is not None
     assert result.divergence.layer == "img_encoder.vit.to_patch_embedding.1"

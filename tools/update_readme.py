@@ -28,7 +28,9 @@ def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for dtype, report in reports.items():
         for model in report["models"]:
             entry = models.setdefault(model["model"], {"parameters": model["parameters"]})
-            checks = {name: max(model[name], key=lambda c: c["error"] / c["tolerance"]) for name in QUANTITIES}
+            checks = {
+                name: max(model[name], key=lambda c: c["error"] / c["tolerance"]) for name in QUANTITIES
+            }
             entry[dtype] = {
                 "ok": model["ok"],
                 "layers": len({check["name"] for check in model["layers"]}),

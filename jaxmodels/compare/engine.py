@@ -2,10 +2,8 @@
 
 Nothing is judged by a tolerance that somebody chose. PyTorch runs in float32 and in float64 on the same
 weights and inputs: how far it is from itself is the noise of float32 arithmetic for this model, and JAX may
-be `FACTOR` times as far from PyTorch. One algorithm can be exact where another, equally good, is not – the
-mean of equal numbers, say – so PyTorch runs a third time, in float32 with every weight and input moved by one
-unit in the last place, and the larger distance counts. For float64 the same noise is scaled by the ratio of
-the two machine epsilons.
+be `FACTOR` times as far from PyTorch. For float64 the same noise is scaled by the ratio of the two machine
+epsilons.
 """
 
 import copy
@@ -37,7 +35,7 @@ from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.precision import Evidence, full_precision
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
 from jaxmodels.convert.core import export, fit, variable_at
-from jaxmodels.convert.torch_io import to_numpy, to_torch
+from jaxmodels.convert.torch_io import to_numpy
 
 
 # Two float32 computations differ from a third by amounts of the same order, not by the same amount.
@@ -151,7 +149,7 @@ def compare(
 
 
 class _Comparison:
-    """One comparison. PyTorch's sides: float32 (`narrow`), float64 (`wide`), nudged; `theirs` is the compared one."""
+    """One comparison. PyTorch's sides are float32 (`narrow`) and float64 (`wide`); `theirs` is the compared one."""
 
     def __init__(self, pair: Pair, dtype: DType, progress: Progress) -> None:
         progress("weights")
@@ -161,7 +159,6 @@ class _Comparison:
         inputs = _cast(pair.inputs, dtype)
         self.narrow = _Side(copy.deepcopy(theirs).float(), _cast(inputs, "float32"))
         self.wide = _Side(copy.deepcopy(theirs).double(), _cast(inputs, "float64"))
-        self.nudged = self.narrow.nudged(np.random.default_rng(0))
         self.theirs = self.narrow if dtype == "float32" else self.wide
         self.shrink = float(np.finfo(np.dtype(dtype)).eps / np.finfo(np.float32).eps)
         self.least = LEAST_NOISE * float(np.finfo(dtype).eps)
@@ -226,9 +223,9 @@ class _Comparison:
                 "layers and gradients are compared with PyTorch's choice on both sides"
             )
 
-    def _theirs(self, side: "_Side", function: Callable) -> Callable:
-        """`function` with the choice to repeat. The nudged side always repeats it: a flipped choice is no noise."""
-        if self.chosen is None or not (self.repeat_choice or side is self.nudged):
+    def _theirs(self, function: Callable) -> Callable:
+        """`function` with the choice to repeat, as tensors."""
+        if self.chosen is None or not self.repeat_choice:
             return function
         return partial(function, routing=[None if i is None else torch.from_numpy(i) for i in self.chosen])
 
@@ -239,14 +236,14 @@ class _Comparison:
         return partial(function, routing=[None if i is None else jnp.asarray(i) for i in self.chosen])
 
     def _torch_run(self, side: "_Side") -> tuple[list[np.ndarray], list[Event]]:
-        call, inputs = self._theirs(side, self.pair.call_theirs), _tensors(side.inputs)
+        call, inputs = self._theirs(self.pair.call_theirs), _tensors(side.inputs)
         out, events = torch_events(side.model, lambda: call(side.model, inputs))
         return [to_numpy(o) for o in _as_tuple(out)], events
 
     def _noise(self, of: Mapping["_Side", Any], error: Callable[[Any, Any], float]) -> float:
-        """The larger of PyTorch's two distances from itself, for the compared type."""
-        distances = (error(of[self.narrow], of[self.wide]), error(of[self.nudged], of[self.narrow]))
-        return max((d * self.shrink for d in distances if np.isfinite(d)), default=0.0)
+        """PyTorch's distance from itself, for the compared type."""
+        noise = error(of[self.narrow], of[self.wide]) * self.shrink
+        return noise if np.isfinite(noise) else 0.0
 
     def _our_inputs(self) -> dict[str, jax.Array]:
         return {k: jnp.asarray(v) for k, v in self.pair.to_ours(self.inputs).items()}
@@ -296,13 +293,13 @@ class _Comparison:
 
     @property
     def sides(self) -> tuple["_Side", ...]:
-        return self.narrow, self.wide, self.nudged
+        return self.narrow, self.wide
 
     def _train_torch(self, side: "_Side", steps: int, learning_rate: float) -> "_Run":
         model, inputs = copy.deepcopy(side.model), _tensors(side.inputs)
-        call = self._theirs(side, self.pair.call_theirs)
+        call = self._theirs(self.pair.call_theirs)
         loss_of = (
-            self._theirs(side, self.pair.loss_theirs)
+            self._theirs(self.pair.loss_theirs)
             if self.pair.loss_theirs
             else lambda model, x: _mean_square(_as_tuple(call(model, x)))
         )
@@ -437,21 +434,6 @@ class _Side:
 
     model: torch.nn.Module
     inputs: dict[str, np.ndarray]
-
-    def nudged(self, rng: np.random.Generator) -> "_Side":
-        """A copy whose weights and floating-point inputs are moved by one unit in the last place, up or down."""
-
-        def nudge(array: np.ndarray) -> np.ndarray:
-            if not np.issubdtype(array.dtype, np.floating):
-                return array
-            towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-            return np.nextafter(array, towards)
-
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(to_torch(nudge(to_numpy(parameter))))
-        return _Side(model, {key: nudge(value) for key, value in self.inputs.items()})
 
 
 @dataclass

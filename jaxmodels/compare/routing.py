@@ -85,10 +85,13 @@ def choices(names: Sequence[str], routed: Sequence[Any]) -> list[Choice]:
 
 def identical(a: Sequence[Choice], b: Sequence[Choice]) -> bool:
     """Whether all choices agree, in the same order."""
-    return all(
-        x.indices is y.indices is None or np.array_equal(x.indices, y.indices)
-        for x, y in zip(a, b, strict=True)
-    )
+    for one, other in zip(a, b, strict=True):
+        if one.indices is None or other.indices is None:
+            if one.indices is not other.indices:
+                return False
+        elif not np.array_equal(one.indices, other.indices):
+            return False
+    return True
 
 
 def agreement(

@@ -23,7 +23,9 @@ def encode(texts: Sequence[str], length: int) -> Int[np.ndarray, "b n"]:
     for row, text in zip(ids, texts, strict=True):
         encoded = [BOS_ID, *(byte + 1 for byte in text.encode())]
         if len(encoded) > length:
-            raise ValueError(f"text needs {len(encoded)} ids but length={length}; shorten it or raise length: {text!r}")
+            raise ValueError(
+                f"text needs {len(encoded)} ids but length={length}; shorten it or raise length: {text!r}"
+            )
         row[: len(encoded)] = encoded
     return ids
 

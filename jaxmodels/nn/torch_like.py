@@ -1,13 +1,15 @@
-"""Flax layers with PyTorch's defaults.
+"""Layers with PyTorch's defaults and PyTorch's numbers.
 
-Only constructors differ from Flax; `__call__` is restated because `nnx.capture`, on which the comparison
-tool stands, records only methods that a class defines itself.
+Where a Flax layer is only constructed otherwise, `__call__` is restated nevertheless: `nnx.capture`, on which
+the comparison tool stands, records only methods that a class defines itself.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
+
+from jaxmodels.nn.dtypes import at_least_float32, promote
 
 
 def uniform_fan_in(fan_in: int) -> jax.nn.initializers.Initializer:
@@ -124,10 +126,12 @@ class Embed(nnx.Module):
         return self.embedding[...].astype(self.dtype or self.embedding.dtype)
 
 
-class LayerNorm(nnx.LayerNorm):
-    """Layer norm of the last axis with epsilon 1e-5 (Flax: 1e-6).
+class LayerNorm(nnx.Module):
+    """Layer norm of the last axis with epsilon 1e-5 (Flax: 1e-6), computed in at least float32.
 
-    The variance is computed in two passes: Flax's default E[x²] - E[x]² loses its digits far from zero.
+    The variance is that of the deviations from a first mean, corrected for what the rounding of that mean
+    left: Flax's E[x²] - E[x]² loses its digits far from zero, and a plain second pass turns equal numbers – a
+    patch of white background – into noise of 1e-5, where PyTorch gives exactly zero.
     """
 
     def __init__(
@@ -139,15 +143,17 @@ class LayerNorm(nnx.LayerNorm):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(
-            dim,
-            epsilon=1e-5,
-            use_bias=use_bias,
-            use_fast_variance=False,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(dim, param_dtype)) if use_bias else None
+        self.epsilon = 1e-5
+        self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*b d"], *, mask: Array | None = None) -> Float[Array, "*b d"]:
-        return super().__call__(x, mask=mask)
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        x, scale = promote(x, self.scale[...], dtype=self.dtype)
+        wide = at_least_float32(x)
+        # Any shift gives the same result, so no gradient needs to flow through this one.
+        deviation = wide - jax.lax.stop_gradient(jnp.mean(wide, axis=-1, keepdims=True))
+        mean = jnp.mean(deviation, axis=-1, keepdims=True)
+        variance = jnp.mean(deviation * deviation, axis=-1, keepdims=True) - mean * mean
+        normed = ((deviation - mean) * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype) * scale
+        return normed if self.bias is None else normed + self.bias[...].astype(x.dtype)
