@@ -3,7 +3,8 @@
 | hazard | caught by |
 | --- | --- |
 | patch layout, window order, oblong grid, table order, head layout of to_kv, route-major heads | goldens A and B |
-| ε of the last exponential, masks, K = n | goldens of the descent |
+| masks, K = n | goldens of the descent |
+| ε of the last exponential | `test_descent_is_the_package_s` with three steps, row `schedule` |
 | which of several equal scores is selected | golden C, rows `saturated`, `test_any_choice_of_the_package_can_be_replayed` |
 | epsilon and place of the norm's floor, its gradient at zero | `test_norm_near_zero` |
 | relu's slope at zero | `test_gradient_where_nothing_is_cut_off` |
@@ -374,16 +375,16 @@ def test_golden_gradient_of_the_descent() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2.25, 7, 8])
-@pytest.mark.parametrize("eps", [1.0, 0.03])
-def test_descent_is_the_package_s(k, eps) -> None:
-    """Values and gradients for wide, narrow, tied, masked and fully masked rows."""
+@pytest.mark.parametrize(("eps", "n_iters"), [(1.0, 20), (0.03, 20), (0.5, 3)])
+def test_descent_is_the_package_s(k, eps, n_iters) -> None:
+    """Values and gradients for wide, narrow, tied, masked and fully masked rows; three steps end above `eps`."""
     rng = np.random.default_rng(0)
     s = rng.normal(size=(12, 8)) * np.repeat([0.1, 1, 8], 4)[:, None]
     s[3] = 0
     mask = rng.random((12, 8)) < 0.7
     mask[5] = False
     weights = rng.normal(size=s.shape)
-    options = {"k": k, "eps": eps, **ANNEALED}
+    options = {"k": k, **ANNEALED, "eps": eps, "n_iters": n_iters}
     results = []
     for function in (coor_descent, reference_descent.coordinate_descent):
         t = torch.from_numpy(s).requires_grad_()

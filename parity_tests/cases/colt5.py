@@ -203,7 +203,7 @@ CASES = [
     row(
         "schedule",
         how="similarity",
-        router_kwargs={"n_iters": 3, "eps_decay": 0.9, "eps_init": None, "fetch_k_ratio": 1.5},
+        router_kwargs={"n_iters": 3, "eps_decay": 0.9, "eps_init": 3.0, "fetch_k_ratio": 1.5},
     ),
     row("routes", how="similarity", attn_num_routed_kv=2),
     row("saturated", how="similarity", sharpness=60),
