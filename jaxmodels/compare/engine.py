@@ -204,7 +204,7 @@ class _Comparison:
         """Compares the routers' choices; where any two runs differ, all of them repeat PyTorch's."""
         self.progress("routing")
         pair = self.pair
-        ours = choices(pair.routers, routing_ours(pair.ours, self._our_inputs()))
+        ours = choices(pair.routers, jax.jit(routing_ours)(pair.ours, self._our_inputs()))
         with torch.no_grad():
             routed = {
                 side: routing_theirs(side.model, _tensors(side.inputs)) for side in (self.narrow, self.wide)
