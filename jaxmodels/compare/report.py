@@ -171,44 +171,54 @@ def _depth_figure(result: Result):
     from matplotlib.figure import Figure
 
     outputs = [check for check in result.layers if check.kind == "output"]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     depth = range(len(outputs))
-    floor = min((c.noise for c in outputs), default=1e-16) / 100
+    floor = min((c.noise for c in outputs), default=1e-16) / 30
     axes.fill_between(depth, floor, [c.tolerance for c in outputs], color="#e8f0e4", label="tolerance")
     axes.plot(depth, [c.noise for c in outputs], color="#7a9", lw=1, label="PyTorch's own noise")
     good = [(i, max(c.error, floor)) for i, c in enumerate(outputs) if c.ok]
     bad = [(i, min(c.error, 10.0)) for i, c in enumerate(outputs) if not c.ok]
-    axes.plot(*zip(*good, strict=True), ".", ms=5, color="#1f4e8c", label="JAX – PyTorch") if good else None
-    axes.plot(*zip(*bad, strict=True), "x", ms=6, color="#c0392b", label="out of tolerance") if bad else None
+    for points, style, colour, label in (
+        (good, ".", "#1f4e8c", "JAX – PyTorch"),
+        (bad, "x", "#c0392b", "out of tolerance"),
+    ):
+        if points:
+            axes.plot(*zip(*points, strict=True), style, ms=6, color=colour, label=label)
     axes.set(yscale="log", xlabel="layer call, in order of execution", ylabel="relative difference")
     step = max(1, len(outputs) // 12)
-    axes.set_xticks(
-        list(depth)[::step],
-        [c.name or "(model)" for c in outputs][::step],
-        rotation=30,
-        ha="right",
-        fontsize=6,
-    )
-    axes.legend(fontsize=7, loc="upper left", ncols=4, frameon=False)
+    names = [_short(check.name) for check in outputs]
+    axes.set_xticks(list(depth)[::step], names[::step], rotation=30, ha="right", fontsize=7)
+    axes.set_xlim(-1, len(outputs))
+    figure.legend(fontsize=8, loc="outside upper center", ncols=4, frameon=False)
     return figure
+
+
+def _short(name: str) -> str:
+    """The last parts of a path, so that twelve fit under a picture."""
+    parts = name.split(".")
+    return "…" + ".".join(parts[-3:]) if len(parts) > 4 else name or "(model)"
 
 
 def _gradient_figure(result: Result):
     """The parameters whose gradients differ most, worst first."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     worst_first = result.gradients[:16][::-1]
-    figure = Figure(figsize=(9, 0.22 * len(worst_first) + 0.9), layout="constrained")
+    figure = Figure(figsize=(9, 0.24 * len(worst_first) + 1.1), layout="constrained")
     axes = figure.subplots()
     names = [check.name for check in worst_first]
-    least = min((c.noise for c in worst_first), default=1e-16) / 100
+    least = min((c.noise for c in worst_first), default=1e-16) / 30
+    most = max((max(c.tolerance, min(c.error, 10.0)) for c in worst_first), default=1.0) * 3
     colours = ["#1f4e8c" if c.ok else "#c0392b" for c in worst_first]
     axes.barh(names, [min(max(c.error, least), 10.0) for c in worst_first], color=colours, height=0.55)
     axes.plot([c.tolerance for c in worst_first], names, "|", color="#4a7", ms=9, mew=2, label="tolerance")
-    axes.set(xscale="log", xlabel="relative difference of the gradient")
+    axes.set(xscale="log", xlabel="relative difference of the gradient", xlim=(least, most))
+    axes.xaxis.set_major_locator(LogLocator(numticks=8))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside upper right")
     return figure
 
 
@@ -221,7 +231,7 @@ def _loss_figure(result: Result):
     steps = range(len(result.losses))
     axes.plot(steps, [b for _, b in result.losses], lw=4, color="#f0b27a", label="PyTorch")
     axes.plot(steps, [a for a, _ in result.losses], lw=1.2, color="#1f4e8c", label="JAX")
-    axes.set(xlabel="AdamW step", ylabel="loss")
+    axes.set(xlabel="AdamW step", ylabel="loss", xticks=list(steps))
     axes.legend(fontsize=7, frameon=False)
     return figure
 
