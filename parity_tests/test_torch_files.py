@@ -25,6 +25,7 @@ import jaxmodels as jm
 from jaxmodels import __main__
 from jaxmodels.convert import from_checkpoint
 from jaxmodels.convert.files import read_state_dict, write_state_dict
+from jaxmodels.convert.torch_io import to_numpy, to_torch
 from parity_tests.cases import CASES
 from parity_tests.cases.case import Case
 from parity_tests.cases.mammut import VIT
@@ -235,6 +236,17 @@ def test_later_training_does_not_reach_the_model() -> None:
     for tensor in state_dict.values():
         tensor.fill_(7)
     assert bits(jm.to_state_dict(model)) == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_arrays_are_no_views_of_tensors(dtype: torch.dtype) -> None:
+    tensor = torch.ones(3, dtype=dtype)
+    array = to_numpy(tensor)
+    back = to_torch(array)
+    tensor.fill_(7)
+    assert as_bytes(array) == as_bytes(torch.ones(3, dtype=dtype))
+    array[...] = 5
+    assert as_bytes(back) == as_bytes(torch.ones(3, dtype=dtype))
 
 
 @pytest.mark.parametrize(
