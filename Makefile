@@ -19,7 +19,9 @@ PUBLISHED_BARE := vit-pytorch==1.26.11
 demo: $(STAMP)
 	$(BIN)/jaxmodels demo --output out/demo
 
-test: lint test-without-torch test-with-torch
+# The two suites do not touch each other: side by side they use both cores.
+test: lint
+	$(MAKE) --jobs=2 --output-sync=target test-without-torch test-with-torch
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
