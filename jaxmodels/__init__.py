@@ -1,5 +1,6 @@
 """GLOM, Hourglass Transformer, CoLT5 ViT, MaMMUT and ScalableViT in JAX/Flax, proven equal to PyTorch."""
 
+from jaxmodels import data as data
 from jaxmodels.convert import from_pretrained as from_pretrained
 from jaxmodels.convert import load_state_dict as load_state_dict
 from jaxmodels.convert import save_pretrained as save_pretrained
