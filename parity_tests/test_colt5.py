@@ -35,7 +35,7 @@ from jaxmodels.convert.colt5 import infer_config
 from jaxmodels.models.colt5 import RMSNorm
 from jaxmodels.nn.coordinate_descent import CoordinateDescentRouter, coordinate_descent
 from parity_tests.cases.colt5 import BASE, Published, published, selecting, topk_by
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 from torch_reference import colt5 as reference_module
 from torch_reference import coordinate_descent as reference_descent
 
@@ -696,7 +696,7 @@ def test_full_optimisation_agrees() -> None:
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         theirs, mine = gradients(reference, ours, x)
-        actual = np.asarray(jax.jit(lambda model, x: model(x))(ours, last(x)))
+        actual = np.asarray(jax.jit(compiler_options=AS_USERS)(lambda model, x: model(x))(ours, last(x)))
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     np.testing.assert_allclose(actual, reference(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-13)

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 import jaxmodels as jm
 import torch_reference
 from jaxmodels.models.glom import non_local_mask
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 
 
 GOLDEN = {"dim": 8, "levels": 3, "image_size": 12, "patch_size": 4}
@@ -188,7 +188,7 @@ def test_full_optimisation_agrees() -> None:
     reference, ours = golden_pair(local_consensus_radius=1.5)
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        actual = np.asarray(jax.jit(lambda model, x: model(x))(ours, last(IMAGE)))
+        actual = np.asarray(jax.jit(compiler_options=AS_USERS)(lambda model, x: model(x))(ours, last(IMAGE)))
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     np.testing.assert_allclose(

@@ -32,7 +32,7 @@ import torch_reference
 from jaxmodels.convert.hourglass import infer_config
 from jaxmodels.models.hourglass import generate, next_token_loss
 from parity_tests.cases.hourglass import BARE, LM  # the import also repairs the package's missing `math`
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 
 
 SIZES = {"num_tokens": 11, "dim": 8, "max_seq_len": 16, "heads": 2, "dim_head": 4}
@@ -511,7 +511,9 @@ def test_full_optimisation_agrees() -> None:
     theirs = reference(torch.from_numpy(ids(2, 11))).detach().numpy()
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        actual = np.asarray(jax.jit(lambda model, x: model(x))(ours, jnp.asarray(ids(2, 11))))
+        actual = np.asarray(
+            jax.jit(compiler_options=AS_USERS)(lambda model, x: model(x))(ours, jnp.asarray(ids(2, 11)))
+        )
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-13)

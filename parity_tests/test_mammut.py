@@ -41,7 +41,7 @@ import torch_reference
 from jaxmodels.convert.mammut import infer_config
 from jaxmodels.models.mammut import inverse_frequencies
 from parity_tests.cases.mammut import VIT, jax_encoder, torch_encoder
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 
 
 GOLDEN: dict[str, Any] = {
@@ -317,6 +317,11 @@ def test_buffers_are_checked() -> None:
     }.items():
         with pytest.raises(ValueError, match=key.replace(".", r"\.")):
             jm.load_state_dict(model, state_dict | {key: change(state_dict[key])})
+    once_narrow = {k: v.bfloat16().float() for k, v in state_dict.items()}
+    assert not torch.equal(
+        once_narrow["layers.1.0.fn.rotary_emb.inv_freq"], state_dict["layers.1.0.fn.rotary_emb.inv_freq"]
+    )
+    jm.load_state_dict(model, once_narrow)
     for key in ("to_logits.0.beta", "layers.1.0.fn.rotary_emb.inv_freq", "to_logits.1.weight"):
         with pytest.raises(ValueError, match=rf"missing from the state_dict: {key}"):
             jm.load_state_dict(model, {k: v for k, v in state_dict.items() if k != key})
@@ -462,7 +467,7 @@ def test_full_optimisation_agrees(pair) -> None:
     reference, ours = pair
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        actual = jax.jit(
+        actual = jax.jit(compiler_options=AS_USERS)(
             lambda model, text, tokens: (model(text, None, tokens), *model.loss(text, None, tokens))
         )(ours, jnp.asarray(TEXT), jnp.asarray(IMAGE_TOKENS))
     finally:

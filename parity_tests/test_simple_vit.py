@@ -26,7 +26,7 @@ import torch_reference
 from jaxmodels.convert.simple_vit import infer_config
 from parity_tests.cases.simple_vit import BASE, default_dtype, published_tokens
 from parity_tests.cases.vit_pytorch import published
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 from torch_reference.simple_vit import TokenExtractor
 
 
@@ -188,7 +188,9 @@ def test_full_optimisation_agrees() -> None:
     image = noise(2, 3, 16, 12)
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        actual = np.asarray(jax.jit(lambda model, images: model(images))(ours, last(image)))
+        actual = np.asarray(
+            jax.jit(compiler_options=AS_USERS)(lambda model, images: model(images))(ours, last(image))
+        )
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     expected = reference(torch.from_numpy(image)).detach().numpy()

@@ -1,10 +1,35 @@
 """These tests run without PyTorch: an accidental import of it anywhere below jaxmodels fails them."""
 
+import gc
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+
+# XLA's fusion emitters take most of the compilation of these small programs; the flag is read at the first import.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 import jax
+import pytest
 
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_numpy_rank_promotion", "allow")
+# Compiling is what these tests spend their time on; parity_tests run every model at full optimisation as well.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def full_optimisation() -> Iterator[None]:
+    """For tests that look at what XLA leaves of a program."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget() -> Iterator[None]:
+    """Programs of one file are of no use to the next; kept, they fill the memory and slow the collector down."""
+    yield
+    jax.clear_caches()
+    gc.collect()

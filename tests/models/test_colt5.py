@@ -171,6 +171,7 @@ def test_bfloat16() -> None:
     assert jnp.isfinite(out.astype(jnp.float32)).all()
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_forward_has_no_loop() -> None:
     """Selection by similarity with straight-through needs no descent: only the softmax takes exponentials."""
 

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +20,6 @@ from tests.properties import check_batch, check_bfloat16, check_gradients, check
 CONFIG = HourglassTransformerLMConfig(
     num_tokens=11, dim=8, max_seq_len=12, depth=(1, 1, 0), shorten_factor=3, heads=2, dim_head=4
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiling is what these tests spend their time on."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @jax.jit

@@ -85,6 +85,7 @@ def test_straight_through_is_one_with_the_gradient_of_its_argument() -> None:
     np.testing.assert_allclose(gradient, 2 * x * jnp.arange(5), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize(
     ("options", "runs_the_descent"),
     [({}, False), ({"tie_break": "index"}, True), ({"straight_through": False}, True)],
