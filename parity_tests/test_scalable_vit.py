@@ -33,7 +33,7 @@ import torch_reference
 from jaxmodels.convert.scalable_vit import infer_config
 from jaxmodels.models import scalable_vit
 from parity_tests.cases.vit_pytorch import published
-from parity_tests.harness import assert_init_matches, assert_layout_matches, assert_round_trip
+from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 
 
 GOLDEN = {
