@@ -176,7 +176,12 @@ def test_forward_has_no_loop() -> None:
     """Selection by similarity with straight-through needs no descent: only the softmax takes exponentials."""
 
     def program(config: ConditionalRoutedViTConfig) -> str:
-        return jax.jit(lambda m, x: m(x)).lower(build(config), images()).compile().as_text()
+        return (
+            jax.jit(lambda m, x: m(x))
+            .lower(build(config), images())
+            .compile({"xla_cpu_use_fusion_emitters": True})
+            .as_text()
+        )
 
     text = program(CONFIG)
     assert " while(" not in text
