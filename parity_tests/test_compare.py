@@ -161,7 +161,6 @@ def test_precision_is_requested_and_observed() -> None:
         assert evidence.jax_requested == "HIGHEST"
         assert evidence.ok
         assert 0 < evidence.jax_error < 2e-6
-    assert jax.jit(jnp.matmul).lower(jnp.ones((2, 2)), jnp.ones((2, 2))).as_text().count("HIGHEST") in (0, 2)
 
 
 def test_tf32_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

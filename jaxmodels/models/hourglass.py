@@ -22,6 +22,7 @@ from jaxmodels.nn import (
     Embed,
     LayerNorm,
     Linear,
+    at_least_float32,
     attend,
     gelu,
     require_floating,
@@ -374,7 +375,7 @@ def next_token_loss(
     require_tokens("tokens", tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     logits = model(inputs, mask)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = at_least_float32(logits)
     counted = targets != pad_value
     labels = jnp.where(counted, targets, 0)[..., None]  # an ignored id may lie outside the vocabulary
     label_logits = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
@@ -467,7 +468,7 @@ def sample(
         count, window, length, out, finished = carry
         features = jax.lax.dynamic_index_in_dim(model.embed(window), length - 1, axis=1, keepdims=False)
         values, indices = jax.lax.top_k(model.to_logits(features), k)
-        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        values = at_least_float32(values)
         drawn = jax.random.categorical(jax.random.fold_in(key, count), values / temperature)
         token = jnp.take_along_axis(indices, drawn[:, None], axis=1)[:, 0]
         window = jnp.where(length == max_seq_len, jnp.roll(window, -1, axis=1), window)
