@@ -1,0 +1,91 @@
+"""What a task must give the trainer: data, a model, a loss, metrics, and something to look at."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int
+from matplotlib.figure import Figure
+
+
+Batch = Mapping[str, Any]  # arrays whose first axis is the example
+Outputs = Mapping[str, Array]  # likewise, of one forward pass
+Split = Literal["validation", "test"]
+
+# `call(name, batch)` runs the function of that name (one of `Task.functions`) on the trained model, whatever
+# the framework and the devices, and returns NumPy arrays.
+Call = Callable[[str, Mapping[str, np.ndarray]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Something to look at in the report: a picture, a text, or both."""
+
+    title: str
+    caption: str = ""  # what one sees, in a sentence
+    figure: Figure | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """The number by which runs of a task are compared."""
+
+    name: str  # a key of `evaluate`
+    better: Literal["higher", "lower"]
+
+
+class Task(Protocol):
+    """A model and the data it is trained on.
+
+    Attributes:
+      name: of the task, for instance "classification".
+      examples: how many training examples there are.
+      metric: the main one of those that `evaluate` returns.
+      functions: what evaluation runs on the model, by name; each takes (model, batch) and is compiled.
+    """
+
+    name: str
+    examples: int
+    metric: Metric
+    functions: Mapping[str, Callable[[Any, Batch], Any]]
+
+    def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+        """Everything that is trained, freshly initialised; traceable, so that it can be born in shards."""
+        ...
+
+    def batch(
+        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """The training examples of these indices; draws[i] serves whatever is random in example i."""
+        ...
+
+    def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
+        """What the loss needs to know of every example of the batch, or of a part of it."""
+        ...
+
+    def loss(self, model: Any, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Loss and training metrics of the outputs of the whole batch."""
+        ...
+
+    def evaluate(self, call: Call, split: Split) -> dict[str, float]:
+        """Metrics on held-out data."""
+        ...
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Metrics on the test split of what needs no such model: {baseline: {metric: value}}."""
+        ...
+
+    def samples(self, call: Call) -> list[Sample]:
+        """Pictures and texts for people to look at."""
+        ...
+
+    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
+        """The published model inside what was trained, and arrays that were trained beside it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the data is, in a few words and numbers (JSON), for the report and for checks on resuming."""
+        ...
