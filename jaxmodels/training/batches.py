@@ -1,0 +1,55 @@
+"""The stream of training batches: the same global batch for any number of processes; its state is the step."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxmodels.training.task import Task
+
+
+def batches(
+    task: Task, *, batch_size: int, seed: int, sharding: NamedSharding, start: int = 0
+) -> Iterator[dict[str, jax.Array]]:
+    """Global batches from step `start` on, without end; every epoch is shuffled anew.
+
+    Example i of step s depends on (seed, s · batch_size + i) alone: neither on the number of processes, each
+    of which reads only the rows of its own devices, nor on where a run was interrupted.
+
+    Args:
+      task: gives the examples.
+      batch_size: examples of the global batch.
+      seed: of the order and of whatever is random in an example.
+      sharding: of the first axis, over the devices of all processes.
+      start: the first step.
+    """
+    rows = _own_rows(sharding, batch_size)
+
+    def load(step: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+        positions = step * batch_size + rows
+        draws = [np.random.default_rng((seed, int(position))) for position in positions]
+        return task.batch(indices[rows], draws)
+
+    dataset = grain.MapDataset.range(task.examples).seed(seed).shuffle().repeat().batch(batch_size)
+    dataset = dataset.map_with_index(load)
+    # One thread reads ahead while the device computes; what it reads does not depend on it.
+    reader: Any = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    reader.set_state({"next_index": start})
+    return (place(batch, sharding, batch_size) for batch in reader)
+
+
+def place(batch: dict[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch of `size` examples on its devices."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (size, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }
+
+
+def _own_rows(sharding: NamedSharding, size: int) -> np.ndarray:
+    """Positions in the global batch that the devices of this process hold."""
+    slices = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))

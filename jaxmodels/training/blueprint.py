@@ -1,0 +1,49 @@
+"""A model without its numbers: a flat dict of parameters becomes the model, and back."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+
+class Blueprint:
+    """The structure of one model, for training and for evaluation.
+
+    The trainer holds parameters as {dotted name: array}: cheap to pass to a compiled function, easy to shard,
+    save and name. Inside a compiled function they become the model again.
+
+    Args:
+      make: builds the model; it is traced, no array is allocated.
+    """
+
+    def __init__(self, make: Callable[[], nnx.Module]) -> None:
+        model = nnx.eval_shape(make)
+        self.graphdef, variables = nnx.split(model)
+        training = nnx.view(model, raise_if_not_found=False, deterministic=False)
+        self.training_graphdef, _ = nnx.split(training)
+        self.variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(variables)}
+        self.parameters = [name for name, (_, v) in self.variables.items() if isinstance(v, nnx.Param)]
+        constants = [name for name in self.variables if name not in set(self.parameters)]
+        # Buffers are the same in every run: computed once, here.
+        self.constants: dict[str, np.ndarray] = {}
+        if constants:
+            self.constants = jax.tree.map(np.asarray, jax.jit(lambda: _pick(make(), constants))())
+
+    def split(self, model: nnx.Module) -> dict[str, Array]:
+        """The parameters of a model of this structure."""
+        return _pick(model, self.parameters)
+
+    def merge(self, parameters: Mapping[str, Array], *, training: bool = False) -> nnx.Module:
+        """The model with these parameters; `training` turns dropout on."""
+        values = {**self.constants, **parameters}
+        state = nnx.from_flat_state(
+            [(path, variable.replace(values[name])) for name, (path, variable) in self.variables.items()]
+        )
+        return nnx.merge(self.training_graphdef if training else self.graphdef, state)
+
+
+def _pick(model: nnx.Module, names: list[str]) -> dict[str, Array]:
+    arrays = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(nnx.state(model))}
+    return {name: arrays[name] for name in names}

@@ -1,0 +1,106 @@
+"""Where arrays live: a mesh of `data × fsdp`, one rule that shards every parameter, and several hosts."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+# Smaller arrays are copied to every device: cutting them saves nothing and costs a message each.
+SMALLEST_SHARDED = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices share the batch only, and how many share the parameters as well."""
+
+    data: int = 0  # copies of the parameters; 0 takes all devices that `fsdp` leaves
+    fsdp: int = 1  # devices over which parameters and optimiser state are cut
+
+    def __post_init__(self) -> None:
+        if self.data < 0:
+            raise ValueError(f"mesh.data must be ≥ 0 (0: as many as there are); got data={self.data}")
+        if self.fsdp < 1:
+            raise ValueError(f"mesh.fsdp must be ≥ 1; got fsdp={self.fsdp}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostsConfig:
+    """Several processes that train together, one per host; each is started with the same command."""
+
+    join: bool = False  # find the others through the cluster (Cloud TPU, Slurm, Kubernetes, Open MPI)
+    coordinator: str | None = None  # HOST:PORT of process 0, where there is no such cluster
+    processes: int | None = None  # how many there are
+    process: int | None = None  # which one this is, from 0
+
+    def __post_init__(self) -> None:
+        given = [x is not None for x in (self.coordinator, self.processes, self.process)]
+        if any(given) and not all(given):
+            raise ValueError(
+                "hosts.coordinator, hosts.processes and hosts.process belong together; got "
+                f"coordinator={self.coordinator!r}, processes={self.processes}, process={self.process}"
+            )
+        if self.processes is not None and self.process is not None:
+            if not 0 <= self.process < self.processes:
+                raise ValueError(
+                    f"hosts.process must lie in [0, hosts.processes={self.processes}); got {self.process}"
+                )
+            host, _, port = (self.coordinator or "").rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"hosts.coordinator must be HOST:PORT; got {self.coordinator!r}")
+
+
+def join_hosts(config: HostsConfig) -> None:
+    """Connects this process with the others; must come before anything asks for a device."""
+    if config.coordinator is not None:
+        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+    elif config.join:
+        jax.distributed.initialize()
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh; ValueError where the numbers do not fit the devices.
+
+    A single process may use fewer devices than there are; several must use all.
+    """
+    available = len(jax.devices())
+    data = config.data or available // config.fsdp
+    wanted = data * config.fsdp
+    fits = wanted == available if jax.process_count() > 1 else 1 <= wanted <= available
+    if not fits or (config.data == 0 and available % config.fsdp):
+        raise ValueError(
+            f"mesh.data × mesh.fsdp must be the number of devices, {available}; "
+            f"got data={config.data}, fsdp={config.fsdp}"
+        )
+    devices = jax.devices()[:wanted]
+    # Auto: the compiler propagates shardings, so that models say nothing about devices.
+    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples are dealt out to all devices."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """The rule for parameters and optimiser state: the largest axis that divides evenly is cut over `fsdp`."""
+    parts = mesh.shape["fsdp"]
+    axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or not axes or math.prod(shape) < SMALLEST_SHARDED:
+        return replicated(mesh)
+    axis = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, P(*["fsdp" if i == axis else None for i in range(len(shape))]))
+
+
+def everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
+    """The same array on every device of every process; cut over the devices if its first axis divides evenly."""
+    even = array.ndim > 0 and array.shape[0] % mesh.size == 0 and array.shape[0] > 0
+    sharding = batch_sharding(mesh) if even else replicated(mesh)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

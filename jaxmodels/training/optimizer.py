@@ -1,0 +1,84 @@
+"""AdamW with what training runs add to it: a schedule, clipping, and decay of the right parameters only."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import optax
+
+
+# Decayed is what multiplies activations. Norms, biases, learned vectors and position tables are left alone;
+# a table that is also the output projection (MaMMUT) is one parameter and therefore decayed once.
+DECAYED_NAMES = ("kernel", "to_kv")
+DECAYED_TABLE = "token_emb.embedding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, linear warm-up, cosine decay, clipping by the global norm."""
+
+    learning_rate: float = 1e-3  # at the end of the warm-up
+    warmup_steps: int = 50
+    final_learning_rate: float = 0.0  # after the last step, as a share of learning_rate
+    weight_decay: float = 0.05  # of matrices and token tables; norms, biases, vectors and positions are exempt
+    clip_norm: float = 1.0  # the gradient is scaled down to this norm; 0 leaves it as it is
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    ema_decay: float = 0.0  # of the average of the weights that is evaluated and saved; 0 turns it off
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a finite number > 0; got {name}={value!r}")
+        for name in ("weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number ≥ 0; got {name}={value!r}")
+        for name in ("b1", "b2", "ema_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1); got {name}={value!r}")
+        if not 0 <= self.final_learning_rate <= 1:
+            raise ValueError(
+                "final_learning_rate is a share of learning_rate and must lie in [0, 1]; "
+                f"got final_learning_rate={self.final_learning_rate!r}"
+            )
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be ≥ 0; got warmup_steps={self.warmup_steps!r}")
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to the parameter of this dotted name."""
+    return name.rpartition(".")[2] in DECAYED_NAMES or name.endswith(DECAYED_TABLE)
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate of each step: up in a line, down in half a cosine. A short run warms up in a tenth of it."""
+    warmup = min(config.warmup_steps, steps // 10)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (warmup + 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=config.learning_rate * config.final_learning_rate,
+    )
+
+
+def optimizer(
+    config: OptimizerConfig, steps: int, parameters: Iterable[str]
+) -> optax.GradientTransformation:
+    """The update rule for a flat dict of parameters with these names, over a run of `steps`."""
+    mask = {name: is_decayed(name) for name in parameters}
+    adamw = optax.adamw(
+        schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=mask,
+    )
+    if config.clip_norm == 0:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

@@ -1,0 +1,166 @@
+"""One optimiser step: a pure function of a small state and a batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Int, Key, PyTree
+
+from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.task import Task
+
+
+Parameters = dict[str, Array]
+Metrics = dict[str, Array]
+Step = Callable[["TrainState", Mapping[str, Array]], tuple["TrainState", Metrics]]
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on; nothing else changes from step to step."""
+
+    step: Int[Array, ""]
+    parameters: Parameters
+    optimizer: PyTree
+    average: Parameters | None  # moving average of the parameters
+    failed: Bool[Array, ""]  # a loss or gradient was not finite; the rest is as before that step
+
+
+def initial_state(
+    blueprint: Blueprint, make: Callable[[], nnx.Module], tx: optax.GradientTransformation, *, average: bool
+) -> TrainState:
+    """The state before the first step. To be traced, so that every array is born where it belongs."""
+    parameters = blueprint.split(make())
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        optimizer=tx.init(parameters),
+        average=jax.tree.map(jnp.copy, parameters) if average else None,
+        failed=jnp.zeros((), bool),
+    )
+
+
+def make_step(
+    task: Task,
+    blueprint: Blueprint,
+    tx: optax.GradientTransformation,
+    *,
+    key: Key[Array, ""],
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    remat: bool = False,
+) -> Step:
+    """The function of one step; the caller compiles it and donates the state.
+
+    A step whose loss or gradient is not finite changes nothing but `failed`, and neither does any later one.
+
+    Args:
+      task: gives the loss.
+      blueprint: of the task's model.
+      tx: the update rule.
+      key: of dropout; the step number is folded in, so that a resumed run repeats an unbroken one.
+      accumulate: parts into which the batch is cut to save memory; the gradient is that of the whole batch.
+      ema_decay: of the moving average, if the state has one.
+      remat: recompute activations in the backward pass, all but the results of products with weights.
+    """
+    gradient = loss_and_gradient(task, blueprint, accumulate=accumulate, remat=remat)
+
+    def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+        loss, metrics, gradients = gradient(state.parameters, batch, jax.random.fold_in(key, state.step))
+        norm = optax.tree.norm(gradients)
+        updates, moments = tx.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        average = state.average
+        if average is not None:
+            average = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, average, parameters)
+        ok = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
+        proposed = TrainState(state.step + 1, parameters, moments, average, state.failed)
+        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
+        return state._replace(failed=~ok), {"loss": loss, "gradient_norm": norm, **metrics}
+
+    return step
+
+
+def loss_and_gradient(
+    task: Task, blueprint: Blueprint, *, accumulate: int = 1, remat: bool = False
+) -> Callable[[Parameters, Mapping[str, Array], Array], tuple[Array, Metrics, Parameters]]:
+    """(loss, metrics, gradient) of a batch, computed in `accumulate` parts.
+
+    Exact for any loss, also for one that couples the examples: the outputs of all parts are computed first,
+    the loss of them all gives each part its cotangent, and then part after part is differentiated. Where the
+    loss is a plain sum over examples the cotangents do not depend on the outputs, and XLA drops the first
+    pass.
+    """
+
+    def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
+        model = blueprint.merge(parameters, training=True)
+        outputs = task.forward(model, part, nnx.Rngs(dropout=key))
+        return {name: _floating(value) for name, value in outputs.items()}
+
+    if remat:
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        forward = jax.checkpoint(forward, policy=policy)
+
+    def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:
+        return task.loss(blueprint.merge(parameters, training=True), outputs)
+
+    def at_once(parameters, batch, key):
+        (loss, metrics), gradients = jax.value_and_grad(
+            lambda parameters: total(parameters, forward(parameters, batch, key)), has_aux=True
+        )(parameters)
+        return loss, metrics, gradients
+
+    def in_parts(parameters, batch, key):
+        parts = jax.tree.map(lambda x: _cut(x, accumulate), batch)
+        keys = jax.random.split(key, accumulate)
+        _, outputs = jax.lax.scan(lambda _, part: (None, forward(parameters, *part)), None, (parts, keys))
+        gradients, cotangents = jax.grad(lambda p, o: total(p, o)[0], argnums=(0, 1))(
+            parameters, jax.tree.map(_join, outputs)
+        )
+
+        def add(gradients, part):
+            *arguments, cotangent = part
+            outputs, pull = jax.vjp(lambda parameters: forward(parameters, *arguments), parameters)
+            return jax.tree.map(jnp.add, gradients, pull(cotangent)[0]), outputs
+
+        cotangents = jax.tree.map(lambda x: _cut(x, accumulate), cotangents)
+        gradients, outputs = jax.lax.scan(add, gradients, (parts, keys, cotangents))
+        loss, metrics = total(parameters, jax.tree.map(_join, outputs))
+        return loss, metrics, gradients
+
+    return at_once if accumulate == 1 else in_parts
+
+
+def unhealthy(
+    task: Task, blueprint: Blueprint, parameters: Parameters, batch: Mapping[str, Array], key: Array
+) -> dict[str, Any]:
+    """What is not finite in the step that failed: parts of the batch, parameters, gradients (names)."""
+    loss, _, gradients = jax.jit(loss_and_gradient(task, blueprint))(parameters, batch, key)
+
+    def names(arrays: Mapping[str, Array]) -> list[str]:
+        finite = jax.jit(lambda arrays: {name: jnp.isfinite(x).all() for name, x in arrays.items()})(arrays)
+        return [name for name, value in finite.items() if not bool(value)]
+
+    return {
+        "loss": float(loss),
+        "batch": names(batch),
+        "parameters": names(parameters),
+        "gradients": names(gradients),
+    }
+
+
+def _floating(x: Array) -> Array:
+    """Counts become numbers that have a derivative."""
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
+
+def _cut(x: Array, parts: int) -> Array:
+    """(b, …) → (parts, b / parts, …), every part from all over the batch, hence from every device."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _join(x: Array) -> Array:
+    """The inverse of `_cut`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
