@@ -52,7 +52,9 @@ class Checkpoints:
         try:
             self.manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), meta=ocp.args.JsonSave(meta)),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_tree(state)), meta=ocp.args.JsonSave(meta)
+                ),
                 force=True,
             )
         except Exception as error:  # whatever the storage layer raises
@@ -86,6 +88,8 @@ class Checkpoints:
             try:
                 return self._restore(step, abstract)
             except Exception as error:  # damage shows in many ways
+                if isinstance(error, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(error):
+                    raise
                 self.say(f"the checkpoint of step {step} is damaged and not used ({_first_line(error)})")
                 self._set_aside(step)
         if steps:
@@ -132,8 +136,12 @@ class Checkpoints:
 
 def fingerprint(state: TrainState) -> str:
     """A checksum of every bit of the state, the same however it is spread over devices."""
-    sums = jax.jit(lambda leaves: jnp.stack([_checksum(leaf) for leaf in leaves]))(jax.tree.leaves(state))
-    return hashlib.sha256(np.asarray(sums, np.uint32).tobytes()).hexdigest()
+    return hashlib.sha256(np.asarray(_checksums(jax.tree.leaves(state)), np.uint32).tobytes()).hexdigest()
+
+
+@jax.jit
+def _checksums(leaves: list[Array]) -> UInt32[Array, " leaves"]:
+    return jnp.stack([_checksum(leaf) for leaf in leaves])
 
 
 def _checksum(x: Array) -> UInt32[Array, ""]:

@@ -20,7 +20,9 @@ class OptimizerConfig:
     learning_rate: float = 1e-3  # at the end of the warm-up
     warmup_steps: int = 50
     final_learning_rate: float = 0.0  # after the last step, as a share of learning_rate
-    weight_decay: float = 0.05  # of matrices and token tables; norms, biases, vectors and positions are exempt
+    weight_decay: float = (
+        0.05  # of matrices and token tables; norms, biases, vectors and positions are exempt
+    )
     clip_norm: float = 1.0  # the gradient is scaled down to this norm; 0 leaves it as it is
     b1: float = 0.9
     b2: float = 0.99
@@ -66,9 +68,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     )
 
 
-def optimizer(
-    config: OptimizerConfig, steps: int, parameters: Iterable[str]
-) -> optax.GradientTransformation:
+def optimizer(config: OptimizerConfig, steps: int, parameters: Iterable[str]) -> optax.GradientTransformation:
     """The update rule for a flat dict of parameters with these names, over a run of `steps`."""
     mask = {name: is_decayed(name) for name in parameters}
     adamw = optax.adamw(

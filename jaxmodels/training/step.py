@@ -49,6 +49,7 @@ def make_step(
     *,
     key: Key[Array, ""],
     accumulate: int = 1,
+    learning_rate: optax.Schedule = lambda step: jnp.nan,
     ema_decay: float = 0.0,
     remat: bool = False,
 ) -> Step:
@@ -62,6 +63,7 @@ def make_step(
       tx: the update rule.
       key: of dropout; the step number is folded in, so that a resumed run repeats an unbroken one.
       accumulate: parts into which the batch is cut to save memory; the gradient is that of the whole batch.
+      learning_rate: the schedule inside `tx`, for the log.
       ema_decay: of the moving average, if the state has one.
       remat: recompute activations in the backward pass, all but the results of products with weights.
     """
@@ -77,8 +79,9 @@ def make_step(
             average = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, average, parameters)
         ok = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         proposed = TrainState(state.step + 1, parameters, moments, average, state.failed)
+        logged = {"loss": loss, "gradient_norm": norm, "learning_rate": learning_rate(state.step), **metrics}
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
-        return state._replace(failed=~ok), {"loss": loss, "gradient_norm": norm, **metrics}
+        return state._replace(failed=~ok), logged
 
     return step
 

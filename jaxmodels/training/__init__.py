@@ -1,0 +1,1 @@
+"""Training: the five models on real data, on one device or many."""

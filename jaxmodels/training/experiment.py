@@ -1,0 +1,227 @@
+"""What a run is: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxmodels.data import captioned_images, labelled_images, texts
+from jaxmodels.data.emoji_captions import emoji_captions
+from jaxmodels.data.emoji_splits import emoji_splits
+from jaxmodels.data.union_splits import union_splits
+from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
+from jaxmodels.models.glom import GlomConfig
+from jaxmodels.models.hourglass import HourglassTransformerLMConfig
+from jaxmodels.models.mammut import MaMMUTConfig
+from jaxmodels.models.scalable_vit import ScalableViTConfig
+from jaxmodels.models.simple_vit import SimpleViTConfig
+from jaxmodels.training.mesh import HostsConfig, MeshConfig
+from jaxmodels.training.optimizer import OptimizerConfig
+from jaxmodels.training.task import Task
+
+
+Precision = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
+
+# What may differ between a run and its continuation: nothing here changes a number of a step, except `steps`,
+# which moves the end of the learning rate's schedule.
+MAY_CHANGE = (
+    "workdir",
+    "steps",
+    "resume",
+    "mesh",
+    "hosts",
+    "remat",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep",
+    "tensorboard",
+    "profile",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What all runs have in common."""
+
+    workdir: Path  # everything that the run writes goes here
+    steps: int  # optimiser steps
+    batch_size: int  # examples per step, over all devices and hosts
+    seed: int = 0  # of the initial weights, the order of the data, and whatever is random in it
+    data: Path | None = None  # your own data, see docs/train.md; by default the data in the package
+    resume: bool = False  # go on from the newest checkpoint in workdir, or begin if there is none
+    optim: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Type of the computation; parameters, optimiser and losses are float32 (float64 with float64).
+    # "float32" really is: accelerators that would round products to fewer digits are told not to.
+    precision: Precision = "float32"
+    accumulate: int = 1  # parts into which a batch is cut to save memory; the gradient stays the same
+    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    log_every: int | None = None  # steps; by default a hundredth of the run
+    evaluate_every: int | None = None  # steps; by default a tenth of the run
+    checkpoint_every: int | None = None  # steps; by default a tenth of the run
+    keep: int = 2  # checkpoints
+    skip_unreadable: bool = False  # leave out pictures that cannot be read, and count them
+    tensorboard: bool = False  # also write WORKDIR/tensorboard (needs jaxmodels[tensorboard])
+    profile: bool = False  # trace five steps into WORKDIR/profile, for xprof or Perfetto
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be ≥ 1; got {name}={getattr(self, name)}")
+        for name in ("log_every", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be ≥ 1; got {name}={value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be ≥ 0; got seed={self.seed}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate={self.accumulate}; "
+                f"got batch_size={self.batch_size}"
+            )
+
+    def task(self) -> Task:
+        """Reads the data and says what is trained on it; raises where either is wrong."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, as JSON has them."""
+        return _plain(asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HourglassExperiment(Experiment):
+    """Next-byte language modelling."""
+
+    model: HourglassTransformerLMConfig
+    first_year: int = 1790  # of the embedded addresses to train on
+
+    def task(self) -> Task:
+        from jaxmodels.training.tasks.language import LanguageModelling
+
+        splits = union_splits() if self.data is None else texts(self.data)
+        return LanguageModelling(self.model, splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageExperiment(Experiment):
+    """What runs on labelled pictures have in common."""
+
+    image_size: int = 32  # side to which pictures are resized
+    protocol: Literal["across-styles", "within-style"] = "across-styles"  # how embedded emoji are split
+    shift: int = 2  # pictures are moved by up to so many pixels, at random
+
+    def splits(self, *, require_classes: bool):
+        if self.data is None:
+            return emoji_splits(self.protocol, size=self.image_size)
+        return labelled_images(
+            self.data,
+            size=self.image_size,
+            skip_unreadable=self.skip_unreadable,
+            require_classes=require_classes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalableViTExperiment(ImageExperiment):
+    """Classification. The number of classes and channels is that of the data."""
+
+    model: ScalableViTConfig
+    flip: bool = False  # mirror pictures at random
+    label_smoothing: float = 0.0
+
+    def task(self) -> Task:
+        from jaxmodels.training.tasks.classification import Classification
+
+        return Classification(
+            self.model,
+            self.splits(require_classes=True),
+            shift=self.shift,
+            flip=self.flip,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoLT5Experiment(ImageExperiment):
+    """Classification. The number of classes and channels is that of the data."""
+
+    model: ConditionalRoutedViTConfig
+    flip: bool = False  # mirror pictures at random
+    label_smoothing: float = 0.0
+
+    def task(self) -> Task:
+        from jaxmodels.training.tasks.classification import Classification
+
+        return Classification(
+            self.model,
+            self.splits(require_classes=True),
+            shift=self.shift,
+            flip=self.flip,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlomExperiment(ImageExperiment):
+    """Denoising, and a linear probe on the top level."""
+
+    model: GlomConfig
+    noise: float = 1.0  # standard deviation of the noise, for pixels between -1 and 1
+
+    def task(self) -> Task:
+        from jaxmodels.training.tasks.denoising import Denoising
+
+        return Denoising(self.model, self.splits(require_classes=False), noise=self.noise, shift=self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaMMUTExperiment(Experiment):
+    """Captioning and contrastive learning on pictures with captions."""
+
+    model: MaMMUTConfig
+    encoder: SimpleViTConfig
+    image_size: int = 32  # side to which pictures are resized
+    context: int = 64  # longest caption, in bytes with its two marks
+    shift: int = 2  # pictures are moved by up to so many pixels, at random
+    skip_long: bool = False  # leave out captions that do not fit, and count them
+
+    def task(self) -> Task:
+        from jaxmodels.training.tasks.captioning import Captioning
+
+        if self.data is None:
+            splits = emoji_captions(size=self.image_size)
+        else:
+            splits = captioned_images(
+                self.data,
+                size=self.image_size,
+                longest=self.context - 2,
+                skip_unreadable=self.skip_unreadable,
+                skip_long=self.skip_long,
+            )
+        return Captioning(self.model, self.encoder, splits, context=self.context, shift=self.shift)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings in which a run and its continuation differ though they must not, one line each."""
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += [f"{key}.{line}" for line in differences(old, new)]
+        elif old != new and key not in MAY_CHANGE:
+            lines.append(f"{key}: {old!r} in the run, {new!r} now")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+        case _:
+            return value

@@ -1,0 +1,61 @@
+"""Pictures on their way into a model and out of it: scaled, moved at random, evaluated in batches of one size.
+
+Shapes: b batch, n pictures.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from jaxmodels.training.task import Call
+
+
+EVALUATION_BATCH = 128
+
+
+def scaled(images: UInt8[np.ndarray, "b height width c"]) -> Float32[np.ndarray, "b height width c"]:
+    """Pixels between -1 and 1."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def unscaled(images: Float32[np.ndarray, "b height width c"]) -> UInt8[np.ndarray, "b height width c"]:
+    """The inverse of `scaled`; what lies outside of [-1, 1] is cut off."""
+    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def moved(
+    images: UInt8[np.ndarray, "b height width c"],
+    draws: Sequence[np.random.Generator],
+    *,
+    shift: int,
+    flip: bool = False,
+) -> UInt8[np.ndarray, "b height width c"]:
+    """Each picture, moved by up to `shift` pixels either way and perhaps mirrored; its border is continued."""
+    _, height, width, _ = images.shape
+    down, right = np.array([draw.integers(-shift, shift + 1, size=2) for draw in draws]).T[..., None]
+    rows = np.clip(np.arange(height) - down, 0, height - 1)  # b height
+    columns = np.clip(np.arange(width) - right, 0, width - 1)  # b width
+    if flip:
+        mirrored = np.array([draw.random() < 0.5 for draw in draws])
+        columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
+    return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def in_batches(
+    call: Call, name: str, n: int, batch: Callable[[Int[np.ndarray, " b"]], Mapping[str, np.ndarray]]
+) -> Any:
+    """The outputs of `call(name, …)` for n pictures, `EVALUATION_BATCH` at a time.
+
+    Args:
+      call: runs a function of the task.
+      name: of that function.
+      n: pictures in all.
+      batch: gives what the function reads, for these numbers of pictures. The last picture fills up the last
+        batch, so that only one shape is compiled.
+    """
+    numbers = np.minimum(np.arange(-(-n // EVALUATION_BATCH) * EVALUATION_BATCH), n - 1)
+    outputs = [call(name, batch(part)) for part in numbers.reshape(-1, EVALUATION_BATCH)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *outputs)

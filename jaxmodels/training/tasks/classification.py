@@ -1,0 +1,259 @@
+"""Classification of pictures with ScalableViT or CoLT5's conditionally routed ViT."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from jaxmodels.data.emoji_splits import box_means
+from jaxmodels.data.splits import LabelledSplits
+from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
+from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
+from jaxmodels.nn import at_least_float32, require_integer
+from jaxmodels.training.baselines import accuracies, logistic_regression, majority, nearest_neighbours
+from jaxmodels.training.figures import confusion_figure, prediction_figure, routing_figure
+from jaxmodels.training.pictures import in_batches, moved, scaled
+from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+
+
+BASELINE_SIDE = 32  # pixel baselines see box means of larger pictures: quick, and no worse on emoji
+SHOWN = 28  # predictions
+ROUTED = 6  # pictures whose routing is drawn
+
+
+class Classification:
+    """One label per picture: cross-entropy, top-1 and top-5 accuracy.
+
+    Args:
+      config: of either model; the number of classes and what concerns the pictures' shape is replaced by that
+        of the data, see the attribute `config`.
+      splits: the data.
+      shift: training pictures are moved by up to so many pixels, at random.
+      flip: mirror every second training picture, at random.
+      label_smoothing: share of the target spread evenly over all classes.
+
+    Raises:
+      ValueError: an argument out of range; data without a second class, without pictures, or of a size that
+        does not fit the configuration.
+    """
+
+    name = "classification"
+    metric = Metric(name="top1", better="higher")
+
+    def __init__(
+        self,
+        config: ScalableViTConfig | ConditionalRoutedViTConfig,
+        splits: LabelledSplits,
+        *,
+        shift: int,
+        flip: bool,
+        label_smoothing: float,
+    ) -> None:
+        require_pictures(splits)
+        if len(splits.class_names) < 2:
+            raise ValueError(
+                f"classification needs at least 2 classes; got {list(splits.class_names)} in {splits.source}"
+            )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1); got label_smoothing={label_smoothing!r}")
+        _, height, width, channels = splits.train.images.shape
+        self.shift = require_shift(shift, (height, width))
+        self.flip, self.label_smoothing = flip, label_smoothing
+        self.splits = splits
+        self.examples = len(splits.train)
+        self.functions: dict[str, Callable[[Any, Batch], Any]] = {"logits": _logits}
+        self.config: ScalableViTConfig | ConditionalRoutedViTConfig
+        if isinstance(config, ConditionalRoutedViTConfig):
+            self.functions["routing"] = _routing
+            sides = {"image_size": height if height == width else (height, width)}
+            self.config = replace(config, num_classes=len(splits.class_names), channels=channels, **sides)
+        else:
+            self.config = replace(config, num_classes=len(splits.class_names), channels=channels)
+
+    def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+        """The model with fresh weights."""
+        if isinstance(self.config, ConditionalRoutedViTConfig):
+            return ConditionalRoutedViT(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        return ScalableViT(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def batch(
+        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
+        train = self.splits.train
+        images = moved(train.images[indices], draws, shift=self.shift, flip=self.flip)
+        return {"images": scaled(images), "labels": train.labels[indices]}
+
+    def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
+        """Cross-entropy of every picture, and whether its best guess is right."""
+        logits = _logits(model, batch, rngs)
+        targets = optax.smooth_labels(
+            jnp.eye(logits.shape[-1], dtype=logits.dtype)[batch["labels"]], self.label_smoothing
+        )
+        return {
+            "loss": optax.softmax_cross_entropy(logits, targets),
+            "right": (logits.argmax(axis=-1) == batch["labels"]).astype(logits.dtype),
+        }
+
+    def loss(self, model: Any, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The mean over the batch."""
+        return outputs["loss"].mean(), {"top1": outputs["right"].mean()}
+
+    def evaluate(self, call: Call, split: Split) -> dict[str, float]:
+        """Top-1, top-5, and the cross-entropy without label smoothing."""
+        labels = getattr(self.splits, split).labels
+        logits = self._logits(call, split)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return {**accuracies(logits, labels), "loss": float(losses.mean())}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The majority, and 5 nearest neighbours and logistic regression on pixels."""
+        train, validation, test = self.splits.train, self.splits.validation, self.splits.test
+        box = -(-max(train.images.shape[1:3]) // BASELINE_SIDE)
+        x, held_out_x, test_x = (box_means(part.images, box) for part in (train, validation, test))
+        return {
+            "majority": majority(train.labels, test.labels),
+            "5 nearest neighbours": nearest_neighbours(x, train.labels, test_x, test.labels),
+            "logistic regression": logistic_regression(
+                x,
+                train.labels,
+                test_x,
+                test.labels,
+                validation_x=held_out_x,
+                validation_y=validation.labels,
+            ),
+        }
+
+    def samples(self, call: Call) -> list[Sample]:
+        """The confusion matrix, some predictions, and for CoLT5 what its routers select."""
+        test, names = self.splits.test, self.splits.class_names
+        logits = self._logits(call, "test")
+        guesses = logits.argmax(axis=-1)
+        counts = np.zeros((len(names), len(names)), int)
+        np.add.at(counts, (test.labels, guesses), 1)
+        shown = np.unique(np.linspace(0, len(test) - 1, SHOWN).round().astype(int))
+        right = int((guesses == test.labels).sum())
+        samples = [
+            Sample(
+                title="Confusion matrix",
+                caption=f"Test pictures by class (rows) and best guess (columns): {right} of {len(test)} are right. "
+                "The shade is the share of the row.",
+                figure=confusion_figure(counts, names),
+            ),
+            Sample(
+                title="Predictions",
+                caption=f"{len(shown)} test pictures at equal distances through the test data, with the best guess; "
+                "where it is wrong, the right answer is below it.",
+                figure=prediction_figure(test.images[shown], test.labels[shown], logits[shown], names),
+            ),
+        ]
+        return samples + ([self._routing_sample(call)] if "routing" in self.functions else [])
+
+    def _routing_sample(self, call: Call) -> Sample:
+        """One picture of each of the first classes."""
+        test = self.splits.test
+        of_class = [np.flatnonzero(test.labels == label) for label in range(len(self.splits.class_names))]
+        shown = np.array([numbers[len(numbers) // 2] for numbers in of_class if len(numbers)][:ROUTED])
+        masks = in_batches(
+            call, "routing", len(shown), lambda part: {"images": scaled(test.images[shown[part]])}
+        )
+        return Sample(
+            title="Routed patches",
+            caption="What the routers of each layer give to the heavy branch, outlined; the rest of the picture, "
+            "faded here, takes the light branch only. In attention the choice is made within each window.",
+            figure=routing_figure(test.images[shown], masks),
+        )
+
+    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
+        """The model is the published one."""
+        return model, {}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **describe_splits(self.splits),
+            "classes": list(self.splits.class_names),
+            "shift": self.shift,
+            "flip": self.flip,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def _logits(self, call: Call, split: Split) -> Float[np.ndarray, "n classes"]:
+        images = getattr(self.splits, split).images
+        return in_batches(call, "logits", len(images), lambda part: {"images": scaled(images[part])})
+
+
+def require_pictures(splits: LabelledSplits) -> None:
+    """ValueError unless there are pictures of one size to train on, to validate with, and to test on."""
+    shape = splits.train.images.shape[1:]
+    for name in ("train", "validation", "test"):
+        images = getattr(splits, name).images
+        if not len(images):
+            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
+                f"of {splits.source}"
+            )
+
+
+def require_shift(shift: int, sides: tuple[int, int]) -> int:
+    """Returns `shift`; ValueError unless some of a picture stays when it is moved that far."""
+    require_integer("shift", shift, minimum=0)
+    if shift >= min(sides):
+        raise ValueError(f"shift must be smaller than the pictures' sides, {sides}; got shift={shift}")
+    return shift
+
+
+def describe_splits(splits: LabelledSplits) -> dict[str, Any]:
+    """Where pictures come from, how many they are, and their shape."""
+    return {
+        "data": splits.source,
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "test": len(splits.test),
+        "image_shape": list(splits.train.images.shape[1:]),
+        "skipped": len(splits.skipped),
+    }
+
+
+def _logits(model: Any, batch: Batch, rngs: nnx.Rngs | None = None) -> Float[Array, "b classes"]:
+    """In at least float32."""
+    has_dropout = isinstance(model, ScalableViT)
+    logits = model(batch["images"], rngs=rngs) if has_dropout else model(batch["images"])
+    return at_least_float32(logits)
+
+
+def _routing(model: ConditionalRoutedViT, batch: Batch) -> Mapping[str, Bool[Array, "b layers h w"]]:
+    """Which patches the feed-forward routers and the query routers of every layer select."""
+    config, images = model.config, batch["images"]
+    (p1, p2), window = config.patch_sides, config.attn_light_window_size
+    h, w = images.shape[1] // p1, images.shape[2] // p2
+    routed = model.routing(images)
+    queries = [
+        rearrange(
+            _selected(router.indices, images.shape[0] * h * w // window**2, window**2),
+            "(b h w) (w1 w2) -> b (h w1) (w w2)",
+            h=h // window,
+            w=w // window,
+            w1=window,
+        )
+        for router in routed[0::3]
+    ]
+    tokens = [
+        rearrange(_selected(router.indices, images.shape[0], h * w), "b (h w) -> b h w", h=h)
+        for router in routed[2::3]
+    ]
+    return {"feed-forward": jnp.stack(tokens, axis=1), "attention": jnp.stack(queries, axis=1)}
+
+
+def _selected(indices: Int[Array, "b 1 k"] | None, b: int, n: int) -> Bool[Array, "b n"]:
+    """True at the selected tokens; None selects all."""
+    if indices is None:
+        return jnp.ones((b, n), bool)
+    return jnp.zeros((b, n), bool).at[jnp.arange(b)[:, None], indices[:, 0]].set(True)

@@ -1,0 +1,305 @@
+"""Language modelling: the next byte of a text, in bits per byte.
+
+The ids are the bytes themselves, so that the results can be compared with those of compressors.
+
+* Running text: a training example is a window of max_seq_len + 1 bytes which begins at a random place of its
+  stretch of max_seq_len bytes. Held-out text is cut into windows of which one begins with the last byte of the
+  one before: every byte but the very first is predicted once.
+* Records (`splits.row`), such as pictures: an example is one record after a zero byte, which stands for the
+  beginning. Every byte of the record is predicted.
+
+Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
+"""
+
+import math
+import textwrap
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int, UInt8
+from matplotlib.figure import Figure
+
+from jaxmodels.data.splits import TextSplits
+from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
+from jaxmodels.nn import at_least_float32
+from jaxmodels.training.byte_baselines import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+
+
+PADDING = -1  # after the end of a text; never a target
+START = 0  # the byte before a record
+WINDOWS_AT_ONCE = 16  # in evaluation
+
+PROMPTS = 3
+LONGEST_PROMPT = 160  # bytes
+LONGEST_CONTINUATION = 480  # bytes
+TEMPERATURE = 0.8
+SHARE_DRAWN_FROM = 0.1  # of the vocabulary, the likeliest; the default of `generate`
+LINE = 92  # characters
+
+
+class LanguageModelling:
+    """The Hourglass language model and the bytes of a text.
+
+    Args:
+      config: of the model, which must be causal.
+      splits: the text.
+      validation_windows: the evenly spaced windows of the validation text that are looked at during training;
+        the test text is always predicted whole.
+
+    Raises:
+      ValueError: model and text do not fit, or the text is too short.
+    """
+
+    name = "language"
+    metric = Metric(name="bits_per_byte", better="lower")
+
+    def __init__(
+        self, config: HourglassTransformerLMConfig, splits: TextSplits, *, validation_windows: int = 64
+    ) -> None:
+        require_fit(config, splits)
+        self.config = config
+        self.splits = splits
+        self.validation_windows = validation_windows
+        self.train = np.frombuffer(splits.train, np.uint8)
+        self.examples = len(splits.train) // splits.row if splits.row else (len(self.train) - 1) // self.length
+        self.functions: Mapping[str, Callable[[Any, Batch], Any]] = {
+            "losses": lambda model, batch: byte_losses(model, batch["tokens"]),
+            "generate": self._generate,
+        }
+
+    @property
+    def length(self) -> int:
+        """Bytes that are predicted in one window."""
+        return self.config.max_seq_len
+
+    def model(
+        self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> HourglassTransformerLM:
+        return HourglassTransformerLM(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def batch(
+        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """`tokens` (b, n + 1)."""
+        if self.splits.row:
+            return {"tokens": records(self.train, indices, self.splits.row)}
+        offsets = np.array([draw.integers(self.length) for draw in draws])
+        starts = np.minimum(indices * self.length + offsets, len(self.train) - self.length - 1)
+        return {"tokens": windows(self.train, starts, self.length)}
+
+    def forward(self, model: HourglassTransformerLM, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
+        """Of every window the sum of the losses, and how many bytes were predicted."""
+        losses = byte_losses(model, batch["tokens"])
+        return {
+            "loss_sum": jnp.sum(losses, axis=1),
+            "targets": jnp.sum(batch["tokens"][:, 1:] != PADDING, axis=1).astype(losses.dtype),
+        }
+
+    def loss(self, model: Any, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Nats per byte: `next_token_loss(model, tokens, pad_value=-1)`."""
+        loss = jnp.sum(outputs["loss_sum"]) / jnp.sum(outputs["targets"])
+        return loss, {"bits_per_byte": loss / math.log(2)}
+
+    def evaluate(self, call: Call, split: Split) -> dict[str, float]:
+        """Bits per byte, and the same in nats as `loss`."""
+        text = np.frombuffer(getattr(self.splits, split), np.uint8)
+        row = self.splits.row
+        count = len(text) // row if row else -(-(len(text) - 1) // self.length)
+        numbers = np.arange(count)
+        if split == "validation" and count > self.validation_windows:
+            numbers = np.linspace(0, count - 1, self.validation_windows).round().astype(int)
+        total, targets = 0.0, 0
+        for first in range(0, len(numbers), WINDOWS_AT_ONCE):
+            some = numbers[first : first + WINDOWS_AT_ONCE]
+            tokens = records(text, some, row) if row else windows(text, some * self.length, self.length)
+            missing = WINDOWS_AT_ONCE - len(tokens)
+            tokens = np.pad(tokens, ((0, missing), (0, 0)), constant_values=PADDING)
+            total += float(call("losses", {"tokens": tokens}).sum(dtype=np.float64))
+            targets += int((tokens[:, 1:] != PADDING).sum())
+        loss = total / targets
+        return {"bits_per_byte": loss / math.log(2), "loss": loss}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        test, train = self.splits.test, self.splits.train
+        bits = {
+            "frequencies of the bytes": entropy_bits(test),
+            "gzip -9": gzip_bits(test),
+            "xz -9e": xz_bits(test),
+            "xz -9e after the training text": xz_bits(test, after=train),
+        }
+        return {name: {"bits_per_byte": value, "loss": value * math.log(2)} for name, value in bits.items()}
+
+    def samples(self, call: Call) -> list[Sample]:
+        """Continuations of beginnings that are taken from the test data."""
+        prompts, originals = self._prompts()
+        seeds = np.arange(len(prompts), dtype=np.int32)
+        drawn = call("generate", {"prompt": prompts, "seed": seeds})
+        how = f"at temperature {TEMPERATURE}, from the {self._candidates} likeliest bytes"
+        shape = picture_shape(self.splits.row)
+        if shape is not None:
+            completed = np.concatenate([prompts[:, 1:], drawn], axis=1)
+            figure = picture_completions(prompts[:, 1:], completed, originals, shape)
+            caption = f"Left what was given, in the middle what the model made of it, drawn {how}, right the original."
+            return [Sample(title="Completed pictures", caption=caption, figure=figure)]
+        text = "\n\n\n".join(map(shown_continuation, prompts, drawn))
+        caption = (
+            "Lines after a bar are the beginning, taken from the test text. "
+            f"What follows was drawn by the model, byte by byte, {how}."
+        )
+        return [Sample(title="Generated text", caption=caption, text=text)]
+
+    def export(self, model: HourglassTransformerLM) -> tuple[HourglassTransformerLM, dict[str, np.ndarray]]:
+        return model, {}
+
+    def describe(self) -> dict[str, Any]:
+        splits = self.splits
+        described: dict[str, Any] = {
+            "source": splits.source,
+            "train_bytes": len(splits.train),
+            "validation_bytes": len(splits.validation),
+            "test_bytes": len(splits.test),
+            "train_crc32": f"{zlib.crc32(splits.train):08x}",
+        }
+        if splits.row:
+            described["record_bytes"] = splits.row
+        if splits.skipped:
+            described["skipped"] = list(splits.skipped)
+        return described
+
+    @property
+    def _candidates(self) -> int:
+        return max(1, int(SHARE_DRAWN_FROM * self.config.num_tokens))
+
+    def _generate(self, model: HourglassTransformerLM, batch: Batch) -> Int[Array, "b m"]:
+        """Bytes after each `prompt` (b, p), drawn with its own `seed` (b,): no row depends on its neighbours."""
+        p = batch["prompt"].shape[1]
+        new = self.splits.row - (p - 1) if self.splits.row else LONGEST_CONTINUATION
+
+        def one(prompt: Int[Array, " p"], seed: Int[Array, ""]) -> Int[Array, " m"]:
+            window = pad(prompt[None], 0, self.length - p)
+            key = jax.random.key(seed)
+            _, drawn = sample(
+                model, window, p, new, None, TEMPERATURE, 0, key, k=self._candidates, capacity=new
+            )
+            return drawn[0]
+
+        return jax.vmap(one)(batch["prompt"], batch["seed"])
+
+    def _prompts(self) -> tuple[Int[np.ndarray, "b p"], UInt8[np.ndarray, "b row"] | None]:
+        """Beginnings from all over the test data, and the whole records where there are such."""
+        text = np.frombuffer(self.splits.test, np.uint8)
+        if self.splits.row:
+            rows = rearrange(text, "(b row) -> b row", row=self.splits.row)
+            chosen = np.linspace(0, len(rows) - 1, PROMPTS).round().astype(int)
+            tokens = records(text, chosen, self.splits.row)
+            return tokens[:, : 1 + self.splits.row // 2], rows[chosen]
+        p = max(1, min(LONGEST_PROMPT, self.length // 2, len(text) // 2))
+        prompts = []
+        for place in np.linspace(p, len(text), PROMPTS + 2)[1:-1].astype(int):
+            end = max(p, self.splits.test.rfind(b" ", 0, place))  # between two words
+            prompts.append(text[end - p : end].astype(np.int32))
+        return np.stack(prompts), None
+
+
+def require_fit(config: HourglassTransformerLMConfig, splits: TextSplits) -> None:
+    """ValueError unless the model can be trained on the text."""
+    if not config.causal:
+        raise ValueError("causal must be True: the model would see the bytes it is to predict; got causal=False")
+    texts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    if splits.row is None:
+        for name, text in texts.items():
+            least = config.max_seq_len + 1 if name == "training" else 2
+            if len(text) < least:
+                raise ValueError(
+                    f"the {name} text must have at least {least} bytes with max_seq_len={config.max_seq_len}; "
+                    f"got {len(text)} bytes from {splits.source!r}; give more text"
+                    + (" or lower max_seq_len" if name == "training" else "")
+                )
+    else:
+        if config.max_seq_len != splits.row:
+            raise ValueError(
+                f"max_seq_len must be the bytes of one record, {splits.row}; got max_seq_len={config.max_seq_len}"
+            )
+        for name, text in texts.items():
+            if len(text) == 0 or len(text) % splits.row:
+                raise ValueError(
+                    f"the {name} data must be one or more whole records of {splits.row} bytes; "
+                    f"got {len(text)} bytes from {splits.source!r}"
+                )
+    largest = max(np.frombuffer(text, np.uint8).max() for text in texts.values())
+    if config.num_tokens <= largest:
+        raise ValueError(
+            f"num_tokens must be above the largest byte of the text, {largest}; got num_tokens={config.num_tokens}; "
+            "256 fits any text"
+        )
+
+
+def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n+1"]) -> Float[Array, "b n"]:
+    """Cross-entropy of every byte after the first, in nats; 0 where there is padding."""
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    # Padding stands behind all that counts, where a causal model does not see it; it only must be some id.
+    logits = at_least_float32(model(jnp.maximum(inputs, 0)))
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(targets != PADDING, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
+
+
+def windows(
+    text: UInt8[np.ndarray, " bytes"], starts: Int[np.ndarray, " b"], length: int
+) -> Int[np.ndarray, "b n+1"]:
+    """`length` + 1 bytes from each start on, padded after the end of the text."""
+    positions = starts[:, None] + np.arange(length + 1)
+    inside = positions < len(text)
+    return np.where(inside, text[np.where(inside, positions, 0)].astype(np.int32), PADDING)
+
+
+def records(
+    data: UInt8[np.ndarray, " bytes"], numbers: Int[np.ndarray, " b"], row: int
+) -> Int[np.ndarray, "b row+1"]:
+    """The records of these numbers, each after a `START`."""
+    chosen = rearrange(data, "(n row) -> n row", row=row)[numbers].astype(np.int32)
+    return np.pad(chosen, ((0, 0), (1, 0)), constant_values=START)
+
+
+def shown_continuation(prompt: Int[np.ndarray, " p"], drawn: Int[np.ndarray, " m"]) -> str:
+    """The prompt behind bars and what was drawn after it, in lines of readable length."""
+    texts = [bytes(ids.astype(np.uint8)).decode(errors="replace") for ids in (prompt, drawn)]
+    given, made = [
+        "\n".join(textwrap.fill(line.strip(), LINE) for line in text.splitlines()) for text in texts
+    ]
+    return textwrap.indent(f"…{given}", "│ ", lambda line: True) + f"\n{made} …"
+
+
+def picture_shape(row: int | None) -> tuple[int, int, int] | None:
+    """Height, width and channels, if a record has as many bytes as a square picture, in colour or grey."""
+    for channels in (3, 1):
+        side = math.isqrt((row or 0) // channels)
+        if side and side * side * channels == row:
+            return side, side, channels
+    return None
+
+
+def picture_completions(
+    given: Int[np.ndarray, "b p"],
+    completed: Int[np.ndarray, "b row"],
+    originals: UInt8[np.ndarray, "b row"],
+    shape: tuple[int, int, int],
+) -> Figure:
+    """A line of three for each picture: the beginning on grey, its completion, and the original."""
+    blank = np.full(originals.shape, 225, np.uint8)
+    blank[:, : given.shape[1]] = given
+    figure = Figure(figsize=(6, 2 * len(given) + 0.3), layout="constrained")
+    axes = figure.subplots(len(given), 3, squeeze=False)
+    for line, pictures in zip(axes, zip(blank, completed, originals, strict=True), strict=True):
+        for place, picture in zip(line, pictures, strict=True):
+            place.imshow(picture.reshape(shape).astype(np.uint8), cmap="gray", vmin=0, vmax=255)
+            place.set_axis_off()
+    for place, title in zip(axes[0], ("given", "completed", "original"), strict=True):
+        place.set_title(title, fontsize=10)
+    return figure
