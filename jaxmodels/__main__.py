@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels compare`, `jaxmodels convert`, `jaxmodels demo`."""
+"""The command line: `jaxmodels compare`, `jaxmodels train`, `jaxmodels convert`, `jaxmodels demo`."""
 
 import json
 import os
@@ -57,6 +57,22 @@ def compare(
     )
 
 
+def train(preset: Annotated[str, tyro.conf.Positional], /) -> int:
+    """Train one of the five models; `jaxmodels train --help` lists the presets.
+
+    Args:
+        preset: for instance scalable-vit-emoji; what follows it are its settings, such as --workdir DIR.
+    """
+    return _train([preset])
+
+
+def _train(arguments: list[str]) -> int:
+    """Presets have flags of their own, which only their own parser knows."""
+    from jaxmodels.training import command
+
+    return command.run(arguments)
+
+
 def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")],
@@ -101,13 +117,21 @@ def demo(*, output: Path = Path("out/demo")) -> int:
 def main() -> None:
     """Entry point; the exit status is 0 only when what was asked for holds."""
     _use_compilation_cache()
-    commands: dict[str, Callable[..., int]] = {"compare": compare, "convert": convert, "demo": demo}
+    commands: dict[str, Callable[..., int]] = {
+        "compare": compare,
+        "train": train,
+        "convert": convert,
+        "demo": demo,
+    }
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="jaxmodels",
-            description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch.",
-        )
+        if sys.argv[1:2] == ["train"]:
+            status = _train(sys.argv[2:])
+        else:
+            status = tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog="jaxmodels",
+                description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch.",
+            )
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxmodels: {_message(error)}", file=sys.stderr)
         status = 2

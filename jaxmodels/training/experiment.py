@@ -95,12 +95,12 @@ class HourglassExperiment(Experiment):
     """Next-byte language modelling."""
 
     model: HourglassTransformerLMConfig
-    first_year: int = 1790  # of the embedded addresses to train on
+    first_year: int = 1790  # of the addresses in the package to train on
 
     def task(self) -> Task:
         from jaxmodels.training.tasks.language import LanguageModelling
 
-        splits = union_splits() if self.data is None else texts(self.data)
+        splits = union_splits(first_year=self.first_year) if self.data is None else texts(self.data)
         return LanguageModelling(self.model, splits)
 
 

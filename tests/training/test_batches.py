@@ -1,0 +1,115 @@
+"""The stream of batches: shuffled epochs, the same numbers wherever and whenever they are asked for."""
+
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmodels.training.batches import batches
+from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, replicated, sharding_of
+from tests.training.tiny import Tiny
+
+
+SHARDING = batch_sharding(make_mesh(MeshConfig(data=1)))
+
+
+class Echo(Tiny):
+    """Shows which examples it was asked for, and one number from each generator."""
+
+    def batch(self, indices, draws):
+        return {"index": np.asarray(indices), "drawn": np.array([draw.random() for draw in draws])}
+
+
+def take(count: int, *, size: int = 8, seed: int = 0, start: int = 0, sharding=SHARDING) -> dict[str, np.ndarray]:
+    stream = batches(Echo(), batch_size=size, seed=seed, sharding=sharding, start=start)
+    taken = list(islice(stream, count))
+    return {name: np.stack([np.asarray(batch[name]) for batch in taken]) for name in ("index", "drawn")}
+
+
+def test_every_epoch_has_every_example_once_in_a_new_order() -> None:
+    index = take(10)["index"].reshape(2, 40)
+    for epoch in index:
+        assert sorted(epoch) == list(range(40))
+    assert (index[0] != index[1]).any()
+    assert (index[0] != np.arange(40)).any()
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    index = take(1, size=100)["index"][0]
+    assert sorted(index[:40]) == list(range(40))
+    assert set(np.bincount(index)) == {2, 3}
+
+
+def test_the_seed_decides() -> None:
+    one, same, other = take(3), take(3), take(3, seed=1)
+    for name in one:
+        np.testing.assert_array_equal(one[name], same[name])
+        assert (one[name] != other[name]).any()
+
+
+def test_starting_in_the_middle() -> None:
+    whole, rest = take(7), take(3, start=4)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name][4:], rest[name])
+
+
+def test_no_two_positions_draw_the_same() -> None:
+    assert np.unique(take(10)["drawn"]).size == 80  # also not the same example in the next epoch
+
+
+def test_the_number_of_devices_changes_nothing() -> None:
+    eight = batch_sharding(make_mesh(MeshConfig(data=4, fsdp=2)))
+    one, many = take(3), take(3, sharding=eight)
+    for name in one:
+        np.testing.assert_array_equal(one[name], many[name])
+    batch = next(batches(Echo(), batch_size=8, seed=0, sharding=eight))
+    assert len(batch["index"].sharding.device_set) == 8
+
+
+def test_the_batch_size_does_not_change_the_order() -> None:
+    np.testing.assert_array_equal(take(4)["index"].ravel(), take(2, size=16)["index"].ravel())
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((64, 64), 0),  # the first of equals
+        ((32, 128), 1),  # the largest
+        ((4, 3, 100), 2),
+        ((130, 33), None),  # nothing divides by four: copied
+        ((8, 8), None),  # small: copied
+        ((2048,), 0),
+        ((), None),
+    ],
+)
+def test_sharding_rule(shape: tuple[int, ...], axis: int | None) -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    spec = sharding_of(mesh, shape).spec
+    assert [i for i, name in enumerate(spec) if name == "fsdp"] == ([] if axis is None else [axis])
+
+
+def test_without_fsdp_parameters_are_copied() -> None:
+    mesh = make_mesh(MeshConfig())
+    assert mesh.shape == {"data": 8, "fsdp": 1}
+    assert sharding_of(mesh, (64, 64)) == replicated(mesh)
+
+
+@pytest.mark.parametrize("config", [{"data": 3, "fsdp": 4}, {"fsdp": 16}, {"fsdp": 3}])
+def test_a_mesh_that_does_not_fit(config: dict) -> None:
+    with pytest.raises(ValueError, match=r"mesh\.data × mesh\.fsdp must be the number of devices, 8; got data="):
+        make_mesh(MeshConfig(**config))
+
+
+def test_a_mesh_may_leave_devices_out() -> None:
+    assert make_mesh(MeshConfig(data=2, fsdp=2)).devices.size == 4
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"data": -1}, r"mesh\.data must be ≥ 0"), ({"fsdp": 0}, r"mesh\.fsdp must be ≥ 1")],
+)
+def test_wrong_mesh(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeshConfig(**change)
