@@ -1,0 +1,79 @@
+"""The files that a user points at: what is there, what may not be read, and what is wrong, told together."""
+
+import os
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+SHOWN = 5  # problems that an error spells out; of the others it gives the number
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path, once it is known to lead somewhere.
+
+    Raises:
+        FileNotFoundError: it does not.
+        PermissionError: a folder on the way may not be entered.
+    """
+    found = Path(path)
+    try:
+        if not str(path):  # what a shell makes of a variable that is not set
+            raise FileNotFoundError
+        with permission(found):
+            found.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"path must be a file or folder that exists; got path={str(path)!r}, looked for in {str(Path.cwd())!r}"
+        ) from error
+    return found
+
+
+@contextmanager
+def permission(path: Path) -> Generator[None]:
+    """Says which path may not be read and what to do about it, around code that reads it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            f"path must be readable; got path={str(path)!r} and not enough permission; "
+            "change its mode (chmod) or its owner, or read a copy"
+        ) from error
+
+
+@contextmanager
+def whole(path: Path, kind: str) -> Generator[None]:
+    """Says which file is damaged, around code that lets a library read it."""
+    try:
+        with permission(path):
+            yield
+    except PermissionError:
+        raise
+    except Exception as error:  # what libraries raise on damaged files is nowhere written down
+        raise ValueError(
+            f"path must be a whole {kind}; got path={str(path)!r} ({str(error) or type(error).__name__}); "
+            "make or download it again"
+        ) from error
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without hidden files and what a Mac adds to its archives."""
+    with permission(folder):
+        return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX")
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first problems, each on a line of its own, and how many others there are."""
+    rest = len(problems) - SHOWN
+    lines = [*problems[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+def by_suffix(files: Sequence[Path], reason: str) -> tuple[str, ...]:
+    """An entry of `skipped` for each kind of file that was left out."""
+    counts = Counter(file.suffix.lower() for file in files)
+    return tuple(
+        f"{count} × {f'*{suffix}' if suffix else 'file without suffix'}: {reason}"
+        for suffix, count in sorted(counts.items())
+    )
