@@ -22,7 +22,9 @@ PIXEL_SIDE = 32  # larger pictures are compared by their box means
 Answers = list[Int[np.ndarray, " right"]]  # of every query, the candidates that are right
 
 
-def right_answers(images: UInt8[np.ndarray, "n height width c"], captions: Sequence[str]) -> tuple[Answers, Answers]:
+def right_answers(
+    images: UInt8[np.ndarray, "n height width c"], captions: Sequence[str]
+) -> tuple[Answers, Answers]:
     """The right captions of every picture, and the right pictures of every caption, by their numbers.
 
     A caption is right for a picture if it, or an equal one, belongs to a picture with the same pixels.

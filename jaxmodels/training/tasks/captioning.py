@@ -12,7 +12,6 @@ Shapes: b batch, n = context, v vocabulary, z latent width, i pictures, j captio
 
 import math
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +28,300 @@ from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig, contrastive_loss
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import at_least_float32, require_divisible, require_height_width, require_integer
 from jaxmodels.training.byte_baselines import ByteCounts
-from jaxmodels.training.figures import caption_figure, retrieval_figure
+from jaxmodels.training.caption_figures import caption_figure, retrieval_figure
 from jaxmodels.training.pictures import in_batches, moved, scaled
+from jaxmodels.training.retrieval import chance, pixel_neighbours, recalls, right_answers
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.classification import require_shift
+
+
+END = "\n"  # after every caption
+EXACT = 256  # test pictures that are captioned to the end, evenly spaced: it takes one pass per byte
+CAPTIONED = 18  # of them, shown in the report
+SEARCHED, FOUND = 8, 6  # captions in the report, and pictures found for each of them
+ORDERS = (0, 2, 6)  # how many bytes the byte counts look back
+MOST_COUNTED = 50_000  # captions
+
+
+class Captioning:
+    """MaMMUT: the caption of a picture byte by byte, and the picture and the caption that belong together.
+
+    Args:
+      config: of MaMMUT.
+      encoder: of the SimpleViT; the number of channels is that of the pictures.
+      splits: the data.
+      context: ids of the longest caption: its bytes, one for the beginning and one for the end.
+      shift: training pictures are moved by up to so many pixels, at random.
+
+    Raises:
+      ValueError: configurations, pictures and captions do not fit each other.
+    """
+
+    name = "captioning"
+    metric = Metric(name="image_to_text_recall_at_5", better="higher")
+
+    def __init__(
+        self,
+        config: MaMMUTConfig,
+        encoder: SimpleViTConfig,
+        splits: CaptionedSplits,
+        *,
+        context: int,
+        shift: int,
+    ) -> None:
+        require_fit(config, encoder)
+        require_pictures(encoder, splits)
+        self.config = config
+        self.encoder = replace(encoder, channels=splits.train.images.shape[-1])
+        self.splits = CaptionedSplits(
+            source=splits.source,
+            train=with_single_spaces(splits.train),
+            validation=with_single_spaces(splits.validation),
+            test=with_single_spaces(splits.test),
+            skipped=splits.skipped,
+        )
+        require_context(self.splits, context)
+        self.context = context
+        self.shift = require_shift(shift, splits.train.images.shape[1:3])
+        self.examples = len(splits.train)
+        self.functions: Mapping[str, Callable[[Any, Batch], Any]] = {
+            "outputs": lambda model, batch: self.forward(model, batch, None),
+            "caption": self._caption,
+        }
+
+    def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> MaMMUT:
+        """MaMMUT with its encoder as one module."""
+        encoder = SimpleViT(self.encoder, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        return MaMMUT(self.config, encoder, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def batch(
+        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """{"images": (b, height, width, c) float32, "text": (b, context) int32}."""
+        train = self.splits.train
+        images = moved(train.images[indices], draws, shift=self.shift)
+        return {"images": scaled(images), "text": self._encoded(train, indices)}
+
+    def forward(self, model: MaMMUT, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
+        """Of every pair the sum of the caption's losses, how many bytes were predicted, and both latents."""
+        text, labels = batch["text"][:, :-1], batch["text"][:, 1:]
+        text_embeds, _ = model.embed_text(text)
+        image_embeds, context = model.embed_image(batch["images"], rngs=rngs)
+        logits = at_least_float32(model.decode(text, context))
+        chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        counts = labels != PAD_ID
+        losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
+        return {
+            "loss_sum": jnp.sum(losses, axis=1),
+            "targets": jnp.sum(counts, axis=1, dtype=losses.dtype),
+            "text_latents": model.text_to_latents(text_embeds),
+            "image_latents": model.img_to_latents(image_embeds),
+        }
+
+    def loss(self, model: MaMMUT, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """`MaMMUT.loss` of the batch: every caption is compared with every picture of it."""
+        caption = jnp.sum(outputs["loss_sum"]) / jnp.sum(outputs["targets"])
+        contrastive = contrastive_loss(
+            outputs["text_latents"], outputs["image_latents"], model.temperature[...]
+        )
+        config = self.config
+        total = config.caption_loss_weight * caption + config.contrastive_loss_weight * contrastive
+        return total, {"caption_loss": caption, "contrastive_loss": contrastive}
+
+    def evaluate(self, call: Call, split: Split) -> dict[str, float]:
+        """Recall both ways, the caption loss per byte, and on the test data how many captions are exactly right.
+
+        The end of a caption counts as one of its bytes. `caption_loss` is in nats.
+        """
+        part = getattr(self.splits, split)
+        outputs = self._outputs(call, part)
+        texts, images = outputs["text_latents"], outputs["image_latents"]
+        right_captions, right_pictures = right_answers(part.images, part.captions)
+        loss = float(outputs["loss_sum"].sum(dtype=np.float64) / outputs["targets"].sum(dtype=np.float64))
+        metrics = {
+            **_named("image_to_text", recalls(lambda rows: images[rows] @ texts.T, right_captions)),
+            **_named("text_to_image", recalls(lambda rows: texts[rows] @ images.T, right_pictures)),
+            "caption_loss": loss,
+            "caption_bits_per_byte": loss / math.log(2),
+        }
+        if split == "test":
+            chosen = evenly(len(part), EXACT)
+            metrics["exact_captions"] = self._exact(self._captions(call, part, chosen), chosen)
+        return metrics
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Chance, byte counts that do not see the picture, and the nearest training picture."""
+        train, test = self.splits.train, self.splits.test
+        right_captions, right_pictures = right_answers(test.images, test.captions)
+        results = {
+            "chance": {
+                **_named("image_to_text", chance(right_captions, len(test))),
+                **_named("text_to_image", chance(right_pictures, len(test))),
+            }
+        }
+        known, unknown = ([(caption + END).encode() for caption in part.captions] for part in (train, test))
+        for order in ORDERS:
+            bits = ByteCounts(order, known[:MOST_COUNTED]).bits(unknown)
+            name = f"counts of bytes after the last {order}" if order else "counts of bytes"
+            results[name] = {"caption_loss": bits * math.log(2), "caption_bits_per_byte": bits}
+        nearest, scores = pixel_neighbours(train, test.images, test.captions)
+        chosen = evenly(len(test), EXACT)
+        results["nearest training picture"] = {
+            **_named("image_to_text", recalls(lambda rows: scores[rows], right_captions)),
+            **_named("text_to_image", recalls(lambda rows: scores.T[rows], right_pictures)),
+            "exact_captions": self._exact([train.captions[number] for number in nearest[chosen]], chosen),
+        }
+        return results
+
+    def samples(self, call: Call) -> list[Sample]:
+        """Captions that the model wrote, and pictures that it found."""
+        test = self.splits.test
+        right_captions, right_pictures = right_answers(test.images, test.captions)
+        shown = evenly(len(test), CAPTIONED)
+        made = self._captions(call, test, shown)
+        right = [[test.captions[number] for number in right_captions[i]] for i in shown]
+
+        outputs = self._outputs(call, test)
+        asked = evenly(len(test), SEARCHED)
+        found = np.argsort(-outputs["text_latents"][asked] @ outputs["image_latents"].T, axis=1)[:, :FOUND]
+        hits = np.array([np.isin(row, right_pictures[i]) for i, row in zip(asked, found, strict=True)])
+        return [
+            Sample(
+                title="Captions",
+                caption="Above each test picture what the model wrote, always the likeliest byte; "
+                "below it, where that is wrong, the right caption.",
+                figure=caption_figure(test.images[shown], made, right),
+            ),
+            Sample(
+                title="Pictures found for a caption",
+                caption=f"The closest of {len(test)} test pictures, the best first; right ones are framed.",
+                figure=retrieval_figure([test.captions[i] for i in asked], test.images[found], hits),
+            ),
+        ]
+
+    def export(self, model: MaMMUT) -> tuple[MaMMUT, dict[str, np.ndarray]]:
+        return model, {}
+
+    def describe(self) -> dict[str, Any]:
+        splits = self.splits
+        checksum = zlib.crc32(
+            END.join(splits.train.captions).encode(), zlib.crc32(splits.train.images.tobytes())
+        )
+        return {
+            "source": splits.source,
+            "train": len(splits.train),
+            "validation": len(splits.validation),
+            "test": len(splits.test),
+            "image_shape": list(splits.train.images.shape[1:]),
+            "longest_caption": max(len(caption.encode()) for caption in splits.train.captions),
+            "context": self.context,
+            "shift": self.shift,
+            "skipped": len(splits.skipped),
+            "train_crc32": f"{checksum:08x}",
+        }
+
+    def _encoded(self, part: CaptionedImages, numbers: Int[np.ndarray, " b"]) -> Int[np.ndarray, "b n"]:
+        return encode([part.captions[number] + END for number in numbers], self.context)
+
+    def _outputs(self, call: Call, part: CaptionedImages) -> dict[str, np.ndarray]:
+        def batch(numbers: Int[np.ndarray, " b"]) -> dict[str, np.ndarray]:
+            return {"images": scaled(part.images[numbers]), "text": self._encoded(part, numbers)}
+
+        return in_batches(call, "outputs", len(part), batch)
+
+    def _captions(self, call: Call, part: CaptionedImages, numbers: Int[np.ndarray, " b"]) -> list[str]:
+        """What the model writes about these pictures, without the end mark."""
+        ids = in_batches(
+            call, "caption", len(numbers), lambda some: {"images": scaled(part.images[numbers[some]])}
+        )
+        return [decode(row).partition(END)[0] for row in ids]
+
+    def _exact(self, made: Sequence[str], numbers: Int[np.ndarray, " b"]) -> float:
+        """Share of captions of these test pictures that are right to the letter."""
+        test = self.splits.test
+        right_captions, _ = right_answers(test.images, test.captions)
+        answers = [{test.captions[right] for right in right_captions[number]} for number in numbers]
+        return float(np.mean([caption in right for caption, right in zip(made, answers, strict=True)]))
+
+    def _caption(self, model: MaMMUT, batch: Batch) -> Int[Array, "b n"]:
+        """The likeliest id after the other, until every row has ended or is full; padded after the end."""
+        _, context = model.embed_image(batch["images"])
+        b = context.shape[0]
+        end = ord(END) + 1
+        text = jnp.full((b, self.context), PAD_ID, jnp.int32).at[:, 0].set(BOS_ID)
+
+        def unfinished(carry: tuple) -> Array:
+            position, _, ended = carry
+            return (position < self.context) & ~jnp.all(ended)
+
+        def step(carry: tuple) -> tuple:
+            position, text, ended = carry
+            logits = model.decode(text[:, :-1], context)
+            last = jax.lax.dynamic_index_in_dim(logits, position - 1, axis=1, keepdims=False)
+            chosen = jnp.where(ended, PAD_ID, jnp.argmax(last, axis=-1).astype(jnp.int32))
+            return position + 1, text.at[:, position].set(chosen), ended | (chosen == end)
+
+        return jax.lax.while_loop(unfinished, step, (jnp.ones((), jnp.int32), text, jnp.zeros(b, bool)))[1]
+
+
+def require_fit(config: MaMMUTConfig, encoder: SimpleViTConfig) -> None:
+    """ValueError unless MaMMUT can read the bytes and what the encoder gives."""
+    if config.num_tokens < NUM_TOKENS:
+        raise ValueError(
+            f"num_tokens must be at least {NUM_TOKENS}: 256 bytes, padding and the beginning; "
+            f"got num_tokens={config.num_tokens}"
+        )
+    if config.pad_id != PAD_ID:
+        raise ValueError(f"pad_id must be {PAD_ID}, the padding of byte ids; got pad_id={config.pad_id}")
+    image_dim = config.dim if config.image_dim is None else config.image_dim
+    if image_dim != encoder.dim:
+        raise ValueError(
+            f"image_dim (dim, if None) must be the encoder's dim={encoder.dim}; "
+            f"got image_dim={config.image_dim}, dim={config.dim}"
+        )
+
+
+def require_pictures(encoder: SimpleViTConfig, splits: CaptionedSplits) -> None:
+    """ValueError unless there are pictures of one shape in every split, and whole patches in them."""
+    shape = splits.train.images.shape[1:]
+    for name in ("train", "validation", "test"):
+        images = getattr(splits, name).images
+        if not len(images):
+            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
+                f"of {splits.source}"
+            )
+    sides = require_height_width("patch_size", encoder.patch_size, minimum=1)
+    for name, size, side in zip(("height", "width"), shape, sides, strict=False):
+        require_divisible(f"image {name}", size, f"the encoder's patch {name}", side)
+
+
+def require_context(splits: CaptionedSplits, context: int) -> None:
+    """ValueError unless every caption and its two marks have room."""
+    require_integer("context", context, minimum=2)
+    captions = (*splits.train.captions, *splits.validation.captions, *splits.test.captions)
+    longest = max(captions, key=lambda caption: len(caption.encode()))
+    least = len(longest.encode()) + 2
+    if context < least:
+        raise ValueError(
+            f"context must be at least {least}, the bytes of the longest caption and its two marks; "
+            f"got context={context} and the caption {longest!r} of {splits.source}; raise context or shorten it"
+        )
+
+
+def with_single_spaces(part: CaptionedImages) -> CaptionedImages:
+    """The same with every stretch of white space, line breaks among them, as one space."""
+    return CaptionedImages(
+        images=part.images, captions=tuple(" ".join(caption.split()) for caption in part.captions)
+    )
+
+
+def evenly(n: int, count: int) -> Int[np.ndarray, " b"]:
+    """At most `count` of n numbers, at equal distances, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, count).round().astype(int))
+
+
+def _named(direction: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{direction}_{name}": value for name, value in values.items()}

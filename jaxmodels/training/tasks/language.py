@@ -29,6 +29,7 @@ from jaxmodels.data.splits import TextSplits
 from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.byte_baselines import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.figures import show
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 
 
@@ -68,7 +69,9 @@ class LanguageModelling:
         self.splits = splits
         self.validation_windows = validation_windows
         self.train = np.frombuffer(splits.train, np.uint8)
-        self.examples = len(splits.train) // splits.row if splits.row else (len(self.train) - 1) // self.length
+        self.examples = (
+            len(splits.train) // splits.row if splits.row else (len(self.train) - 1) // self.length
+        )
         self.functions: Mapping[str, Callable[[Any, Batch], Any]] = {
             "losses": lambda model, batch: byte_losses(model, batch["tokens"]),
             "generate": self._generate,
@@ -138,21 +141,18 @@ class LanguageModelling:
 
     def samples(self, call: Call) -> list[Sample]:
         """Continuations of beginnings that are taken from the test data."""
-        prompts, originals = self._prompts()
-        seeds = np.arange(len(prompts), dtype=np.int32)
-        drawn = call("generate", {"prompt": prompts, "seed": seeds})
-        how = f"at temperature {TEMPERATURE}, from the {self._candidates} likeliest bytes"
-        shape = picture_shape(self.splits.row)
-        if shape is not None:
-            completed = np.concatenate([prompts[:, 1:], drawn], axis=1)
-            figure = picture_completions(prompts[:, 1:], completed, originals, shape)
-            caption = f"Left what was given, in the middle what the model made of it, drawn {how}, right the original."
+        row = self.splits.row
+        chosen = self._chosen_records() if row else None
+        prompts = self._text_prompts() if chosen is None else chosen[:, : 1 + (chosen.shape[1] - 1) // 2]
+        drawn = call("generate", {"prompt": prompts, "seed": np.arange(len(prompts), dtype=np.int32)})
+        how = f"drawn at temperature {TEMPERATURE} from the {self._candidates} likeliest bytes"
+        shape = picture_shape(row)
+        if chosen is not None and shape is not None:
+            figure = completion_figure(chosen[:, 1:], drawn, shape)
+            caption = f"Test pictures, what of them was given, and what the model made of it, {how}."
             return [Sample(title="Completed pictures", caption=caption, figure=figure)]
-        text = "\n\n\n".join(map(shown_continuation, prompts, drawn))
-        caption = (
-            "Lines after a bar are the beginning, taken from the test text. "
-            f"What follows was drawn by the model, byte by byte, {how}."
-        )
+        text = "\n\n\n".join(shown_continuation(*texts) for texts in zip(prompts, drawn, strict=True))
+        caption = f"The lines behind bars are from the test text; the model wrote what follows, byte by byte, {how}."
         return [Sample(title="Generated text", caption=caption, text=text)]
 
     def export(self, model: HourglassTransformerLM) -> tuple[HourglassTransformerLM, dict[str, np.ndarray]]:
@@ -192,26 +192,26 @@ class LanguageModelling:
 
         return jax.vmap(one)(batch["prompt"], batch["seed"])
 
-    def _prompts(self) -> tuple[Int[np.ndarray, "b p"], UInt8[np.ndarray, "b row"] | None]:
-        """Beginnings from all over the test data, and the whole records where there are such."""
+    def _chosen_records(self) -> Int[np.ndarray, "b row+1"]:
+        """Records from all over the test data."""
+        data, row = np.frombuffer(self.splits.test, np.uint8), self.splits.row or 1
+        return records(data, np.linspace(0, len(data) // row - 1, PROMPTS).round().astype(int), row)
+
+    def _text_prompts(self) -> Int[np.ndarray, "b p"]:
+        """Pieces from all over the test text, each up to the end of a word."""
         text = np.frombuffer(self.splits.test, np.uint8)
-        if self.splits.row:
-            rows = rearrange(text, "(b row) -> b row", row=self.splits.row)
-            chosen = np.linspace(0, len(rows) - 1, PROMPTS).round().astype(int)
-            tokens = records(text, chosen, self.splits.row)
-            return tokens[:, : 1 + self.splits.row // 2], rows[chosen]
         p = max(1, min(LONGEST_PROMPT, self.length // 2, len(text) // 2))
-        prompts = []
-        for place in np.linspace(p, len(text), PROMPTS + 2)[1:-1].astype(int):
-            end = max(p, self.splits.test.rfind(b" ", 0, place))  # between two words
-            prompts.append(text[end - p : end].astype(np.int32))
-        return np.stack(prompts), None
+        places = np.linspace(p, len(text), PROMPTS + 2)[1:-1].astype(int)
+        ends = [max(p, self.splits.test.rfind(b" ", 0, place)) for place in places]
+        return np.stack([text[end - p : end] for end in ends]).astype(np.int32)
 
 
 def require_fit(config: HourglassTransformerLMConfig, splits: TextSplits) -> None:
     """ValueError unless the model can be trained on the text."""
     if not config.causal:
-        raise ValueError("causal must be True: the model would see the bytes it is to predict; got causal=False")
+        raise ValueError(
+            "causal must be True: the model would see the bytes it is to predict; got causal=False"
+        )
     texts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     if splits.row is None:
         for name, text in texts.items():
@@ -269,11 +269,14 @@ def records(
 
 def shown_continuation(prompt: Int[np.ndarray, " p"], drawn: Int[np.ndarray, " m"]) -> str:
     """The prompt behind bars and what was drawn after it, in lines of readable length."""
-    texts = [bytes(ids.astype(np.uint8)).decode(errors="replace") for ids in (prompt, drawn)]
-    given, made = [
-        "\n".join(textwrap.fill(line.strip(), LINE) for line in text.splitlines()) for text in texts
-    ]
+    given, made = (_in_lines(bytes(ids.astype(np.uint8)).decode(errors="replace")) for ids in (prompt, drawn))
     return textwrap.indent(f"…{given}", "│ ", lambda line: True) + f"\n{made} …"
+
+
+def _in_lines(text: str) -> str:
+    # Before it has learned much, a model draws control characters.
+    printable = ("".join(c if c.isprintable() else "·" for c in line) for line in text.split("\n"))
+    return "\n".join(textwrap.fill(line.strip(), LINE) for line in printable)
 
 
 def picture_shape(row: int | None) -> tuple[int, int, int] | None:
@@ -285,21 +288,21 @@ def picture_shape(row: int | None) -> tuple[int, int, int] | None:
     return None
 
 
-def picture_completions(
-    given: Int[np.ndarray, "b p"],
-    completed: Int[np.ndarray, "b row"],
-    originals: UInt8[np.ndarray, "b row"],
-    shape: tuple[int, int, int],
+def completion_figure(
+    originals: Int[np.ndarray, "b row"], drawn: Int[np.ndarray, "b m"], shape: tuple[int, int, int]
 ) -> Figure:
-    """A line of three for each picture: the beginning on grey, its completion, and the original."""
-    blank = np.full(originals.shape, 225, np.uint8)
-    blank[:, : given.shape[1]] = given
-    figure = Figure(figsize=(6, 2 * len(given) + 0.3), layout="constrained")
-    axes = figure.subplots(len(given), 3, squeeze=False)
-    for line, pictures in zip(axes, zip(blank, completed, originals, strict=True), strict=True):
-        for place, picture in zip(line, pictures, strict=True):
-            place.imshow(picture.reshape(shape).astype(np.uint8), cmap="gray", vmin=0, vmax=255)
-            place.set_axis_off()
-    for place, title in zip(axes[0], ("given", "completed", "original"), strict=True):
-        place.set_title(title, fontsize=10)
+    """A line for each picture: the original, its beginning on grey, and the beginning with what was drawn."""
+    given = originals[:, : originals.shape[1] - drawn.shape[1]]
+    blank = np.full(drawn.shape, 225)
+    columns = {
+        "original": originals,
+        "given": np.concatenate([given, blank], axis=1),
+        "completed": np.concatenate([given, drawn], axis=1),
+    }
+    figure = Figure(figsize=(5.4, 1.8 * len(originals) + 0.3), layout="constrained")
+    grid = figure.subplots(len(originals), len(columns), squeeze=False)
+    for column, (name, pictures) in zip(grid.T, columns.items(), strict=True):
+        column[0].set_title(name, fontsize=10)
+        for axes, picture in zip(column, pictures, strict=True):
+            show(axes, picture.reshape(shape).astype(np.uint8))
     return figure
