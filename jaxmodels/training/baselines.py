@@ -1,6 +1,6 @@
-"""What a classifier has to beat: the majority, nearest neighbours and logistic regression.
+"""What models for pictures have to beat: majority, nearest neighbours, logistic regression, a linear filter.
 
-Each function returns the share of test examples whose class is the best guess (`top1`) and among the five best
+Classifiers return the share of test examples whose class is the best guess (`top1`) and among the five best
 guesses (`top5`). Nothing here is random.
 
 Shapes: n training, m test and v validation examples, whose further axes are flattened to f features.
@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Float32, Int, Num
+
+from jaxmodels.data.emoji_splits import box_means
+from jaxmodels.data.splits import LabelledSplits
 
 
 PENALTIES = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # each fit starts where the one before ended
 STEPS = 50  # of L-BFGS, for each of them
+PIXELS = 32  # a side: classifiers of pixels see box means of larger pictures
 NUMBERS_AT_A_TIME = 16_000_000  # how many float32 numbers a block of pictures or of distances may hold
 
 
@@ -23,6 +27,25 @@ def accuracies(scores: Num[np.ndarray, "m classes"], labels: Int[np.ndarray, " m
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = order[:, :5] == labels[:, None]
     return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
+
+
+def classify_pixels(splits: LabelledSplits) -> dict[str, dict[str, float]]:
+    """All three classifiers on the test split."""
+    train, validation, test = splits.train, splits.validation, splits.test
+    box = -(-max(train.images.shape[1:3]) // PIXELS)
+    train_x, validation_x, test_x = (box_means(part.images, box) for part in (train, validation, test))
+    return {
+        "majority": majority(train.labels, test.labels),
+        "5 nearest neighbours": nearest_neighbours(train_x, train.labels, test_x, test.labels),
+        "logistic regression": logistic_regression(
+            train_x,
+            train.labels,
+            test_x,
+            test.labels,
+            validation_x=validation_x,
+            validation_y=validation.labels,
+        ),
+    }
 
 
 def majority(train_y: Int[np.ndarray, " n"], test_y: Int[np.ndarray, " m"]) -> dict[str, float]:
@@ -137,3 +160,48 @@ def _fit(
         return optax.apply_updates(weights, updates), state
 
     return jax.lax.fori_loop(0, STEPS, step, (weights, solver.init(weights)))[0]
+
+
+class LinearFilter:
+    """The best linear map from the noised pixels around a pixel, all channels together, to the clean one.
+
+    Fitted by least squares; borders are continued.
+
+    Args:
+      noised, clean: the pictures to fit it to.
+      radius: of the square that is looked at, beside the pixel itself.
+    """
+
+    def __init__(
+        self,
+        noised: Float32[np.ndarray, "n height width c"],
+        clean: Float32[np.ndarray, "n height width c"],
+        *,
+        radius: int = 3,
+    ) -> None:
+        self.radius = radius
+        size = clean.shape[-1] * (2 * radius + 1) ** 2 + 1
+        squares, products = np.zeros((size, size)), np.zeros((size, clean.shape[-1]))
+        for picture, target in zip(noised, clean, strict=True):
+            x = self._surroundings(picture)
+            squares += x.T @ x
+            products += x.T @ target.reshape(len(x), -1)
+        ridge = 1e-6 * np.trace(squares) / size * np.eye(size)  # pictures of one colour leave it undetermined
+        self.weights = np.linalg.solve(squares + ridge, products).astype(np.float32)
+
+    def __call__(
+        self, noised: Float32[np.ndarray, "n height width c"]
+    ) -> Float32[np.ndarray, "n height width c"]:
+        """The cleaned pictures."""
+        cleaned = np.empty_like(noised)
+        for i, picture in enumerate(noised):
+            cleaned[i] = (self._surroundings(picture) @ self.weights).reshape(picture.shape)
+        return cleaned
+
+    def _surroundings(self, picture: Float32[np.ndarray, "height width c"]) -> Float32[np.ndarray, "p f"]:
+        """The pixels around every pixel, and a 1."""
+        r, (height, width, _) = self.radius, picture.shape
+        padded = np.pad(picture, ((r, r), (r, r), (0, 0)), mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * r + 1, 2 * r + 1), axis=(0, 1))
+        windows = windows.reshape(height * width, -1)
+        return np.concatenate([windows, np.ones((len(windows), 1), np.float32)], axis=1)

@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int, say: Say = print) -> None:
         self.folder = folder.absolute()
         self.say = say
-        logging.getLogger("absl").setLevel(logging.ERROR)  # what matters is said here
+        _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
@@ -155,6 +157,26 @@ def _checksum(x: Array) -> UInt32[Array, ""]:
     for axis, size in enumerate(words.shape):
         position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     return jnp.sum(words * (position * jnp.uint32(2654435761) * 2 + 1), dtype=jnp.uint32)
+
+
+def _quieten_orbax() -> None:
+    """Errors of its writing threads are raised by `check` and `wait`; their tracebacks need not be printed."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _report_unless_of_orbax
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unless_loop_is_closed
+
+
+def _report_unless_of_orbax(args: threading.ExceptHookArgs) -> None:
+    if not type(args.thread).__module__.startswith("orbax."):
+        threading.__excepthook__(args)
+
+
+def _report_unless_loop_is_closed(args: Any) -> None:
+    """After one failed access the others report to an event loop that has ended."""
+    if str(args.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(args)
 
 
 def _tree(state: TrainState) -> PyTree:

@@ -206,11 +206,11 @@ class MaMMUTExperiment(Experiment):
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings in which a run and its continuation differ though they must not, one line each."""
     lines = []
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()) - set(MAY_CHANGE)):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += [f"{key}.{line}" for line in differences(old, new)]
-        elif old != new and key not in MAY_CHANGE:
+        elif old != new:
             lines.append(f"{key}: {old!r} in the run, {new!r} now")
     return lines
 

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmodels.training.pictures import psnr, unscaled
+
 
 RIGHT, WRONG = "#1a7f37", "#c62828"
 OUTLINE = (230, 81, 0)
@@ -78,6 +80,64 @@ def routing_figure(
             for axes, image, mask in zip(column, images, selected[:, layer], strict=True):
                 show(axes, outlined(image, mask))
     return figure
+
+
+def reconstruction_figure(rows: Mapping[str, Float[np.ndarray, "n height width c"]]) -> Figure:
+    """Pictures between -1 and 1 (columns) in several versions (rows); the first version is the true one."""
+    truth = next(iter(rows.values()))
+    figure = Figure(figsize=(1.3 * len(truth) + 1.2, 1.5 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(truth), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+        for axes, image, clean in zip(line, images, truth, strict=True):
+            show(axes, unscaled(image))
+            if images is not truth:
+                axes.set_title(f"{psnr(image, clean):.1f} dB", fontsize=8, pad=2)
+    return figure
+
+
+def island_figure(
+    image: UInt8[np.ndarray, "height width c"], states: Float[np.ndarray, "t h w l d"]
+) -> Figure:
+    """The columns' states of every level (rows, the top one first) after every iteration (columns).
+
+    Colours are the three principal components of a level's states over all iterations: equal colours are
+    equal states. The number is the mean cosine between neighbouring columns.
+    """
+    steps, _, _, levels, _ = states.shape
+    figure = Figure(figsize=(1.05 * (steps + 1), 1.2 * levels + 0.3), layout="constrained")
+    grid = figure.subplots(levels, steps + 1, squeeze=False)
+    for axes in grid[:, 0]:
+        axes.axis("off")
+    show(grid[-1, 0], image)
+    for level in range(levels):
+        row = grid[levels - 1 - level, 1:]
+        colors = principal_colors(states[:, :, :, level])
+        for step, axes in enumerate(row):
+            show(axes, colors[step])
+            axes.set_title(f"{neighbour_cosine(states[step, :, :, level]):.2f}", fontsize=8, pad=2)
+    return figure
+
+
+def principal_colors(states: Float[np.ndarray, "t h w d"]) -> Float[np.ndarray, "t h w 3"]:
+    """The first three principal components, each stretched to [0, 1], as red, green and blue."""
+    flat = states.reshape(-1, states.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    _, _, directions = np.linalg.svd(flat, full_matrices=False)
+    components = flat @ directions[:3].T
+    low, high = np.percentile(components, (1, 99), axis=0)
+    stretched = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colors = np.zeros((len(flat), 3))
+    colors[:, : stretched.shape[1]] = stretched
+    return colors.reshape(*states.shape[:-1], 3)
+
+
+def neighbour_cosine(states: Float[np.ndarray, "h w d"]) -> float:
+    """Mean cosine between the states of columns that lie side by side or one above the other."""
+    unit = states / np.maximum(np.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
+    beside = (unit[:, 1:] * unit[:, :-1]).sum(axis=-1)
+    below = (unit[1:] * unit[:-1]).sum(axis=-1)
+    return float(np.concatenate([beside.ravel(), below.ravel()]).mean())
 
 
 def outlined(

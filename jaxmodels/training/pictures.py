@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from jaxmodels.training.task import Call
 
@@ -24,6 +24,11 @@ def scaled(images: UInt8[np.ndarray, "b height width c"]) -> Float32[np.ndarray,
 def unscaled(images: Float32[np.ndarray, "b height width c"]) -> UInt8[np.ndarray, "b height width c"]:
     """The inverse of `scaled`; what lies outside of [-1, 1] is cut off."""
     return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def psnr(images: Float[np.ndarray, "*b c"], clean: Float[np.ndarray, "*b c"]) -> float:
+    """Peak signal-to-noise ratio in dB of pictures between -1 and 1; what lies outside is cut off first."""
+    return float(-10 * np.log10(np.square((np.clip(images, -1, 1) - clean) / 2).mean()))
 
 
 def moved(

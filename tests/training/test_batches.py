@@ -21,7 +21,9 @@ class Echo(Tiny):
         return {"index": np.asarray(indices), "drawn": np.array([draw.random() for draw in draws])}
 
 
-def take(count: int, *, size: int = 8, seed: int = 0, start: int = 0, sharding=SHARDING) -> dict[str, np.ndarray]:
+def take(
+    count: int, *, size: int = 8, seed: int = 0, start: int = 0, sharding=SHARDING
+) -> dict[str, np.ndarray]:
     stream = batches(Echo(), batch_size=size, seed=seed, sharding=sharding, start=start)
     taken = list(islice(stream, count))
     return {name: np.stack([np.asarray(batch[name]) for batch in taken]) for name in ("index", "drawn")}
@@ -97,7 +99,9 @@ def test_without_fsdp_parameters_are_copied() -> None:
 
 @pytest.mark.parametrize("config", [{"data": 3, "fsdp": 4}, {"fsdp": 16}, {"fsdp": 3}])
 def test_a_mesh_that_does_not_fit(config: dict) -> None:
-    with pytest.raises(ValueError, match=r"mesh\.data × mesh\.fsdp must be the number of devices, 8; got data="):
+    with pytest.raises(
+        ValueError, match=r"mesh\.data × mesh\.fsdp must be the number of devices, 8; got data="
+    ):
         make_mesh(MeshConfig(**config))
 
 

@@ -85,7 +85,9 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
     saved: Path, damage: Callable[[Path], None], what: str
 ) -> None:
-    files = sorted((path for path in (saved / "5").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    files = sorted(
+        (path for path in (saved / "5").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
     damage(files[-1] if what == "largest" else saved / "5" / what)
     state, said = restore(saved)
     if state is not None and int(state.step) == 5:  # a byte that carries no meaning
@@ -181,7 +183,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # no file may become larger: writes fail
     try:
-        with pytest.raises(OSError, match=r"a checkpoint could not be written to .*; the checkpoint of step 1"):
+        with pytest.raises(
+            OSError, match=r"a checkpoint could not be written to .*; the checkpoint of step 1"
+        ):
             checkpoints.save(state_at(2), {})
             checkpoints.wait()
     finally:

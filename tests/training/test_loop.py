@@ -35,7 +35,13 @@ class TinyExperiment(Experiment):
 
 
 def experiment(workdir: Path, **changes: Any) -> TinyExperiment:
-    settings: dict[str, Any] = {"workdir": workdir, "steps": 12, "batch_size": 8, "mesh": ONE, "evaluate_every": 6}
+    settings: dict[str, Any] = {
+        "workdir": workdir,
+        "steps": 12,
+        "batch_size": 8,
+        "mesh": ONE,
+        "evaluate_every": 6,
+    }
     return TinyExperiment(**settings | changes)
 
 
@@ -103,7 +109,9 @@ def test_a_second_run_is_the_same(finished: tuple[Path, str], tmp_path: Path) ->
 
 def test_a_run_is_not_overwritten(finished: tuple[Path, str]) -> None:
     before = (finished[0] / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"already holds a run; pass --resume to go on with it, or choose another"):
+    with pytest.raises(
+        ValueError, match=r"already holds a run; pass --resume to go on with it, or choose another"
+    ):
         run(experiment(finished[0]))
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
@@ -120,7 +128,9 @@ def test_a_run_is_not_overwritten(finished: tuple[Path, str]) -> None:
 def test_going_on_with_other_settings_is_refused(
     finished: tuple[Path, str], changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"holds a run with other settings; resume it with the same.*\n  {message}$"):
+    with pytest.raises(
+        ValueError, match=f"holds a run with other settings; resume it with the same.*\n  {message}$"
+    ):
         run(experiment(finished[0], resume=True, **changes))
 
 
@@ -219,7 +229,9 @@ def test_many_devices(finished: tuple[Path, str], tmp_path: Path, mesh: MeshConf
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-def test_accumulation_and_rematerialisation_keep_the_losses(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_accumulation_and_rematerialisation_keep_the_losses(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     plain = replace(experiment(tmp_path / "plain", steps=3), accumulate=1)
     run(plain)
     run(replace(plain, workdir=tmp_path / "remat", remat=True))
@@ -250,7 +262,9 @@ def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:
 
 
 def test_float64_must_be_switched_on(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"precision='float64' needs jax\.config\.update\('jax_enable_x64', True\)"):
+    with pytest.raises(
+        ValueError, match=r"precision='float64' needs jax\.config\.update\('jax_enable_x64', True\)"
+    ):
         run(experiment(tmp_path / "run", precision="float64"))
 
 
@@ -270,8 +284,14 @@ def test_workdir_of_something_else(tmp_path: Path) -> None:
     ("hosts", "message"),
     [
         ({"coordinator": "a:1"}, r"hosts\.coordinator, hosts\.processes and hosts\.process belong together"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, r"hosts\.process must lie in \[0, hosts\.processes=2\)"),
-        ({"coordinator": "a", "processes": 2, "process": 0}, r"hosts\.coordinator must be HOST:PORT; got 'a'"),
+        (
+            {"coordinator": "a:1", "processes": 2, "process": 2},
+            r"hosts\.process must lie in \[0, hosts\.processes=2\)",
+        ),
+        (
+            {"coordinator": "a", "processes": 2, "process": 0},
+            r"hosts\.coordinator must be HOST:PORT; got 'a'",
+        ),
     ],
 )
 def test_wrong_hosts(hosts: dict[str, Any], message: str) -> None:

@@ -57,14 +57,19 @@ def test_decay_of_each_model() -> None:
 
     rngs = nnx.Rngs
     lm = jm.HourglassTransformerLMConfig(num_tokens=8, dim=8, max_seq_len=8, depth=1)
-    decayed = {name for name in names(lambda: jm.HourglassTransformerLM(lm, rngs=rngs(0))) if is_decayed(name)}
+    decayed = {
+        name for name in names(lambda: jm.HourglassTransformerLM(lm, rngs=rngs(0))) if is_decayed(name)
+    }
     assert "token_emb.embedding" in decayed
     assert "pos_emb.embedding" not in decayed
     assert exempt(lambda: jm.HourglassTransformerLM(lm, rngs=rngs(0))) == {"bias", "scale", "embedding"}
     glom = jm.GlomConfig(dim=8, levels=2, image_size=8, patch_size=4)
     # The biases of GLOM's grouped layers are matrices; a rule by rank would decay them.
     assert exempt(lambda: jm.Glom(glom, rngs=rngs(0))) == {"bias", "embedding", "init_levels"}
-    assert exempt(lambda: Tiny().model(dtype=None, param_dtype=jnp.float32, rngs=rngs(0))) == {"bias", "scale"}
+    assert exempt(lambda: Tiny().model(dtype=None, param_dtype=jnp.float32, rngs=rngs(0))) == {
+        "bias",
+        "scale",
+    }
     mammut = jm.MaMMUTConfig(dim=8, num_tokens=8, depth=1)
     all_names = names(lambda: jm.MaMMUT(mammut, rngs=rngs(0)))
     assert sum(name.endswith("token_emb.embedding") for name in all_names) == 1  # tied: counted once

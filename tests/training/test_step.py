@@ -18,7 +18,9 @@ KEY = jax.random.key(3)
 class Trainer:
     """A compiled step and its first state."""
 
-    def __init__(self, task: Tiny, *, average: bool = False, dtype=None, rate: float = 1e-2, **options) -> None:
+    def __init__(
+        self, task: Tiny, *, average: bool = False, dtype=None, rate: float = 1e-2, **options
+    ) -> None:
         self.task = task
 
         def make() -> nnx.Module:

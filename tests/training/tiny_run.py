@@ -1,0 +1,59 @@
+"""Runs the tiny task in a process of its own: python -m tests.training.tiny_run WORKDIR STEPS [SETTING=VALUE …]."""
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"  # one device, unlike in the tests around it
+
+import jax
+
+from jaxmodels.training.experiment import Experiment
+from jaxmodels.training.loop import train
+from jaxmodels.training.mesh import HostsConfig
+from tests.training.tiny import Tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyExperiment(Experiment):
+    def task(self) -> Any:
+        return Tiny(patch_dropout=0.5)
+
+
+def run(workdir: Path, steps: int, **settings: Any) -> int:
+    cache = os.environ.get("TINY_RUN_CACHE", Path(__file__).parents[2] / ".jax_cache")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    settings = {"batch_size": 8, "evaluate_every": 1000, "log_every": 1, **settings}
+    return train(TinyExperiment(workdir=workdir, steps=steps, resume=True, **settings), preset="tiny")
+
+
+def child(workdir: str, steps: int, settings: dict[str, Any], log: str) -> None:
+    """The same in a forked process, whose output goes to a file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.exit(run(Path(workdir), steps, **settings))
+
+
+if __name__ == "__main__":
+    words = dict(word.split("=") for word in sys.argv[3:])
+    hosts = HostsConfig()
+    if "port" in words:
+        hosts = HostsConfig(
+            coordinator=f"127.0.0.1:{words.pop('port')}", processes=2, process=int(words.pop("process"))
+        )
+    if "largest_file" in words:  # writes beyond it fail, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(words["largest_file"]),) * 2)
+        del words["largest_file"]
+    try:
+        sys.exit(
+            run(Path(sys.argv[1]), int(sys.argv[2]), hosts=hosts, **{k: int(v) for k, v in words.items()})
+        )
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
