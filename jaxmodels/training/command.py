@@ -1,12 +1,12 @@
 """`jaxmodels train`: presets as subcommands, every field as a typed flag."""
 
 import ast
-from typing import Any
+from typing import Any, ForwardRef
 
 import jax
 import tyro
 
-from jaxmodels.models.hourglass import Depth, as_depth
+from jaxmodels.models.hourglass import as_depth
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.loop import train
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
@@ -18,36 +18,47 @@ def run(arguments: list[str]) -> int:
     Raises:
       ValueError, OSError, ModuleNotFoundError: wrong settings or data, or a missing extra.
     """
-    kind = tyro.extras.subcommand_type_from_defaults(PRESETS, descriptions=DESCRIPTIONS)
-    experiment: Experiment = tyro.cli(
-        kind,
+    experiment = parse(arguments)
+    if experiment.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return train(experiment, preset=arguments[0])
+
+
+def parse(arguments: list[str]) -> Experiment:
+    """The preset that the first argument names, changed by the flags that follow; exits with help or an error."""
+    name = arguments[0] if arguments else ""
+    if name in PRESETS:
+        preset = PRESETS[name]
+        return tyro.cli(
+            type(preset),
+            default=preset,
+            args=arguments[1:],
+            prog=f"jaxmodels train {name}",
+            description=DESCRIPTIONS[name],
+            registry=_registry(),
+        )
+    return tyro.cli(  # lists the presets
+        tyro.extras.subcommand_type_from_defaults(PRESETS, descriptions=DESCRIPTIONS),
         args=arguments,
         prog="jaxmodels train",
         description="Train one of the five models; `jaxmodels train PRESET --help` shows what can be set.",
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        config=(tyro.conf.AvoidSubcommands,),
         registry=_registry(),
     )
-    if experiment.precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    return train(experiment, preset=_preset(arguments))
-
-
-def _preset(arguments: list[str]) -> str:
-    return next((argument for argument in arguments if argument in PRESETS), "")
 
 
 def _registry() -> Any:
-    """How the depth of an Hourglass, a nested triple, is written on the command line: "(1,(1,2,1),1)"."""
+    """How an Hourglass inside an Hourglass is written: `--model.depth 1 2 1`, `--model.depth 1 1 "(1,2,1)" 1 1`."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
     def depth(info: tyro.constructors.PrimitiveTypeInfo):
-        if info.type is not Depth and info.type != tuple[int, Depth, int]:
+        if info.type != ForwardRef("Depth"):
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="(PRE,VALLEY,POST)",
-            instance_from_str=lambda text: as_depth(ast.literal_eval(text[0])),
+            metavar="DEPTH",
+            instance_from_str=lambda words: as_depth(ast.literal_eval(words[0])),
             is_instance=lambda value: isinstance(value, int | tuple),
             str_from_instance=lambda value: [str(value).replace(" ", "")],
         )
