@@ -3,6 +3,7 @@
 from jaxmodels.data.captions import captioned_images as captioned_images
 from jaxmodels.data.emoji import EmojiSet as EmojiSet
 from jaxmodels.data.emoji import emoji as emoji
+from jaxmodels.data.emoji_splits import emoji_splits as emoji_splits
 from jaxmodels.data.labelled import labelled_images as labelled_images
 from jaxmodels.data.splits import CaptionedImages as CaptionedImages
 from jaxmodels.data.splits import CaptionedSplits as CaptionedSplits

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
+from jaxmodels.nn import require_integer
 from jaxmodels.training.task import Call
 
 
@@ -47,6 +48,14 @@ def moved(
         mirrored = np.array([draw.random() < 0.5 for draw in draws])
         columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def require_shift(shift: int, sides: tuple[int, int]) -> int:
+    """Returns `shift`; ValueError unless some of a picture stays when it is moved that far."""
+    require_integer("shift", shift, minimum=0)
+    if shift >= min(sides):
+        raise ValueError(f"shift must be smaller than the pictures' sides, {sides}; got shift={shift}")
+    return shift
 
 
 def in_batches(

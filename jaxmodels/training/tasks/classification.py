@@ -11,18 +11,16 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from jaxmodels.data.emoji_splits import box_means
 from jaxmodels.data.splits import LabelledSplits
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
-from jaxmodels.nn import at_least_float32, require_integer
-from jaxmodels.training.baselines import accuracies, logistic_regression, majority, nearest_neighbours
+from jaxmodels.nn import at_least_float32
+from jaxmodels.training.baselines import accuracies, classify_pixels
 from jaxmodels.training.figures import confusion_figure, prediction_figure, routing_figure
-from jaxmodels.training.pictures import in_batches, moved, scaled
+from jaxmodels.training.pictures import in_batches, moved, require_shift, scaled
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 
 
-BASELINE_SIDE = 32  # pixel baselines see box means of larger pictures: quick, and no worse on emoji
 SHOWN = 28  # predictions
 ROUTED = 6  # pictures whose routing is drawn
 
@@ -114,21 +112,7 @@ class Classification:
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """The majority, and 5 nearest neighbours and logistic regression on pixels."""
-        train, validation, test = self.splits.train, self.splits.validation, self.splits.test
-        box = -(-max(train.images.shape[1:3]) // BASELINE_SIDE)
-        x, held_out_x, test_x = (box_means(part.images, box) for part in (train, validation, test))
-        return {
-            "majority": majority(train.labels, test.labels),
-            "5 nearest neighbours": nearest_neighbours(x, train.labels, test_x, test.labels),
-            "logistic regression": logistic_regression(
-                x,
-                train.labels,
-                test_x,
-                test.labels,
-                validation_x=held_out_x,
-                validation_y=validation.labels,
-            ),
-        }
+        return classify_pixels(self.splits)
 
     def samples(self, call: Call) -> list[Sample]:
         """The confusion matrix, some predictions, and for CoLT5 what its routers select."""
@@ -200,14 +184,6 @@ def require_pictures(splits: LabelledSplits) -> None:
                 f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
                 f"of {splits.source}"
             )
-
-
-def require_shift(shift: int, sides: tuple[int, int]) -> int:
-    """Returns `shift`; ValueError unless some of a picture stays when it is moved that far."""
-    require_integer("shift", shift, minimum=0)
-    if shift >= min(sides):
-        raise ValueError(f"shift must be smaller than the pictures' sides, {sides}; got shift={shift}")
-    return shift
 
 
 def describe_splits(splits: LabelledSplits) -> dict[str, Any]:

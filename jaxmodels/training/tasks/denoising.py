@@ -1,0 +1,237 @@
+"""Denoising with GLOM, its own recipe, and what a linear probe then finds in the top level.
+
+The picture is decoded from the top level after `levels` + 1 steps, the first but one at which it has seen the
+picture. The published recipe runs twice as many steps as there are levels and decodes the same one of them: the
+later steps cost time and receive no gradient, so they are left out here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
+
+from jaxmodels.data.splits import LabelledImages, LabelledSplits
+from jaxmodels.models.glom import Glom, GlomConfig
+from jaxmodels.nn import Linear, at_least_float32, require_divisible
+from jaxmodels.training.baselines import LinearFilter, classify_pixels, logistic_regression
+from jaxmodels.training.figures import island_figure, reconstruction_figure
+from jaxmodels.training.pictures import in_batches, moved, psnr, require_shift, scaled
+from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.classification import describe_splits, require_pictures
+
+
+FILTERED = 512  # training pictures to which the linear filter is fitted
+SHOWN = 8  # reconstructions
+ISLANDS = 2  # pictures whose columns are drawn
+
+
+class Denoiser(nnx.Module):
+    """A GLOM and the linear map from its top level to the pixels of a patch."""
+
+    def __init__(self, glom: Glom, decoder: Linear) -> None:
+        self.glom = glom
+        self.decoder = decoder
+
+    def __call__(self, noised: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
+        """The cleaned pictures."""
+        patches = self.decoder(self.top(noised))  # b n (p1 p2 c)
+        p = self.glom.config.patch_size
+        return rearrange(
+            patches, "b (h w) (p1 p2 c) -> b (h p1) (w p2) c", h=noised.shape[1] // p, p1=p, p2=p
+        )
+
+    def top(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b n d"]:
+        """The top level at the step that is decoded."""
+        return self.glom(images, iters=self.glom.config.levels + 1)[:, :, -1]
+
+
+class Denoising:
+    """Mean squared error between the clean picture and the one decoded from a noised one.
+
+    Args:
+      config: `image_size` is replaced by that of the data, see the attribute `config`.
+      splits: the data; grey pictures are repeated in three channels. The classes serve the probe only.
+      noise: standard deviation of the noise, for pixels between -1 and 1.
+      shift: training pictures are moved by up to so many pixels, at random.
+
+    Raises:
+      ValueError: an argument out of range; data without pictures, or of a size that does not fit.
+    """
+
+    name = "denoising"
+    metric = Metric(name="psnr", better="higher")
+
+    def __init__(self, config: GlomConfig, splits: LabelledSplits, *, noise: float, shift: int) -> None:
+        require_pictures(splits)
+        if not 0 < noise < float("inf"):
+            raise ValueError(f"noise must be a finite number > 0; got noise={noise!r}")
+        _, height, width, _ = splits.train.images.shape
+        for name, side in (("height", height), ("width", width)):
+            require_divisible(f"image {name}", side, "patch_size", config.patch_size)
+        self.shift = require_shift(shift, (height, width))
+        self.noise = noise
+        self.splits = replace(
+            splits, **{name: _in_color(getattr(splits, name)) for name in ("train", "validation", "test")}
+        )
+        self.examples = len(splits.train)
+        self.config = replace(config, image_size=max(height, width))
+        self.functions: dict[str, Callable[[Any, Batch], Any]] = {
+            "clean": lambda model, batch: at_least_float32(model(batch["noised"])),
+            "features": _features,
+            "states": _states,
+        }
+
+    def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> Denoiser:
+        """GLOM and decoder with fresh weights."""
+        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        glom = Glom(self.config, **layer)
+        return Denoiser(glom, Linear(self.config.dim, 3 * self.config.patch_size**2, **layer))
+
+    def batch(
+        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """{"clean", "noised": (b, height, width, 3) float32}."""
+        clean = scaled(moved(self.splits.train.images[indices], draws, shift=self.shift))
+        return {"clean": clean, "noised": self._noised(clean, draws)}
+
+    def forward(self, model: Denoiser, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
+        """The mean squared error of every picture."""
+        error = at_least_float32(model(batch["noised"])) - batch["clean"]
+        return {"squared_error": jnp.square(error).mean(axis=(1, 2, 3))}
+
+    def loss(self, model: Denoiser, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The mean over the batch, and the same in dB."""
+        loss = outputs["squared_error"].mean()
+        return loss, {"psnr": -10 * jnp.log10(loss / 4)}
+
+    def evaluate(self, call: Call, split: Split) -> dict[str, float]:
+        """PSNR in dB over all pixels; on the test split also top-1 and top-5 of the linear probe.
+
+        The probe is a logistic regression on the mean over the columns of the top level of clean pictures, at
+        the step that is decoded. There is none where all pictures are of one class.
+        """
+        clean, noised = self._held_out(split)
+        cleaned = in_batches(call, "clean", len(clean), lambda part: {"noised": noised[part]})
+        metrics = {"psnr": psnr(cleaned, clean)}
+        if split == "test" and len(self.splits.class_names) > 1:
+            train, validation, test = self.splits.train, self.splits.validation, self.splits.test
+            probe = logistic_regression(
+                self._top(call, train.images),
+                train.labels,
+                self._top(call, test.images),
+                test.labels,
+                validation_x=self._top(call, validation.images),
+                validation_y=validation.labels,
+            )
+            metrics |= {f"probe_{name}": value for name, value in probe.items()}
+        return metrics
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """For PSNR the noised pictures and a linear filter; for the probe what classifies pixels."""
+        clean, noised = self._held_out("test")
+        results = {
+            "noised pictures": {"psnr": psnr(noised, clean)},
+            "7×7 linear filter": {"psnr": psnr(self._filter(noised), clean)},
+        }
+        if len(self.splits.class_names) > 1:
+            for name, metrics in classify_pixels(self.splits).items():
+                results[f"{name} (pixels)"] = {f"probe_{key}": value for key, value in metrics.items()}
+        return results
+
+    def samples(self, call: Call) -> list[Sample]:
+        """Reconstructions, and islands of agreement."""
+        clean, noised = self._held_out("test")
+        shown = np.unique(np.linspace(0, len(clean) - 1, SHOWN + 2).round().astype(int)[1:-1])
+        cleaned = in_batches(call, "clean", len(shown), lambda part: {"noised": noised[shown[part]]})
+        rows = {
+            "clean": clean[shown],
+            "noised": noised[shown],
+            "linear filter": self._filter(noised[shown]),
+            "GLOM": cleaned,
+        }
+        samples = [
+            Sample(
+                title="Reconstructions",
+                caption="Test pictures, the same with noise, and what a 7×7 linear filter and GLOM make of it.",
+                figure=reconstruction_figure(rows),
+            )
+        ]
+        chosen = shown[: ISLANDS * 2 : 2]
+        images = self.splits.test.images[chosen]
+        side = self.config.patch_size
+        for image, states in zip(images, call("states", {"images": scaled(images)}), strict=True):
+            grid = rearrange(states, "t (h w) l d -> t h w l d", h=image.shape[0] // side)
+            samples.append(
+                Sample(
+                    title="Islands of agreement",
+                    caption="The state of every column of a clean picture: levels from bottom to top, steps from "
+                    "left to right, the initial state first. Equal colours are equal states (three principal "
+                    "components of each level); the number is the mean cosine between neighbouring columns.",
+                    figure=island_figure(image, grid),
+                )
+            )
+        return samples
+
+    def export(self, model: Denoiser) -> tuple[Glom, dict[str, np.ndarray]]:
+        """The published model is the GLOM; the decoder goes beside it."""
+        decoder = nnx.to_pure_dict(nnx.state(model.decoder))
+        return model.glom, {f"decoder.{name}": np.asarray(value) for name, value in decoder.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **describe_splits(self.splits),
+            "classes": list(self.splits.class_names),
+            "noise": self.noise,
+            "shift": self.shift,
+        }
+
+    def _noised(
+        self,
+        clean: Float32[np.ndarray, "b height width 3"],
+        draws: Sequence[np.random.Generator],
+    ) -> Float32[np.ndarray, "b height width 3"]:
+        noise = np.stack([draw.standard_normal(clean.shape[1:], np.float32) for draw in draws])
+        return clean + np.float32(self.noise) * noise
+
+    def _held_out(
+        self, split: Split
+    ) -> tuple[Float32[np.ndarray, "n height width 3"], Float32[np.ndarray, "n height width 3"]]:
+        """Clean and noised pictures; the noise of a picture depends on its place in the split alone."""
+        clean = scaled(getattr(self.splits, split).images)
+        return clean, self._noised(clean, [np.random.default_rng((1, place)) for place in range(len(clean))])
+
+    @cached_property
+    def _filter(self) -> LinearFilter:
+        """Fitted to training pictures at equal distances."""
+        count = min(FILTERED, self.examples)
+        chosen = np.linspace(0, self.examples - 1, count).round().astype(int)
+        clean = scaled(self.splits.train.images[chosen])
+        return LinearFilter(
+            self._noised(clean, [np.random.default_rng((2, int(place))) for place in chosen]), clean
+        )
+
+    def _top(self, call: Call, images: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n d"]:
+        return in_batches(call, "features", len(images), lambda part: {"images": scaled(images[part])})
+
+
+def _in_color(pictures: LabelledImages) -> LabelledImages:
+    """Grey pictures in three channels."""
+    if pictures.images.shape[-1] == 3:
+        return pictures
+    return replace(pictures, images=np.repeat(pictures.images, 3, axis=-1))
+
+
+def _features(model: Denoiser, batch: Batch) -> Float[Array, "b d"]:
+    """The mean over the columns of the top level."""
+    return at_least_float32(model.top(batch["images"])).mean(axis=1)
+
+
+def _states(model: Denoiser, batch: Batch) -> Float[Array, "b t n l d"]:
+    """The states of all columns and levels after 0, 1, … 2 · levels steps."""
+    return at_least_float32(jnp.swapaxes(model.glom(batch["images"], return_all=True), 0, 1))
