@@ -63,7 +63,7 @@ def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
             if image.width * image.height > MAX_PIXELS:
                 return too_large
             image.draft(None, (2 * size, 2 * size))  # large JPEGs are decoded at a fraction of their size
-            image.load()
+            image.load()  # what is wrong with the pixels shall be known before the notes are read
             return square(_upright(image), size)
     except Image.DecompressionBombError:
         return too_large

@@ -307,6 +307,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             read(tmp_path)
 
+    def test_only_test_images(self, tmp_path, read):
+        idx(tmp_path / "t10k-images-idx3-ubyte", IMAGES)
+
+        with pytest.raises(
+            ValueError, match=r"must have the train images, .*; got t10k-images-idx3-ubyte in path="
+        ):
+            read(tmp_path)
+
     def test_two_data_sets_in_one_folder(self, tmp_path, read):
         mnist(tmp_path)
         idx(tmp_path / "emnist-letters-train-images-idx3-ubyte", IMAGES)
@@ -350,7 +358,7 @@ def test_a_file_of_another_kind_in_the_archive(tmp_path):
         labelled_images(path, size=4)
 
 
-@pytest.mark.parametrize("shape", [(60, 3072), (60, 3, 32, 32), (60, 4, 4, 2)])
+@pytest.mark.parametrize("shape", [(60, 3072), (60, 3, 32, 32), (60, 4, 4, 2), (60, 2, 4, 4, 3)])
 def test_arrays_that_are_no_pictures(tmp_path, shape):
     path = npz(tmp_path, images=np.zeros(shape, np.uint8), labels=LABELS)
 

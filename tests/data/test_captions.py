@@ -121,6 +121,13 @@ def test_grey_pictures_have_one_channel(folder):
     assert read(jsonl(folder, ROWS)).test.images.shape[1:] == (4, 4, 1)
 
 
+def test_a_split_of_grey_pictures_has_three_channels_when_another_is_coloured(folder):
+    Image.new("L", (4, 4), 7).save(folder / "pictures/0.png")
+    rows = [{**row, "split": "train" if index else "test"} for index, row in enumerate(ROWS)]
+
+    np.testing.assert_array_equal(read(jsonl(folder, rows)).test.images, np.full((1, 4, 4, 3), 7))
+
+
 def test_a_mark_at_the_beginning_and_empty_lines(folder):
     lines = "\n".join(json.dumps(row) for row in ROWS)
     (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.replace("\n", "\r\n\r\n").encode())
@@ -365,6 +372,15 @@ def test_another_kind_of_file(folder, name):
         ValueError, match=rf"a \.jsonl, \.csv or \.parquet file .*; got path='.*{name}'; write"
     ):
         read(folder / name)
+
+
+def test_a_folder_whose_name_looks_like_a_file(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+
+    with pytest.raises(
+        ValueError, match=r"path must be a \.jsonl, \.csv or \.parquet file .*; got path='.*a\.csv'"
+    ):
+        read(tmp_path / "a.csv")
 
 
 def test_a_path_that_leads_nowhere(tmp_path):

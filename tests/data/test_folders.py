@@ -67,6 +67,7 @@ def test_added_pictures_move_no_others(animals):
 def test_folders_of_splits(tmp_path, validation):
     for name, count in (("train", 5), (validation, 2), ("test", 3)):
         fill(tmp_path / name / "cat", range(count))
+        (tmp_path / name / "cat" / "0.png").rename(tmp_path / name / "cat" / "0.PNG")
         fill(tmp_path / name / "dog", range(count))
 
     splits = labelled_images(tmp_path, size=4)

@@ -56,6 +56,15 @@ def test_line_breaks_further_away_do_not_count(tmp_path, place):
     assert len(texts(tmp_path / "a.txt").train) == 9_000
 
 
+@pytest.mark.parametrize(("distance", "expected"), [(1_023, 1_799_000 - 22), (1_025, 1_800_000)])
+def test_near_is_a_kilobyte_in_long_texts(tmp_path, distance, expected):
+    content = bytearray(200 * BYTES)
+    content[1_800_000 - distance] = ord("\n")
+    (tmp_path / "a.txt").write_bytes(content)
+
+    assert len(texts(tmp_path / "a.txt").train) == expected
+
+
 def test_a_folder_is_read_in_the_order_of_paths(tmp_path):
     write(tmp_path, b_txt=b"b" * 100 + b"\n", a_md=b"a" * 100, z_png=b"z", _hidden=b"h", LICENSE=b"l")
     write(tmp_path / "c", b_rst=b"d" * 100, a_TXT=b"c" * 100)
