@@ -1,6 +1,6 @@
 """The training tasks in PyTorch: the same loss, the same metrics from exported weights, and a plain loop that learns."""
 
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,90 +13,13 @@ from flax import nnx
 
 import jaxmodels as jm
 from jaxmodels.compare.torch_tasks import TorchTask, train_torch
-from jaxmodels.data import CaptionedImages, CaptionedSplits, LabelledImages, LabelledSplits, TextSplits, emoji
-from jaxmodels.data.tokens import NUM_TOKENS
 from jaxmodels.training.blueprint import Blueprint
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.loop import train
 from jaxmodels.training.mesh import MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.task import Task
-from jaxmodels.training.tasks.captioning import Captioning
-from jaxmodels.training.tasks.classification import Classification
-from jaxmodels.training.tasks.denoising import Denoising
-from jaxmodels.training.tasks.language import LanguageModelling
-from parity_tests.cases.colt5 import CASES as COLT5_CASES
-
-
-def pictures(start: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Emoji of all groups at 16 pixels."""
-    data = emoji("noto", skin_tones=False)
-    chosen = np.linspace(start, len(data) - 1, count).astype(int)
-    return data.images[chosen][:, ::4, ::4], data.labels[chosen] % 3, tuple(data.captions[i] for i in chosen)
-
-
-def labelled(start: int) -> LabelledImages:
-    images, labels, _ = pictures(start)
-    return LabelledImages(images=images, labels=labels)
-
-
-def captioned(start: int) -> CaptionedImages:
-    images, _, captions = pictures(start)
-    return CaptionedImages(images=images, captions=tuple(caption[:20] for caption in captions))
-
-
-def label_splits() -> LabelledSplits:
-    parts = {"train": labelled(0), "validation": labelled(3), "test": labelled(5)}
-    return LabelledSplits(source="emoji", class_names=("a", "b", "c"), **parts)
-
-
-def language() -> Task:
-    text = jm.data.state_of_the_union("validation").text
-    config = jm.HourglassTransformerLMConfig(
-        num_tokens=256, dim=32, max_seq_len=24, depth=(1, 1, 1), shorten_factor=2, heads=2, dim_head=16
-    )
-    splits = TextSplits(source="text", train=text[:4000], validation=text[4000:4500], test=text[5000:5700])
-    return LanguageModelling(config, splits)
-
-
-def scalable_vit() -> Task:
-    config = jm.ScalableViTConfig(
-        num_classes=3,
-        dim=8,
-        depth=(1, 1),
-        heads=(1, 2),
-        reduction_factor=(2, 1),
-        window_size=(2, None),
-        iwsa_dim_key=8,
-        iwsa_dim_value=8,
-        ssa_dim_key=8,
-        ssa_dim_value=8,
-    )
-    return Classification(config, label_splits(), shift=1, flip=True, label_smoothing=0.1)
-
-
-def colt5() -> Task:
-    config = replace(COLT5_CASES[0].config, image_size=16, patch_size=2, num_classes=3, channels=3)
-    return Classification(config, label_splits(), shift=1, flip=False, label_smoothing=0.0)
-
-
-def glom() -> Task:
-    config = jm.GlomConfig(dim=16, levels=3, image_size=16, patch_size=4)
-    return Denoising(config, label_splits(), noise=0.5, shift=1)
-
-
-def mammut() -> Task:
-    config = jm.MaMMUTConfig(
-        dim=32, num_tokens=NUM_TOKENS, depth=2, image_dim=16, num_img_queries=4, dim_head=8, heads=2
-    )
-    encoder = jm.SimpleViTConfig(
-        image_size=16, patch_size=4, num_classes=3, dim=16, depth=1, heads=2, mlp_dim=16, dim_head=8, patch_dropout=0.0
-    )
-    splits = CaptionedSplits(source="emoji", train=captioned(0), validation=captioned(3), test=captioned(5))
-    return Captioning(config, encoder, splits, context=24, shift=1)
-
-
-TASKS = {"hourglass": language, "scalable_vit": scalable_vit, "colt5": colt5, "glom": glom, "mammut": mammut}
+from tests.training.tiny_tasks import TASKS
 
 
 class Sides:
@@ -112,7 +35,8 @@ class Sides:
         fresh = self.blueprint.split(make())
         random = np.random.default_rng(0)
         self.parameters = {
-            name: value + 0.05 * random.normal(size=value.shape).astype(np.float32) for name, value in fresh.items()
+            name: value + 0.05 * random.normal(size=value.shape).astype(np.float32)
+            for name, value in fresh.items()
         }
         model, extras = task.export(self.blueprint.merge(self.parameters))
         jm.save_pretrained(model, folder)
@@ -173,8 +97,6 @@ def test_trained_in_jax_scored_in_pytorch(tmp_path: Path) -> None:
     assert train(experiment) == 0
     task = experiment.task()
     theirs = TorchTask(task).load(tmp_path / "run" / "model")
-    import json
-
     ours = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
     scored = task.evaluate(theirs.call, "test")
     assert scored["top1"] == ours["top1"]

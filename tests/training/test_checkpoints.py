@@ -175,6 +175,12 @@ def test_fingerprint_sees_every_bit(change: str) -> None:
     assert prints[0] != prints[1]
 
 
+def save_and_wait(checkpoints: Checkpoints, state: TrainState) -> None:
+    """A failed write is noticed here or there."""
+    checkpoints.save(state, {})
+    checkpoints.wait()
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """Whatever the storage layer raises becomes one kind of error, which says what is left. Nothing else is lost."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
@@ -186,8 +192,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(
             OSError, match=r"a checkpoint could not be written to .*; the checkpoint of step 1"
         ):
-            checkpoints.save(state_at(2), {})
-            checkpoints.wait()
+            save_and_wait(checkpoints, state_at(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     state, said = restore(tmp_path / "checkpoints")

@@ -88,7 +88,7 @@ def test_killed_twenty_times_and_ending_with_the_same_bits(tmp_path: Path, fork:
     for _ in range(KILLS):
         process = fork(workdir, steps, log, **settings)
         lines = steps_logged(workdir)
-        wait_until(lambda before=lines: steps_logged(workdir) > before or not process.is_alive())
+        wait_until(lambda p=process, before=lines: steps_logged(workdir) > before or not p.is_alive())
         time.sleep(draw.uniform(0, 0.3))
         assert process.is_alive(), log.read_text()
         os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,100 @@
+"""One device or eight: the five tasks compute the same, and the parts of a model lie where they should."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxmodels.training.batches import batches
+from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, replicated, sharding_of
+from jaxmodels.training.step import TrainState, initial_state, loss_and_gradient, make_step
+from jaxmodels.training.task import Task
+from tests.training.tiny_tasks import TASKS
+
+
+ONE, EIGHT = MeshConfig(data=1), MeshConfig(data=2, fsdp=4)
+STEPS = 3
+
+
+def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState, Any]:
+    """Compiled step, state born in shards, stream of batches."""
+    mesh = make_mesh(config)
+
+    def make() -> nnx.Module:
+        return task.model(dtype=None, param_dtype=dtype, rngs=nnx.Rngs(0))
+
+    blueprint, tx = Blueprint(make), optax.adamw(1e-3)
+
+    def initial() -> TrainState:
+        return initial_state(blueprint, make, tx, average=False)
+
+    places = jax.tree.map(lambda x: sharding_of(mesh, x.shape), jax.eval_shape(initial))
+    step = jax.jit(
+        make_step(task, blueprint, tx, key=jax.random.key(0)),
+        out_shardings=(places, replicated(mesh)),
+        donate_argnums=0,
+    )
+    stream = batches(task, batch_size=16, seed=0, sharding=batch_sharding(mesh))
+    return step, jax.jit(initial, out_shardings=places)(), stream
+
+
+def losses(task: Task, config: MeshConfig, dtype: Any) -> list[float]:
+    step, state, stream = sharded(task, config, dtype)
+    values = []
+    for _, batch in zip(range(STEPS), stream, strict=False):
+        state, metrics = step(state, batch)
+        values.append(float(metrics["loss"]))
+    return values
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_one_device_and_eight(name: str) -> None:
+    task = TASKS[name]()
+    np.testing.assert_allclose(
+        losses(task, EIGHT, jnp.float32), losses(task, ONE, jnp.float32), rtol=1e-5, err_msg="float32"
+    )
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            losses(task, EIGHT, jnp.float64), losses(task, ONE, jnp.float64), rtol=1e-10, err_msg="float64"
+        )
+
+
+def test_parameters_and_moments_are_cut() -> None:
+    step, state, stream = sharded(TASKS["hourglass"](), EIGHT, jnp.float32)
+    state, _ = step(state, next(stream))
+    for tree in (state.parameters, state.optimizer[0].mu, state.optimizer[0].nu):
+        table = tree["token_emb.embedding"]
+        assert table.shape == (256, 32)
+        assert {shard.data.shape for shard in table.addressable_shards} == {(64, 32)}
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    held = sum(
+        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
+    )  # by one of the devices
+    assert held < total / 3
+
+
+@pytest.mark.parametrize("name", ["mammut", "glom"])
+def test_accumulation_is_exact_for_real_tasks(name: str) -> None:
+    """MaMMUT's contrastive loss compares all pictures of the batch, its caption loss divides by all its bytes."""
+    task = TASKS[name]()
+
+    def make() -> nnx.Module:
+        return task.model(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+    blueprint = Blueprint(make)
+    parameters = blueprint.split(make())
+    batch = task.batch(np.arange(8), [np.random.default_rng(i) for i in range(8)])
+    key = jax.random.key(0)
+    loss, _, whole = jax.jit(loss_and_gradient(task, blueprint))(parameters, batch, key)
+    loss2, _, parts = jax.jit(loss_and_gradient(task, blueprint, accumulate=4))(parameters, batch, key)
+    np.testing.assert_allclose(loss2, loss, rtol=1e-6)
+    norm = float(optax.tree.norm(whole))
+    for parameter in whole:
+        np.testing.assert_allclose(
+            parts[parameter], whole[parameter], rtol=0, atol=2e-6 * norm, err_msg=parameter
+        )
