@@ -122,6 +122,24 @@ class Run:
     def _initial(self) -> TrainState:
         return initial_state(self.blueprint, self.make, self.tx, average=self.keep_average)
 
+    def step(self) -> Any:
+        """The compiled step: (state, batch) -> (state, metrics); the state's memory is reused."""
+        experiment = self.experiment
+        return jax.jit(
+            make_step(
+                self.task,
+                self.blueprint,
+                self.tx,
+                key=self.key,
+                accumulate=experiment.accumulate,
+                learning_rate=schedule(experiment.optim, experiment.steps),
+                ema_decay=experiment.optim.ema_decay,
+                remat=experiment.remat,
+            ),
+            donate_argnums=0,
+            out_shardings=(jax.tree.map(lambda x: x.sharding, self.abstract), replicated(self.mesh)),
+        )
+
     def start(self) -> TrainState:
         """The newest checkpoint, or fresh weights born in their shards."""
         self.checkpoints = Checkpoints(
@@ -143,20 +161,7 @@ class Run:
         begun = int(self.state.step)
         self.workdir.truncate_metrics(begun)
         self._introduce()
-        step = jax.jit(
-            make_step(
-                self.task,
-                self.blueprint,
-                self.tx,
-                key=self.key,
-                accumulate=experiment.accumulate,
-                learning_rate=schedule(experiment.optim, experiment.steps),
-                ema_decay=experiment.optim.ema_decay,
-                remat=experiment.remat,
-            ),
-            donate_argnums=0,
-            out_shardings=(jax.tree.map(lambda x: x.sharding, self.abstract), replicated(self.mesh)),
-        )
+        step = self.step()
         stream = batches(
             self.task,
             batch_size=experiment.batch_size,
