@@ -13,12 +13,14 @@
 | fully masked rows | golden M7 |
 | pad targets outside the vocabulary | row `pad_id` |
 | broadcast of a single image | tests/models/test_mammut.py, `test_errors_where_the_package_is_silent` |
-| gathering: labels, gradients, unequal batches | `test_processes_agree_with_one` |
+| gathering: labels, gradients, unequal batches | `test_processes_agree_with_one`, `test_two_jax_processes_agree_with_pytorch` |
 | positions in bfloat16, caches that outlive a change of type | `test_narrow_types_keep_positions_apart` |
 """
 
 import functools
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -527,6 +529,41 @@ def test_processes_agree_with_one(tmp_path) -> None:
                 torch.testing.assert_close(rank["gradients"][key], p.grad, rtol=0, atol=1e-13, msg=key)
         assert whole.text_cls_token.grad.abs().max() > 1e-3
         assert whole.temperature.grad.abs().max() > 1e-3
+
+
+def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
+    """The contrastive loss of a batch that is spread over two processes, and its gradient: no code asks for it.
+
+    PyTorch with two ranks under gloo agrees with the same numbers, see `test_processes_agree_with_one`.
+    """
+    rng = np.random.default_rng(0)
+    text, image_tokens = rng.integers(1, 13, size=(4, 6)), rng.normal(size=(4, 4, 6))
+    whole = fill(torch_reference.MaMMUT(**GOLDEN)).double()
+    np.savez(tmp_path / "weights.npz", **{key: value.numpy() for key, value in whole.state_dict().items()})
+    (tmp_path / "config.json").write_text(json.dumps(GOLDEN))
+    np.savez(tmp_path / "batch.npz", text=text, image_tokens=image_tokens)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "parity_tests.two_jax_processes"]
+    workers = [
+        subprocess.Popen(
+            [*command, str(rank), coordinator, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=180)
+        assert worker.returncode == 0, errors
+    ours = np.load(tmp_path / "jax.npz")
+    loss = whole(torch.from_numpy(text), image_tokens=torch.from_numpy(image_tokens), return_loss=True)
+    loss.backward()
+    np.testing.assert_allclose(ours["loss"], loss.item(), rtol=1e-12)
+    for key, p in whole.named_parameters():
+        np.testing.assert_allclose(ours[key], p.grad, rtol=0, atol=1e-12, err_msg=key)
 
 
 @st.composite

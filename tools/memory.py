@@ -59,7 +59,7 @@ def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     from jaxmodels.training.progress import Reporter
     from jaxmodels.training.workdir import Workdir
 
-    experiment = parse([PRESET, "--workdir", "unused"])
+    experiment: Any = parse([PRESET, "--workdir", "unused"])
     experiment = replace(experiment, precision="float32", mesh=MeshConfig(data=1, fsdp=devices), **changes)
     task = experiment.task()
     run = Run(experiment, task, Workdir(experiment.workdir), Reporter(Console()))

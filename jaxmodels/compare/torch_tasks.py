@@ -45,11 +45,11 @@ class TorchTask:
     """
 
     def __init__(self, task: Task) -> None:
-        self.task = task
+        self.task: Any = task
         ours = nnx.eval_shape(lambda: task.model(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
         published = ours.glom if isinstance(ours, Denoiser) else ours
-        self.model = reference_of(published)
-        self.decoder: torch.nn.Linear | None = None
+        self.model: Any = reference_of(published)
+        self.decoder: Any = None
         if isinstance(task, Denoising):
             self.decoder = torch.nn.Linear(task.config.dim, 3 * task.config.patch_size**2)
         self.decayed = {

@@ -6,13 +6,13 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 
 from jaxmodels.training.task import Task
 
 
 def batches(
-    task: Task, *, batch_size: int, seed: int, sharding: NamedSharding, start: int = 0
+    task: Task, *, batch_size: int, seed: int, sharding: Sharding, start: int = 0
 ) -> Iterator[dict[str, jax.Array]]:
     """Global batches from step `start` on, without end; every epoch is shuffled anew.
 
@@ -41,7 +41,7 @@ def batches(
     return (place(batch, sharding, batch_size) for batch in reader)
 
 
-def place(batch: dict[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, jax.Array]:
+def place(batch: dict[str, np.ndarray], sharding: Sharding, size: int) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch of `size` examples on its devices."""
     return {
         name: jax.make_array_from_process_local_data(sharding, rows, (size, *rows.shape[1:]))
@@ -49,7 +49,7 @@ def place(batch: dict[str, np.ndarray], sharding: NamedSharding, size: int) -> d
     }
 
 
-def _own_rows(sharding: NamedSharding, size: int) -> np.ndarray:
+def _own_rows(sharding: Sharding, size: int) -> np.ndarray:
     """Positions in the global batch that the devices of this process hold."""
     slices = sharding.addressable_devices_indices_map((size,)).values()
     return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))

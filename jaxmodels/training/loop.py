@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from jaxmodels.training.mesh import (
     sharding_of,
 )
 from jaxmodels.training.optimizer import optimizer, schedule
-from jaxmodels.training.progress import Reporter, metrics_text, minutes
+from jaxmodels.training.progress import Reporter, metrics_text
 from jaxmodels.training.report import write_report
 from jaxmodels.training.step import Parameters, TrainState, initial_state, make_step, unhealthy
 from jaxmodels.training.task import Task
@@ -101,7 +100,7 @@ class Run:
                 f"{experiment.accumulate}; got batch_size={experiment.batch_size}"
             )
         wide = experiment.precision == "float64"
-        kinds = {
+        kinds: dict[str, Any] = {
             "dtype": jnp.bfloat16 if experiment.precision == "bfloat16" else None,
             "param_dtype": jnp.float64 if wide else jnp.float32,
         }
@@ -375,12 +374,12 @@ def _together(name: str) -> None:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
+def _nothing() -> Generator[None]:
     yield
 
 
 @contextmanager
-def _profiled(folder: Path, step: int) -> Iterator[None]:
+def _profiled(folder: Path, step: int) -> Generator[None]:
     """Traces the steps of `PROFILED_STEPS`, after compilation."""
     if step == PROFILED_STEPS.start:
         jax.profiler.start_trace(str(folder / "profile"))

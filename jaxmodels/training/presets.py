@@ -369,6 +369,6 @@ DESCRIPTIONS: dict[str, str] = {
     "mammut-paper": "MaMMUT's small decoder (6 layers of width 512, cross-attention in every second, MLP 2048) on a "
     "ViT-H/14, with bytes as tokens, for --data and many accelerators. Sizes are taken from public "
     "re-implementations and were not checked against the paper.",
-    "scalable-vit-readme": "The sizes of vit-pytorch's README, for --data. Not the authors' architecture: theirs has one "
-    "attention and one feed-forward per block.",
+    "scalable-vit-readme": "The sizes of vit-pytorch's README, for --data. Not the authors' architecture: theirs has "
+    "one attention and one feed-forward per block.",
 }

@@ -73,13 +73,18 @@ def make_step(
         loss, metrics, gradients = gradient(state.parameters, batch, jax.random.fold_in(key, state.step))
         norm = optax.tree.norm(gradients)
         updates, moments = tx.update(gradients, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        parameters: Any = optax.apply_updates(state.parameters, updates)
         average = state.average
         if average is not None:
             average = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, average, parameters)
         ok = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         proposed = TrainState(state.step + 1, parameters, moments, average, state.failed)
-        logged = {"loss": loss, "gradient_norm": norm, "learning_rate": learning_rate(state.step), **metrics}
+        logged: Any = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": learning_rate(state.step),
+            **metrics,
+        }
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
         return state._replace(failed=~ok), logged
 
@@ -104,7 +109,7 @@ def loss_and_gradient(
 
     if remat:
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        forward = jax.checkpoint(forward, policy=policy)
+        forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
 
     def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:
         return task.loss(blueprint.merge(parameters, training=True), outputs)

@@ -47,10 +47,17 @@ class Task(Protocol):
       functions: what evaluation runs on the model, by name; each takes (model, batch) and is compiled.
     """
 
-    name: str
-    examples: int
-    metric: Metric
-    functions: Mapping[str, Callable[[Any, Batch], Any]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def examples(self) -> int: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def functions(self) -> Mapping[str, Callable[[Any, Batch], Any]]: ...
 
     def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
         """Everything that is trained, freshly initialised; traceable, so that it can be born in shards."""
