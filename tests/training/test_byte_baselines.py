@@ -30,9 +30,12 @@ def test_xz_uses_the_text_before() -> None:
     assert xz_bits(RANDOM, after=RANDOM) < 0.5
 
 
-def test_xz_is_given_no_more_than_it_can_look_back(monkeypatch) -> None:
+def test_xz_reads_no_more_than_it_can_look_back(monkeypatch) -> None:
+    sizes = []
     monkeypatch.setattr(byte_baselines, "XZ_DICTIONARY", 5000)
-    assert xz_bits(RANDOM, after=RANDOM + TEXT * 10) > 7
+    monkeypatch.setattr(byte_baselines, "_xz_size", lambda data: sizes.append(len(data)) or 0)
+    xz_bits(RANDOM, after=RANDOM + TEXT * 10)
+    assert sizes == [5000 + len(RANDOM), 5000]
 
 
 def test_counts_of_bytes_by_hand() -> None:
