@@ -21,8 +21,8 @@ from jaxmodels.training.task import Task
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 
-# What may differ between a run and its continuation: nothing here changes a number of a step, except `steps`,
-# which moves the end of the learning rate's schedule.
+# What may differ between a run and its continuation: nothing here changes more of a step than its rounding, except
+# `steps`, which moves the end of the learning rate's schedule.
 MAY_CHANGE = (
     "workdir",
     "steps",

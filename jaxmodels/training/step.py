@@ -15,6 +15,8 @@ from jaxmodels.training.task import Task
 
 Parameters = dict[str, Array]
 Metrics = dict[str, Array]
+Forward = Callable[[Parameters, Mapping[str, Array], Array], dict[str, Array]]
+Total = Callable[[Parameters, Mapping[str, Array]], tuple[Array, Metrics]]
 Step = Callable[["TrainState", Mapping[str, Array]], tuple["TrainState", Metrics]]
 
 
@@ -102,17 +104,7 @@ def loss_and_gradient(
     pass.
     """
 
-    def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
-        model = blueprint.merge(parameters, training=True)
-        outputs = task.forward(model, part, nnx.Rngs(dropout=key))
-        return {name: _floating(value) for name, value in outputs.items()}
-
-    if remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
-
-    def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        return task.loss(blueprint.merge(parameters, training=True), outputs)
+    forward, total = loss_of_outputs(task, blueprint, remat=remat)
 
     def at_once(parameters, batch, key):
         (loss, metrics), gradients = jax.value_and_grad(
@@ -139,6 +131,24 @@ def loss_and_gradient(
         return loss, metrics, gradients
 
     return at_once if accumulate == 1 else in_parts
+
+
+def loss_of_outputs(task: Task, blueprint: Blueprint, *, remat: bool) -> tuple[Forward, Total]:
+    """The two halves of the loss as functions of the parameters: outputs of some examples, loss of all outputs."""
+
+    def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
+        model = blueprint.merge(parameters, training=True)
+        outputs = task.forward(model, part, nnx.Rngs(dropout=key))
+        return {name: _floating(value) for name, value in outputs.items()}
+
+    if remat:
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
+
+    def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:
+        return task.loss(blueprint.merge(parameters, training=True), outputs)
+
+    return forward, total
 
 
 def unhealthy(

@@ -1,6 +1,8 @@
 """A whole run: its files, its continuation, its refusals."""
 
 import json
+import shutil
+import sys
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -171,8 +173,6 @@ def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
 
 
 def test_resuming_a_complete_run_only_evaluates(finished: tuple[Path, str], tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
     status, _ = run(experiment(tmp_path / "run", resume=True))
@@ -183,8 +183,6 @@ def test_resuming_a_complete_run_only_evaluates(finished: tuple[Path, str], tmp_
 
 
 def test_a_run_may_be_made_longer(finished: tuple[Path, str], tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(finished[0], tmp_path / "run")
     status, _ = run(experiment(tmp_path / "run", resume=True, steps=14))
     assert status == 0
@@ -297,3 +295,18 @@ def test_workdir_of_something_else(tmp_path: Path) -> None:
 def test_wrong_hosts(hosts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HostsConfig(**hosts)
+
+
+def test_profile_and_tensorboard(tmp_path: Path) -> None:
+    status, _ = run(experiment(tmp_path / "run", steps=16, profile=True, tensorboard=True))
+    assert status == 0
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert b"validation_accuracy" in events
+    assert b"Labels" in events
+
+
+def test_tensorboard_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jaxmodels\[tensorboard\]'"):
+        run(experiment(tmp_path / "run", tensorboard=True))

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels.training.blueprint import Blueprint
-from jaxmodels.training.step import initial_state, loss_and_gradient, make_step, unhealthy
+from jaxmodels.training.step import initial_state, loss_and_gradient, loss_of_outputs, make_step, unhealthy
 from tests.training.tiny import Tiny
 
 
@@ -94,6 +94,23 @@ def test_rematerialisation_changes_no_gradient() -> None:
     norm = float(optax.tree.norm(plain))
     for name in plain:
         np.testing.assert_allclose(remat[name], plain[name], rtol=0, atol=1e-6 * norm, err_msg=name)
+
+
+def test_rematerialisation_keeps_less() -> None:
+    """What is kept for the backward pass; XLA's CPU compiler undoes it later, other compilers do not."""
+    trainer = Trainer(Tiny())
+    batch = batch_of(trainer.task, 0)
+
+    def kept(remat: bool) -> int:
+        forward, total = loss_of_outputs(trainer.task, trainer.blueprint, remat=remat)
+
+        def residuals(parameters, batch):
+            return jax.vjp(lambda p: total(p, forward(p, batch, KEY))[0], parameters)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(residuals, trainer.state.parameters, batch))
+        return sum(leaf.size for leaf in leaves)
+
+    assert kept(remat=True) < 0.7 * kept(remat=False)
 
 
 def test_resuming_is_exact() -> None:
