@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,12 +40,8 @@ def compare(
         seed: of fresh weights.
         output: folder for report.json and report.html.
     """
-    try:
+    with _torch_needed("comparing"):
         from jaxmodels.compare import command
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ModuleNotFoundError("comparing needs PyTorch: pip install 'jaxmodels[torch]'") from error
 
     return command.run(
         models,
@@ -106,12 +103,26 @@ def convert(
 
 
 def demo(*, output: Path = Path("out/demo")) -> int:
-    """Compare all five models with PyTorch on the embedded data and write one HTML report.
+    """Train a small model in JAX, take it to PyTorch, compare it and all five models, and write one HTML report.
 
     Args:
-        output: folder for report.json and report.html.
+        output: folder for report.html, report.json and the parts.
     """
-    return compare(output=output)
+    with _torch_needed("the demo"):
+        from jaxmodels.compare import demo as command
+
+    return command.run(output)
+
+
+@contextmanager
+def _torch_needed(what: str) -> Generator[None]:
+    """Says how to get PyTorch where an import of it fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError(f"{what} needs PyTorch: pip install 'jaxmodels[torch]'") from error
 
 
 def main() -> None:
