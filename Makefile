@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
 PUBLISHED_BARE := vit-pytorch==1.26.11
 
-.PHONY: demo test lint test-without-torch test-with-torch tables data clean
+.PHONY: demo test lint test-without-torch test-with-torch tables results data clean
 
 demo: $(STAMP)
 	$(BIN)/jaxmodels demo --output out/demo
@@ -41,6 +41,11 @@ tables: $(STAMP)
 	$(BIN)/jaxmodels compare --dtype float64 --output out/compare-float64
 	$(BIN)/jaxmodels compare --dtype float32 --output out/compare-float32
 	$(BIN)/python tools/update_readme.py
+
+# The tables of trained models in README.md and the memory table in docs/train.md: about an hour and a half.
+results: $(STAMP)
+	$(BIN)/python tools/results.py
+	$(BIN)/python tools/memory.py
 
 # The data files inside the package; see the script for what it needs.
 data: $(STAMP)
