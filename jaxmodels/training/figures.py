@@ -107,15 +107,18 @@ def island_figure(
     steps, _, _, levels, _ = states.shape
     figure = Figure(figsize=(1.05 * (steps + 1), 1.2 * levels + 0.3), layout="constrained")
     grid = figure.subplots(levels, steps + 1, squeeze=False)
-    for axes in grid[:, 0]:
+    for level, axes in enumerate(grid[::-1, 0], start=1):
         axes.axis("off")
+        axes.set_title(f"level {level}", fontsize=8, pad=2)
     show(grid[-1, 0], image)
     for level in range(levels):
         row = grid[levels - 1 - level, 1:]
         colors = principal_colors(states[:, :, :, level])
         for step, axes in enumerate(row):
             show(axes, colors[step])
-            axes.set_title(f"{neighbour_cosine(states[step, :, :, level]):.2f}", fontsize=8, pad=2)
+            heading = f"step {step}\n" if level == levels - 1 else ""
+            cosine = neighbour_cosine(states[step, :, :, level])
+            axes.set_title(f"{heading}{cosine:.2f}", fontsize=8, pad=2)
     return figure
 
 

@@ -201,7 +201,10 @@ def test_samples(task, call):
     for sample in samples:
         assert sample.caption
         sample.figure.canvas.draw()
-    assert len(samples[1].figure.axes) == 2 * (1 + 5), "two levels; the picture and five states"
+    titles = [axes.get_title() for axes in samples[1].figure.axes]
+    assert len(titles) == 2 * (1 + 5), "two levels; the picture and five states"
+    assert [title.split("\n")[0] for title in titles[:6]] == ["level 2", *(f"step {i}" for i in range(5))]
+    assert titles[6] == "level 1"
 
 
 def test_export(task, model):
