@@ -29,7 +29,7 @@ PRESETS: dict[str, Experiment] = {
         workdir=tyro.MISSING,
         steps=1500,
         batch_size=32,
-        optim=OptimizerConfig(learning_rate=4e-3),
+        optim=OptimizerConfig(learning_rate=6e-3),
         model=GlomConfig(dim=64, levels=3, image_size=32, patch_size=4),
     ),
     "hourglass-sotu": HourglassExperiment(
@@ -101,7 +101,7 @@ PRESETS: dict[str, Experiment] = {
         batch_size=64,
         shift=3,
         flip=True,
-        optim=OptimizerConfig(learning_rate=3e-3, weight_decay=0.1),
+        optim=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1),
         model=ScalableViTConfig(
             num_classes=9,
             dim=32,
