@@ -8,6 +8,8 @@ from pathlib import Path
 
 # XLA's fusion emitters take most of the compilation of these small programs; the flag is read at the first import.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+# Two suites share the cores: a thread of PyTorch that waits must not hold one. Read at the first import as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import numpy as np

@@ -165,7 +165,9 @@ def test_precision_is_requested_and_observed() -> None:
 
 def test_tf32_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "observe", lambda: precision.Evidence("DEFAULT", 3e-4, 1e-7, False))
-    with pytest.raises(RuntimeError, match=r"not computed in float32 \(JAX off by 3\.0e-04"):
+    with pytest.raises(
+        precision.ReducedPrecisionError, match=r"not computed in float32 \(JAX off by 3\.0e-04"
+    ):
         compare(net_pair())
 
 
@@ -333,6 +335,17 @@ class TestCommand:
         jm.save_pretrained(jm.Glom(config, rngs=nnx.Rngs(0)), tmp_path / "hub")
         assert self.run(monkeypatch, "mammut", "--checkpoint", str(tmp_path / "hub")) == 2
         assert "holds a glom; got models=mammut" in capsys.readouterr().err
+
+    def test_a_machine_without_float32(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(precision, "observe", lambda: precision.Evidence("DEFAULT", 3e-4, 1e-7, False))
+        assert self.run(monkeypatch, "glom") == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(
+            "jaxmodels: float32 matrix products are not computed in float32 (JAX off by"
+        )
+        assert printed.count("\n") == 1
 
     def test_unknown_model(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(monkeypatch, "glum") == 2

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxmodels.compare import Pair, Result, compare
+from jaxmodels.compare import Pair, Result, compare, steps
 from jaxmodels.compare.subjects import SPREAD, TokenExtractor, pair_of, reference_of
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.convert.table import Parameter
@@ -290,11 +290,10 @@ def test_wrong_gradient_with_right_values(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_wrong_optimizer_with_right_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importlib.import_module("jaxmodels.compare.engine").ADAMW, "b2", 0.99)
-    engine = importlib.import_module("jaxmodels.compare.engine")
+    monkeypatch.setitem(steps.ADAMW, "b2", 0.99)
     original = torch.optim.AdamW
     monkeypatch.setattr(
-        engine.torch.optim,
+        torch.optim,
         "AdamW",
         lambda *args, betas, **kwargs: original(*args, betas=(0.9, 0.999), **kwargs),
     )

@@ -6,5 +6,7 @@ from jaxmodels.compare.engine import Result as Result
 from jaxmodels.compare.engine import compare as compare
 from jaxmodels.compare.pair import Pair as Pair
 from jaxmodels.compare.pair import table_from_names as table_from_names
+from jaxmodels.compare.precision import ReducedPrecisionError as ReducedPrecisionError
 from jaxmodels.compare.report import print_table as print_table
 from jaxmodels.compare.report import write as write
+from jaxmodels.compare.steps import Losses as Losses

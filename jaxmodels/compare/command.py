@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxmodels.compare.engine import Result, compare
+from jaxmodels.compare.precision import ReducedPrecisionError
 from jaxmodels.compare.report import print_table, write
 from jaxmodels.compare.subjects import MODEL_NAMES, ModelName, default_model, name_of, pair_of
 from jaxmodels.convert.hub import from_checkpoint, from_pretrained
-
-
-STAGES = ("weights", "outputs", "layers", "gradients", "steps")
 
 
 def run(
@@ -33,7 +32,8 @@ def run(
     """Compares and prints; returns 0 when everything is inside tolerance and 1 otherwise.
 
     Raises:
-      ValueError, OSError: wrong arguments, or a checkpoint that cannot be read or does not fit.
+      ValueError, OSError: wrong arguments, a checkpoint that cannot be read or does not fit, or a machine that
+        does not compute in float32 when asked to.
     """
     jax.config.update("jax_enable_x64", True)  # float64 PyTorch runs supply the noise floor either way
     if steps < 0:
@@ -53,9 +53,11 @@ def run(
     with _Bar(console, [name for name, _ in subjects]) as bar:
         for name, model in subjects:
             pair = pair_of(default_model(name, seed) if model is None else model)
-            results.append(
-                compare(pair, dtype=dtype, steps=steps, progress=lambda s, n=name: bar.stage(n, s))
-            )
+            progress = partial(bar.stage, name)
+            try:
+                results.append(compare(pair, dtype=dtype, steps=steps, progress=progress))
+            except ReducedPrecisionError as error:
+                raise ValueError(str(error)) from error
             bar.done(name, results[-1].ok)
     print_table(results, console)
     if output is not None:
@@ -87,7 +89,7 @@ class _Bar:
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
         self.console = console
-        self.total = len(names) * len(STAGES)
+        self.total = len(names)
         self.finished = 0
         self.started = time.monotonic()
         columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
@@ -101,12 +103,11 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def stage(self, name: str, stage: str) -> None:
-        done = self.finished + (STAGES.index(stage) if stage in STAGES else 0)
-        self.progress.update(self.task, completed=done, description=f"{name}: {stage}")
+    def stage(self, name: str, stage: str, share: float) -> None:
+        self.progress.update(self.task, completed=self.finished + share, description=f"{name}: {stage}")
 
     def done(self, name: str, ok: bool) -> None:
-        self.finished += len(STAGES)
+        self.finished += 1
         self.progress.update(self.task, completed=self.finished)
         if not self.console.is_terminal:
             seconds = time.monotonic() - self.started

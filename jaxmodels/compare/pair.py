@@ -31,6 +31,8 @@ class Pair:
       to_ours: turns the inputs into the Flax model's layout.
       call_ours, call_theirs: run the model on the inputs; return an array or a tuple of arrays.
       output_axes: einops pattern from PyTorch's outputs to ours.
+      batches: the inputs of each optimiser step, counted from 0, with the names and shapes of `inputs`; by
+        default `inputs` at every step.
       loss_ours, loss_theirs: a scalar for the gradients and the optimiser steps; both get the model and the
         inputs. By default the mean of the squared outputs.
       routing_ours, routing_theirs: for models that choose tokens: what each router selects (objects with
@@ -44,6 +46,7 @@ class Pair:
     theirs: torch.nn.Module
     table: tuple[Entry, ...]
     inputs: Inputs
+    batches: Callable[[int], Inputs] | None = None
     to_ours: Callable[[Inputs], Inputs] = field(default=lambda inputs: inputs)
     call_ours: Callable[..., Any] = _call
     call_theirs: Callable[..., Any] = _call

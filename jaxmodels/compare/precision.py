@@ -14,6 +14,10 @@ import numpy as np
 import torch
 
 
+class ReducedPrecisionError(RuntimeError):
+    """The machine or its settings compute float32 products with fewer digits."""
+
+
 class Evidence(NamedTuple):
     """What was observed of a float32 product of 256×256 matrices.
 
@@ -34,7 +38,7 @@ def full_precision() -> Generator[Evidence]:
     """Highest matmul precision on both sides while the block runs; yields the evidence.
 
     Raises:
-      RuntimeError: a product still came out with fewer digits than float32.
+      ReducedPrecisionError: a product still came out with fewer digits than float32.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -42,7 +46,7 @@ def full_precision() -> Generator[Evidence]:
         with jax.default_matmul_precision("highest"):
             evidence = observe()
             if not evidence.ok:
-                raise RuntimeError(
+                raise ReducedPrecisionError(
                     "float32 matrix products are not computed in float32 "
                     f"(JAX off by {evidence.jax_error:.1e}, PyTorch by {evidence.torch_error:.1e}); "
                     "unset NVIDIA_TF32_OVERRIDE and XLA_FLAGS and try again"

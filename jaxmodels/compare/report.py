@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +24,8 @@ from jaxmodels.convert.files import replacing
 
 matplotlib.use("Agg", force=False)
 
-COLUMNS = ("model", "outputs", "gradients", "weights", "diverges at", "equal")
+BLUE = "#1f4e8c"
+COLUMNS = ("model", "outputs", "gradients", "training", "diverges at", "equal")
 
 
 def row(result: Result) -> list[str]:
@@ -32,7 +34,7 @@ def row(result: Result) -> list[str]:
         result.model,
         _worst_cell(result.outputs),
         _worst_cell(result.gradients),
-        _worst_cell(result.weights),
+        _worst_cell([*result.weights, *result.loss_checks]),
         result.divergence.layer if result.divergence else "–",
         "yes" if result.ok else "NO",
     ]
@@ -63,9 +65,9 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     """One row per model; where two sides differ, the place and the sentence that says what is known of it."""
     if not results:
         return
-    steps = len(results[0].losses) if results[0].weights else 0
+    first = results[0]
     table = Table(
-        title=f"JAX against PyTorch in {results[0].dtype}: shared weights, real inputs", title_justify="left"
+        title=f"JAX against PyTorch in {first.dtype}: shared weights, real inputs", title_justify="left"
     )
     for name in COLUMNS:
         table.add_column(name, justify="right" if name in COLUMNS[1:4] else "left", overflow="fold")
@@ -75,7 +77,7 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     console.print(
         "Largest error relative to the largest value of its tensor, and its share of the tolerance. The tolerance is\n"
         f"{FACTOR} × the distance between PyTorch in float32 and PyTorch in float64, measured here."
-        + (f" Weights: after {steps} AdamW steps." if steps else ""),
+        + (f"\nTraining: {_training_text(first)}." if first.losses else ""),
         style="dim",
         soft_wrap=True,
     )
@@ -86,6 +88,13 @@ def print_table(results: Sequence[Result], console: Console) -> None:
             )
         for note in result.notes:
             console.print(f"{result.model}: {note}", style="dim")
+
+
+def _training_text(result: Result) -> str:
+    """What was compared of the training run."""
+    steps = len(result.losses)
+    losses = f"the loss before each of {steps} AdamW steps" if steps > 1 else "the loss"
+    return losses + (f", and the weights after {result.weight_steps}" if result.weights else "")
 
 
 def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
@@ -100,6 +109,7 @@ def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
                 "output_error": worst(result.outputs),
                 "gradient_error": worst(result.gradients),
                 "step_error": worst(result.weights) if result.weights else None,
+                "loss_error": worst(result.loss_checks) if result.loss_checks else None,
                 "tolerance": tolerance(result),
                 "first_divergence": result.divergence.layer if result.divergence else None,
                 "divergence": asdict(result.divergence) if result.divergence else None,
@@ -108,7 +118,8 @@ def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
                 "layers": [_check(check) for check in result.layers],
                 "gradients": [_check(check) for check in result.gradients],
                 "weights": [_check(check) for check in result.weights],
-                "losses": {"jax": [a for a, _ in result.losses], "pytorch": [b for _, b in result.losses]},
+                "losses": asdict(result.losses),
+                "loss_checks": [_check(check) for check in result.loss_checks],
                 "routing": asdict(result.routing) if result.routing else None,
                 "matmul_precision": result.precision._asdict(),
                 "notes": result.notes,
@@ -150,6 +161,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
             "depth": _picture(_depth_figure(result)),
             "gradients": _picture(_gradient_figure(result)),
             "losses": _picture(_loss_figure(result)) if len(result.losses) > 1 else None,
+            "training": _training_text(result),
             "rows": result.gradients[:12],
             "layers": [c for c in result.layers if not c.ok][:12],
         }
@@ -180,7 +192,7 @@ def _depth_figure(result: Result):
     good = [(i, max(c.error, floor)) for i, c in enumerate(outputs) if c.ok]
     bad = [(i, min(c.error, 10.0)) for i, c in enumerate(outputs) if not c.ok]
     for points, style, colour, label in (
-        (good, ".", "#1f4e8c", "JAX – PyTorch"),
+        (good, ".", BLUE, "JAX – PyTorch"),
         (bad, "x", "#c0392b", "out of tolerance"),
     ):
         if points:
@@ -211,7 +223,7 @@ def _gradient_figure(result: Result):
     names = [check.name for check in worst_first]
     least = min((c.noise for c in worst_first), default=1e-16) / 30
     most = max((max(c.tolerance, min(c.error, 10.0)) for c in worst_first), default=1.0) * 3
-    colours = ["#1f4e8c" if c.ok else "#c0392b" for c in worst_first]
+    colours = [BLUE if c.ok else "#c0392b" for c in worst_first]
     axes.barh(names, [min(max(c.error, least), 10.0) for c in worst_first], color=colours, height=0.55)
     axes.plot([c.tolerance for c in worst_first], names, "|", color="#4a7", ms=9, mew=2, label="tolerance")
     axes.set(xscale="log", xlabel="relative difference of the gradient", xlim=(least, most))
@@ -223,17 +235,46 @@ def _gradient_figure(result: Result):
 
 
 def _loss_figure(result: Result):
-    """The loss before each optimiser step, on both sides."""
+    """The losses of both training runs, and below how far apart runs are that should be equal."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.5, 2.4), layout="constrained")
-    axes = figure.subplots()
-    steps = range(len(result.losses))
-    axes.plot(steps, [b for _, b in result.losses], lw=4, color="#f0b27a", label="PyTorch")
-    axes.plot(steps, [a for a, _ in result.losses], lw=1.2, color="#1f4e8c", label="JAX")
-    axes.set(xlabel="AdamW step", ylabel="loss", xticks=list(steps))
-    axes.legend(fontsize=7, frameon=False)
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
+    steps = range(1, len(result.losses) + 1)
+    marker = "." if len(steps) <= 20 else ""
+    above.plot(steps, result.losses.pytorch, marker=marker, lw=4, color="#f0b27a", label="PyTorch")
+    above.plot(steps, result.losses.jax, marker=marker, lw=1.2, color=BLUE, label="JAX")
+    above.set(ylabel="loss")
+    above.legend(fontsize=8, frameon=False)
+    gaps = _gaps(result)
+    bottom = min((x for gap, *_ in gaps.values() for x in gap if x > 0), default=1e-16) / 4
+    for label, (gap, colour, dashes) in gaps.items():
+        drawn = [max(x, bottom) for x in gap]
+        below.plot(steps, drawn, ".", ms=5, color=colour)
+        below.plot(steps, np.maximum.accumulate(drawn), dashes, color=colour, lw=1.5, label=label)
+    below.set(yscale="log", xlabel="AdamW step", ylabel="difference of the losses")
+    below.set_xlim(0.5, len(steps) + 0.5)
+    below.annotate("  0", (1, bottom), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = below.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _gaps(result: Result) -> dict[str, tuple[np.ndarray, str, str]]:
+    """Distances between losses, step by step; the colour and the dashes of each."""
+    losses = {name: np.array(curve) for name, curve in asdict(result.losses).items()}
+    here, elsewhere = result.losses.threads
+    ours, theirs = losses["jax"], losses["pytorch"]
+    threads = f"PyTorch with {here} – with {elsewhere} thread{'s' if elsewhere > 1 else ''}"
+    gaps = {
+        "PyTorch float32 – float64": (losses["pytorch_float32"] - losses["pytorch_float64"], "#7a9", "-"),
+        threads: (theirs - losses["pytorch_other_threads"], "#e08a3c", "-"),
+        "JAX – PyTorch": (ours - theirs, BLUE, "-"),
+        "JAX – PyTorch at equal weights": (ours - losses[f"jax_weights_{result.dtype}"], "#a463b0", "--"),
+    }
+    return {label: (np.abs(gap), colour, dashes) for label, (gap, colour, dashes) in gaps.items()}
 
 
 def _picture(figure) -> str:

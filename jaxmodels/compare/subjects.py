@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ from einops import rearrange
 from flax import nnx
 
 import torch_reference
-from jaxmodels.compare.pair import Pair
+from jaxmodels.compare.pair import Inputs, Pair
 from jaxmodels.convert.core import load_state_dict, to_state_dict
 from jaxmodels.convert.tables import table_of
 from jaxmodels.convert.torch_io import to_torch
-from jaxmodels.data import emoji, state_of_the_union
-from jaxmodels.data.tokens import NUM_TOKENS, encode
+from jaxmodels.data import EmojiSet, emoji, state_of_the_union
+from jaxmodels.data.tokens import NUM_TOKENS, PAD_ID, encode
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.models.hourglass import (
@@ -35,6 +36,8 @@ ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
 MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)
 # Fresh weights are moved this far off their initial values: unit scales and zero biases hide swapped names.
 SPREAD = 0.05
+# From one batch of emoji to the next: prime to their number, so that training comes by all of them.
+STRIDE = 229
 
 DEFAULT_CONFIGS = {
     "glom": GlomConfig(dim=64, levels=4, image_size=64, patch_size=8),
@@ -110,7 +113,8 @@ BUILDERS: dict[str, Callable[[Any], nnx.Module]] = {
 
 
 def pair_of(model: nnx.Module, *, batch: int = 4) -> Pair:
-    """The pair of one of the five models: its PyTorch twin with the same weights, and real inputs for both.
+    """The pair of one of the five models: its PyTorch twin with the same weights, and real inputs for both,
+    other ones at every optimiser step.
 
     Raises:
       ValueError: another model, or one whose inputs cannot be made from the embedded data.
@@ -130,7 +134,7 @@ def pair_of(model: nnx.Module, *, batch: int = 4) -> Pair:
             parts = _mammut(model, batch)
         case _:
             name_of(model)
-    return Pair(ours=model, theirs=theirs, table=tuple(table_of(model)), **parts)
+    return Pair(ours=model, theirs=theirs, table=tuple(table_of(model)), inputs=parts["batches"](0), **parts)
 
 
 def name_of(model: nnx.Module) -> ModelName:
@@ -173,11 +177,14 @@ def _skeleton(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
 def _glom(model: Glom, batch: int) -> dict[str, Any]:
     """Denoising as in the package's README: reconstruct the clean image from the top level."""
     config = model.config
-    clean = pictures(batch, config.image_size, channels=3)
-    noisy = clean + np.random.default_rng(0).normal(size=clean.shape).astype(np.float32)
     p, side = config.patch_size, config.image_size // config.patch_size
     decoder = np.random.default_rng(1).normal(size=(config.dim, 3 * p * p)) / config.dim**0.5
     sizes = {"h": side, "p1": p, "p2": p}
+
+    def batches(step: int) -> Inputs:
+        clean = pictures(_picks(batch, step), config.image_size, channels=3)
+        noise = np.random.default_rng(step).normal(size=clean.shape).astype(np.float32)
+        return {"img": clean + noise, "clean": clean}
 
     def loss_theirs(model, inputs):
         top = model(inputs["img"], return_all=True)[config.levels + 1, :, :, -1]
@@ -195,7 +202,7 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
 
     return {
         "name": "glom",
-        "inputs": {"img": noisy, "clean": clean},
+        "batches": batches,
         "to_ours": lambda x: {"images": _last(x["img"]), "clean": _last(x["clean"])},
         "call_theirs": lambda model, x: model(x["img"]),
         "call_ours": lambda model, x: model(x["images"]),
@@ -208,8 +215,13 @@ def _hourglass(model: HourglassTransformerLM, batch: int) -> dict[str, Any]:
     """Next-byte prediction on addresses of held-out years; the length needs padding."""
     config = model.config
     length = min(config.max_seq_len, 250)
-    text = np.frombuffer(state_of_the_union("test").text[: batch * (length + 1)], np.uint8)
-    ids = text.reshape(batch, length + 1).astype(np.int64) % config.num_tokens
+    text = np.frombuffer(state_of_the_union("test").text, np.uint8)
+
+    def batches(step: int) -> Inputs:
+        size = batch * (length + 1)
+        start = step * size % (len(text) - size + 1)
+        ids = text[start : start + size].reshape(batch, length + 1).astype(np.int64) % config.num_tokens
+        return {"x": ids[:, :-1], "labels": ids[:, 1:]}
 
     def loss_theirs(model, inputs):
         logits = model(inputs["x"])
@@ -221,7 +233,7 @@ def _hourglass(model: HourglassTransformerLM, batch: int) -> dict[str, Any]:
 
     return {
         "name": "hourglass",
-        "inputs": {"x": ids[:, :-1], "labels": ids[:, 1:]},
+        "batches": batches,
         "call_theirs": lambda model, x: model(x["x"]),
         "call_ours": lambda model, x: model(x["x"]),
         "loss_theirs": loss_theirs,
@@ -233,11 +245,15 @@ def _classifier(
     model: ConditionalRoutedViT | ScalableViT, batch: int, size: int | tuple[int, int]
 ) -> dict[str, Any]:
     """Cross-entropy against the emoji's groups."""
-    labels = emoji("openmoji", skin_tones=False).labels[_picks(batch)].astype(np.int64)
-    labels = labels % model.config.num_classes
+
+    def batches(step: int) -> Inputs:
+        picks = _picks(batch, step)
+        labels = _emoji().labels[picks].astype(np.int64) % model.config.num_classes
+        return {"img": pictures(picks, size, channels=model.config.channels), "labels": labels}
+
     return {
         "name": "colt5" if isinstance(model, ConditionalRoutedViT) else "scalable_vit",
-        "inputs": {"img": pictures(batch, size, channels=model.config.channels), "labels": labels},
+        "batches": batches,
         "to_ours": lambda x: {"images": _last(x["img"]), "labels": x["labels"]},
         "call_theirs": lambda model, x, **routing: model(x["img"], **routing),
         "call_ours": lambda model, x, **routing: model(x["images"], **routing),
@@ -278,18 +294,22 @@ def _scalable_size(config: ScalableViTConfig) -> int:
 def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     """Captioning and contrastive loss on emoji with their captions; logits and both embeddings as outputs."""
     config = model.config
-    captions = emoji("openmoji", skin_tones=False).captions
-    text = encode([captions[i] for i in _picks(batch)], 64).astype(np.int64)
-    text = text[:, : int((text != 0).sum(axis=1).max())]
-    text = np.where(text == 0, config.pad_id, text % config.num_tokens)
+    captions = _emoji().captions
+    length = 1 + max(
+        len(caption.encode()) for caption in captions
+    )  # one for all steps, which share a program
     encoder: Any = model.img_encoder
-    if encoder is not None:
-        size, channels = encoder.config.image_size, encoder.config.channels
-        inputs: dict[str, np.ndarray] = {"text": text, "images": pictures(batch, size, channels=channels)}
-    else:
-        rows = pictures(batch, 16, channels=3).reshape(batch, 16, -1)  # 16 tokens per picture
+
+    def batches(step: int) -> Inputs:
+        picks = _picks(batch, step)
+        text = encode([captions[i] for i in picks], length).astype(np.int64)
+        text = np.where(text == PAD_ID, config.pad_id, text % config.num_tokens)
+        if encoder is not None:
+            size, channels = encoder.config.image_size, encoder.config.channels
+            return {"text": text, "images": pictures(picks, size, channels=channels)}
+        rows = pictures(picks, 16, channels=3).reshape(batch, 16, -1)  # 16 tokens per picture
         width = config.dim if config.image_dim is None else config.image_dim
-        inputs = {"text": text, "image_tokens": np.resize(rows, (batch, 16, width))}
+        return {"text": text, "image_tokens": np.resize(rows, (batch, 16, width))}
 
     def call_theirs(model, inputs):
         logits = model(**inputs)
@@ -300,7 +320,7 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
 
     return {
         "name": "mammut",
-        "inputs": inputs,
+        "batches": batches,
         "to_ours": lambda x: {k: _last(v) if k == "images" else v for k, v in x.items()},
         "call_theirs": call_theirs,
         "call_ours": call_ours,
@@ -309,21 +329,26 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     }
 
 
-def pictures(batch: int, size: int | tuple[int, int], *, channels: int) -> np.ndarray:
+def pictures(picks: np.ndarray, size: int | tuple[int, int], *, channels: int) -> np.ndarray:
     """Emoji as float32 (batch, channels, height, width), zero mean and unit deviation, resized by pixels."""
     height, width = (size, size) if isinstance(size, int) else size
-    images = emoji("openmoji", skin_tones=False).images[_picks(batch)]
     rows, columns = np.arange(height) * 64 // height, np.arange(width) * 64 // width
-    images = images[:, rows][:, :, columns].astype(np.float32) / 255
+    images = _emoji().images[picks][:, rows][:, :, columns].astype(np.float32) / 255
     if channels != 3:
         images = np.repeat(images.mean(axis=-1, keepdims=True), channels, axis=-1)
     images = (images - images.mean()) / images.std()
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _picks(batch: int) -> np.ndarray:
-    """Positions of `batch` emoji spread over all groups."""
-    return np.linspace(0, len(emoji("openmoji", skin_tones=False)) - 1, batch).astype(int)
+def _picks(batch: int, step: int) -> np.ndarray:
+    """Positions of `batch` emoji spread over all groups, other ones at every step."""
+    first = np.linspace(0, len(_emoji()) - 1, batch).astype(int)
+    return (first + STRIDE * step) % len(_emoji())
+
+
+@lru_cache(maxsize=1)
+def _emoji() -> EmojiSet:
+    return emoji("openmoji", skin_tones=False)
 
 
 def _last(images: Any) -> Any:
