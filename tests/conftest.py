@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-# XLA's fusion emitters take most of the compilation of these small programs; the flag is read at the first import.
-# Eight devices stand for a machine with as many; what does not ask for them runs on the first one.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false --xla_force_host_platform_device_count=8"
+# Read at the first import. XLA's fusion emitters take most of the compilation of these small programs. Eight devices
+# stand for a machine with as many; what does not ask for them runs on the first one. They share few cores: one may
+# wait long for the others in a collective, and XLA would end the process after 40 seconds.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        "--xla_cpu_collective_timeout_seconds=600",
+    ]
 )
 
 import jax

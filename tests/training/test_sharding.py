@@ -47,7 +47,7 @@ def losses(task: Task, config: MeshConfig, dtype: Any) -> list[float]:
     step, state, stream = sharded(task, config, dtype)
     values = []
     for _, batch in zip(range(STEPS), stream, strict=False):
-        state, metrics = step(state, batch)
+        state, metrics = jax.block_until_ready(step(state, batch))
         values.append(float(metrics["loss"]))
     return values
 
