@@ -124,10 +124,10 @@ class ImageExperiment(Experiment):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalableViTExperiment(ImageExperiment):
+class ClassificationExperiment(ImageExperiment):
     """Classification. The number of classes and channels is that of the data."""
 
-    model: ScalableViTConfig
+    model: ScalableViTConfig | ConditionalRoutedViTConfig
     flip: bool = False  # mirror pictures at random
     label_smoothing: float = 0.0
 
@@ -144,23 +144,17 @@ class ScalableViTExperiment(ImageExperiment):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoLT5Experiment(ImageExperiment):
-    """Classification. The number of classes and channels is that of the data."""
+class ScalableViTExperiment(ClassificationExperiment):
+    """Classification with ScalableViT."""
+
+    model: ScalableViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoLT5Experiment(ClassificationExperiment):
+    """Classification with CoLT5's conditionally routed ViT."""
 
     model: ConditionalRoutedViTConfig
-    flip: bool = False  # mirror pictures at random
-    label_smoothing: float = 0.0
-
-    def task(self) -> Task:
-        from jaxmodels.training.tasks.classification import Classification
-
-        return Classification(
-            self.model,
-            self.splits(require_classes=True),
-            shift=self.shift,
-            flip=self.flip,
-            label_smoothing=self.label_smoothing,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
