@@ -1,12 +1,10 @@
 """The embedded emoji as a captioning and retrieval problem: what is it called, and which one is called that?"""
 
-import zlib
-
 import numpy as np
 from jaxtyping import Bool
 
 from jaxmodels.data.emoji import EmojiSet, Style, emoji
-from jaxmodels.data.emoji_splits import SIDE, box_means
+from jaxmodels.data.emoji_splits import SIDE, box_means, require_size, without_validation
 from jaxmodels.data.splits import CaptionedImages, CaptionedSplits
 
 
@@ -28,15 +26,10 @@ def emoji_captions(*, size: int, holdout: Style = "fluent", skin_tones: bool = F
     Raises:
         ValueError: a size that is not 64, 32 or 16, or an unknown style.
     """
-    if size not in (64, 32, 16):
-        raise ValueError(f"size must be 64, 32 or 16 pixels; got size={size!r}")
+    require_size(size)
     train = emoji(split="train", holdout=holdout, skin_tones=skin_tones)
     test = emoji(split="test", holdout=holdout, skin_tones=skin_tones)
-
-    held_out = np.array([zlib.crc32(concept.encode()) % 10 == 1 for concept in train.concepts])
-    # Some concepts are drawn alike to the last pixel; what equals a validation picture would leak it.
-    seen = {image.tobytes() for image in train.images[held_out]}
-    kept = ~held_out & np.array([image.tobytes() not in seen for image in train.images])
+    kept, held_out = without_validation(train)
     return CaptionedSplits(
         source=f"emoji, trained on {' and '.join(sorted(set(train.styles)))}, tested on {holdout}",
         train=_captioned(train, kept, size),

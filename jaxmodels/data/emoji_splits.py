@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 from einops import reduce
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from jaxmodels.data.emoji import EmojiSet, emoji
 from jaxmodels.data.splits import LabelledImages, LabelledSplits
@@ -37,16 +37,11 @@ def emoji_splits(protocol: Protocol, *, size: int) -> LabelledSplits:
     """
     if protocol not in ("across-styles", "within-style"):
         raise ValueError(f"protocol must be 'across-styles' or 'within-style'; got protocol={protocol!r}")
-    if size not in (64, 32, 16):
-        raise ValueError(f"size must be 64, 32 or 16 pixels; got size={size!r}")
+    require_size(size)
     holdout = "fluent" if protocol == "across-styles" else None
     train = emoji(split="train", holdout=holdout, skin_tones=False)
     test = emoji(split="test", holdout=holdout, skin_tones=False)
-
-    held_out = np.array([zlib.crc32(concept.encode()) % 10 == 1 for concept in train.concepts])
-    # Some concepts are drawn alike to the last pixel; what equals a validation picture would leak it.
-    seen = {image.tobytes() for image in train.images[held_out]}
-    kept = ~held_out & np.array([image.tobytes() not in seen for image in train.images])
+    kept, held_out = without_validation(train)
     return LabelledSplits(
         source=f"emoji, {protocol.replace('-', ' ')}",
         train=_labelled(train, kept, size),
@@ -54,6 +49,20 @@ def emoji_splits(protocol: Protocol, *, size: int) -> LabelledSplits:
         test=_labelled(test, np.ones(len(test), bool), size),
         class_names=train.group_names,
     )
+
+
+def without_validation(train: EmojiSet) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Which training pictures are kept, and which become validation data: `crc32(concept) % 10 == 1`."""
+    held_out = np.array([zlib.crc32(concept.encode()) % 10 == 1 for concept in train.concepts])
+    # Some concepts are drawn alike to the last pixel; what equals a validation picture would leak it.
+    seen = {image.tobytes() for image in train.images[held_out]}
+    return ~held_out & np.array([image.tobytes() not in seen for image in train.images]), held_out
+
+
+def require_size(size: int) -> None:
+    """ValueError unless pictures of that side can be made by box means."""
+    if size not in (64, 32, 16):
+        raise ValueError(f"size must be 64, 32 or 16 pixels; got size={size!r}")
 
 
 def _labelled(pictures: EmojiSet, chosen: np.ndarray, size: int) -> LabelledImages:

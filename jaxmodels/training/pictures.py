@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
+from jaxmodels.data.splits import CaptionedSplits, LabelledSplits
 from jaxmodels.nn import require_integer
 from jaxmodels.training.task import Call
 
@@ -48,6 +49,20 @@ def moved(
         mirrored = np.array([draw.random() < 0.5 for draw in draws])
         columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def require_pictures(splits: LabelledSplits | CaptionedSplits) -> None:
+    """ValueError unless there are pictures of one size to train on, to validate with, and to test on."""
+    shape = splits.train.images.shape[1:]
+    for name in ("train", "validation", "test"):
+        images = getattr(splits, name).images
+        if not len(images):
+            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
+                f"of {splits.source}"
+            )
 
 
 def require_shift(shift: int, sides: tuple[int, int]) -> int:

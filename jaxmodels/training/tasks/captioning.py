@@ -29,10 +29,9 @@ from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import at_least_float32, require_divisible, require_height_width, require_integer
 from jaxmodels.training.byte_baselines import ByteCounts
 from jaxmodels.training.caption_figures import caption_figure, retrieval_figure
-from jaxmodels.training.pictures import in_batches, moved, scaled
+from jaxmodels.training.pictures import in_batches, moved, require_pictures, require_shift, scaled
 from jaxmodels.training.retrieval import chance, pixel_neighbours, recalls, right_answers
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.classification import require_shift
 
 
 END = "\n"  # after every caption
@@ -70,7 +69,8 @@ class Captioning:
         shift: int,
     ) -> None:
         require_fit(config, encoder)
-        require_pictures(encoder, splits)
+        require_pictures(splits)
+        require_patches(encoder, splits.train.images.shape[1:])
         self.config = config
         self.encoder = replace(encoder, channels=splits.train.images.shape[-1])
         self.splits = CaptionedSplits(
@@ -281,18 +281,8 @@ def require_fit(config: MaMMUTConfig, encoder: SimpleViTConfig) -> None:
         )
 
 
-def require_pictures(encoder: SimpleViTConfig, splits: CaptionedSplits) -> None:
-    """ValueError unless there are pictures of one shape in every split, and whole patches in them."""
-    shape = splits.train.images.shape[1:]
-    for name in ("train", "validation", "test"):
-        images = getattr(splits, name).images
-        if not len(images):
-            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
-        if images.shape[1:] != shape:
-            raise ValueError(
-                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
-                f"of {splits.source}"
-            )
+def require_patches(encoder: SimpleViTConfig, shape: tuple[int, ...]) -> None:
+    """ValueError unless pictures of this shape are whole patches of the encoder."""
     sides = require_height_width("patch_size", encoder.patch_size, minimum=1)
     for name, size, side in zip(("height", "width"), shape, sides, strict=False):
         require_divisible(f"image {name}", size, f"the encoder's patch {name}", side)

@@ -17,7 +17,7 @@ from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.baselines import accuracies, classify_pixels
 from jaxmodels.training.figures import confusion_figure, prediction_figure, routing_figure
-from jaxmodels.training.pictures import in_batches, moved, require_shift, scaled
+from jaxmodels.training.pictures import in_batches, moved, require_pictures, require_shift, scaled
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 
 
@@ -170,20 +170,6 @@ class Classification:
     def _logits(self, call: Call, split: Split) -> Float[np.ndarray, "n classes"]:
         images = getattr(self.splits, split).images
         return in_batches(call, "logits", len(images), lambda part: {"images": scaled(images[part])})
-
-
-def require_pictures(splits: LabelledSplits) -> None:
-    """ValueError unless there are pictures of one size to train on, to validate with, and to test on."""
-    shape = splits.train.images.shape[1:]
-    for name in ("train", "validation", "test"):
-        images = getattr(splits, name).images
-        if not len(images):
-            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
-        if images.shape[1:] != shape:
-            raise ValueError(
-                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
-                f"of {splits.source}"
-            )
 
 
 def describe_splits(splits: LabelledSplits) -> dict[str, Any]:

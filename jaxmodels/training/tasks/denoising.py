@@ -21,9 +21,9 @@ from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32, require_divisible
 from jaxmodels.training.baselines import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.figures import island_figure, reconstruction_figure
-from jaxmodels.training.pictures import in_batches, moved, psnr, require_shift, scaled
+from jaxmodels.training.pictures import in_batches, moved, psnr, require_pictures, require_shift, scaled
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.classification import describe_splits, require_pictures
+from jaxmodels.training.tasks.classification import describe_splits
 
 
 FILTERED = 512  # training pictures to which the linear filter is fitted
