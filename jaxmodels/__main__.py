@@ -128,6 +128,9 @@ def _torch_needed(what: str) -> Generator[None]:
 def main() -> None:
     """Entry point; the exit status is 0 only when what was asked for holds."""
     _use_compilation_cache()
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # PyTorch's waiting threads would hold cores that JAX needs
     commands: dict[str, Callable[..., int]] = {
         "compare": compare,
         "train": train,
