@@ -1,0 +1,112 @@
+"""The JAX side of a cell: one compiled function of plain dicts, donated where that is what users do."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from benchmarks.sizes import Mode, Precision, Workload, build
+from jaxmodels.convert.core import load_state_dict
+from jaxmodels.models.colt5 import ConditionalRoutedViT
+from jaxmodels.models.glom import Glom
+from jaxmodels.models.hourglass import HourglassTransformerLM, next_token_loss
+from jaxmodels.models.mammut import MaMMUT
+from jaxmodels.models.scalable_vit import ScalableViT
+from jaxmodels.training.blueprint import Blueprint
+
+
+Call = Callable[[], np.ndarray]
+ADAMW: dict[str, float] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+LEARNING_RATE = 1e-4
+
+
+class JaxSide:
+    """One model, ready to be called again and again.
+
+    Args:
+      workload: the model and its sizes.
+      weights: safetensors under PyTorch's names.
+      inputs: of `benchmarks.sizes.inputs`.
+      mode: "forward", or "train": one step of AdamW.
+      precision: of the computation; parameters, optimiser and loss are float32.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        weights: Path,
+        inputs: Mapping[str, np.ndarray],
+        mode: Mode,
+        precision: Precision,
+    ) -> None:
+        dtype = jnp.bfloat16 if precision == "bfloat16" else None
+        blueprint = Blueprint(lambda: build(workload, dtype=dtype))
+        self.parameters = blueprint.split(load_state_dict(build(workload, dtype=dtype), weights))
+        self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
+        self.mode = mode
+        tx = optax.adamw(LEARNING_RATE, **ADAMW)
+        self.moments = tx.init(self.parameters) if mode == "train" else None
+
+        def run(parameters: dict[str, Array], inputs: Mapping[str, Array]) -> Array:
+            return outputs(blueprint.merge(parameters), inputs, workload)
+
+        def step(parameters: dict[str, Array], moments: Any, inputs: Mapping[str, Array]) -> tuple:
+            value, gradients = jax.value_and_grad(lambda p: loss(blueprint.merge(p), inputs))(parameters)
+            updates, moments = tx.update(gradients, moments, parameters)
+            return optax.apply_updates(parameters, updates), moments, value
+
+        self._forward = jax.jit(run)
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+
+    def __call__(self) -> Array:
+        """One forward pass or training step, waited for: the outputs, or the loss before the step."""
+        if self.mode == "forward":
+            return jax.block_until_ready(self._forward(self.parameters, self.inputs))
+        self.parameters, self.moments, value = self._step(self.parameters, self.moments, self.inputs)
+        jax.block_until_ready(self.parameters)
+        return value
+
+    def lowered(self) -> Any:
+        """The program before compilation."""
+        if self.mode == "forward":
+            return self._forward.lower(self.parameters, self.inputs)
+        return self._step.lower(self.parameters, self.moments, self.inputs)
+
+
+def outputs(model: Any, inputs: Mapping[str, Array], workload: Workload) -> Array:
+    """What a forward pass computes."""
+    match model:
+        case Glom():
+            return model(inputs["images"], iters=workload.iters)
+        case HourglassTransformerLM():
+            return model(inputs["tokens"][:, :-1])
+        case MaMMUT():
+            return model(inputs["text"], inputs["images"])
+        case _:
+            return model(inputs["images"])
+
+
+def loss(model: Any, inputs: Mapping[str, Array]) -> Array:
+    """What a training step minimises."""
+    match model:
+        case Glom():
+            top = model(inputs["images"], iters=model.config.levels + 1)[:, :, -1]
+            p = model.config.patch_size
+            b, height, width, c = inputs["clean"].shape
+            clean = inputs["clean"].reshape(b, height // p, p, width // p, p, c).swapaxes(2, 3)
+            patches = top @ inputs["decoder"].astype(top.dtype)
+            return jnp.square(patches.astype(jnp.float32) - clean.reshape(patches.shape)).mean()
+        case HourglassTransformerLM():
+            return next_token_loss(model, inputs["tokens"], pad_value=-1)
+        case MaMMUT():
+            return model.loss(inputs["text"], inputs["images"]).total
+        case ConditionalRoutedViT() | ScalableViT():
+            logits = model(inputs["images"]).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, inputs["labels"]).mean()
+        case _:
+            raise TypeError(f"no loss for a {type(model).__name__}")

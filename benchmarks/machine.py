@@ -1,0 +1,117 @@
+"""What was measured on, and how fast its matrix products are: `python -m benchmarks.machine DEVICE OUT.json CORES`."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).parents[1]
+SIDES = {"cpu": 1536, "cuda": 8192}  # of the square matrices
+
+
+def environment(device: str, command: list[str]) -> dict[str, Any]:
+    """Machine, versions, commit, date and command."""
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": " ".join(["python -m benchmarks", *command]),
+        "commit": _git("rev-parse", "--short=12", "HEAD")
+        + ("-dirty" if _git("status", "--porcelain") else ""),
+        "device": _device_name(device),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch", "numpy")},
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measured_peaks(device: str, folder: Path, threads: int) -> dict[str, float]:
+    """`gemm_peaks`, in a process of its own with this many cores."""
+    out = folder / "gemm.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.machine", device, str(out), str(threads)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        check=True,
+    )
+    return json.loads(out.read_text())
+
+
+def keep_to(threads: int) -> None:
+    """Binds this process to so many of its cores: XLA takes the number of its threads from there."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def gemm_peaks(device: str) -> dict[str, float]:
+    """FLOP/s of large square products, per precision the better of the two libraries' best."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    n = SIDES[device]
+    peaks = {}
+    for precision in ("float32", "bfloat16"):
+        a = jnp.ones((n, n), precision)
+        product = jax.jit(lambda a: jnp.dot(a, a, precision="highest" if a.dtype == jnp.float32 else None))
+        b = torch.ones(n, n, dtype=getattr(torch, precision), device=device)
+
+        def with_jax(product: Callable = product, a: Any = a) -> None:
+            product(a).block_until_ready()
+
+        def with_torch(b: Any = b) -> None:
+            b @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        peaks[precision] = 2 * n**3 / min(_best(with_jax), _best(with_torch))
+    return peaks
+
+
+def _best(call: Callable[[], None]) -> float:
+    call()
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the sources; empty outside of a checkout."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+if __name__ == "__main__":
+    keep_to(int(sys.argv[3]))
+    Path(sys.argv[2]).write_text(json.dumps(gemm_peaks(sys.argv[1])))

@@ -1,0 +1,213 @@
+"""Which cells are measured, each in processes of its own, and what comes of them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Literal
+
+from benchmarks.machine import ROOT
+from benchmarks.sizes import CURVES, Mode, ModelName, Precision, Size, build, moved
+from benchmarks.worker import Implementation, Job
+from jaxmodels.convert.core import to_state_dict
+from jaxmodels.convert.files import write_safetensors
+
+
+# How far outputs, losses and the losses after one step may lie apart, relative to the largest: an agreement
+# check before timing, not the parity suite. bfloat16 has 8 bits.
+AGREEMENT = {"float32": 2e-3, "bfloat16": 0.1}
+PATIENCE = 1800  # seconds for one process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+      models, sizes, modes, precisions: the cells are all their combinations.
+      implementations: the columns; torchax is left out, with the reason, where it cannot be imported.
+      rounds: turns of every side.
+      alone: also measure first call and memory in processes that hold one side.
+      curves: also measure the scaling curves.
+      device, threads: of both sides.
+    """
+
+    models: tuple[ModelName, ...]
+    sizes: tuple[Size, ...]
+    modes: tuple[Mode, ...] = ("forward", "train")
+    precisions: tuple[Precision, ...] = ("float32",)
+    implementations: tuple[Implementation, ...] = ("eager", "compile", "torchax", "jax")
+    rounds: int = 15
+    alone: bool = True
+    curves: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = os.cpu_count() or 1
+
+
+class Disagreement(RuntimeError):
+    """Two sides of a cell do not compute the same."""
+
+
+class Failure(RuntimeError):
+    """A measuring process died."""
+
+
+def torchax_absence() -> str | None:
+    """Why torchax cannot take part, or None if it can."""
+    if importlib.util.find_spec("torchax") is None:
+        return "not installed"
+    probe = subprocess.run(
+        [sys.executable, "-c", "import torchax"], capture_output=True, text=True, check=False
+    )
+    return probe.stderr.strip().splitlines()[-1] if probe.returncode else None
+
+
+def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
+    """The timing job of every cell, then those of the curves."""
+    common: dict[str, Any] = {
+        "implementations": implementations,
+        "threads": plan.threads,
+        "device": plan.device,
+        "weights": "",
+    }
+    cells = [
+        Job(model=m, size=s, mode=mode, precision=p, rounds=plan.rounds, noise=True, **common)
+        for p in plan.precisions
+        for s in plan.sizes
+        for m in plan.models
+        for mode in plan.modes
+    ]
+    points = [
+        Job(model=m, size="medium", mode="forward", precision="float32", rounds=5, point=i, **common)
+        for m in plan.models
+        for i in range(len(CURVES[m][1]))
+        if plan.curves
+    ]
+    sides = tuple(name for name in ("eager", "jax") if name in implementations)
+    return cells + [replace(job, implementations=sides) for job in points]
+
+
+def measure(
+    plan: Plan, folder: Path, said: Callable[[str, int, int], None]
+) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
+    """Every cell in turn: one result for each implementation.
+
+    Args:
+      plan: what to measure.
+      folder: for weights, compilation caches and the processes' files; empty.
+      said: is told what is being done, how many cells are done, and how many there are.
+
+    Raises:
+      Disagreement: two sides do not compute the same; nothing is timed then.
+      Failure: a process died; the message holds its last words.
+    """
+    absence = torchax_absence()
+    chosen = tuple(i for i in plan.implementations if i != "torchax" or absence is None)
+    planned = jobs(plan, chosen)
+    for number, job in enumerate(planned):
+        weights = folder / f"{job.model}-{job.size}-{job.point}.safetensors"
+        if not weights.exists():
+            write_safetensors(weights, to_state_dict(moved(build(job.workload()[0]))))
+        job = replace(job, weights=str(weights))
+        own: dict[str, dict[str, Any]] = {name: {} for name in job.implementations}
+        if plan.alone:
+            for name in job.implementations:
+                said(f"{title(job)}: first call and memory of {name}", number, len(planned))
+                one = replace(job, implementations=(name,), noise=False)
+                own[name] = process(one, folder, f"{number}-{name}")
+        said(f"{title(job)}: timing", number, len(planned))
+        shared = process(job, folder, f"{number}-all") if len(job.implementations) > 1 else None
+        if shared is not None:
+            check(job, shared["errors"])
+        yield job, [result(job, name, own, shared) for name in job.implementations]
+
+
+def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
+    """Runs one job in a process of its own."""
+    request, answer = folder / f"{name}.job.json", folder / f"{name}.json"
+    job.write(request)
+    environment = os.environ | {
+        # Programs are compiled once per run of the benchmark, by the process that measures the first call.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_PLATFORMS": job.device,
+        "OMP_NUM_THREADS": str(job.threads),
+    }
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker", str(request), str(answer)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if finished.returncode:
+        last = "\n".join(finished.stderr.strip().splitlines()[-15:])
+        raise Failure(
+            f"{title(job)} with {', '.join(job.implementations)} ended with status {finished.returncode}:\n{last}"
+        )
+    return json.loads(answer.read_text())
+
+
+def check(job: Job, errors: dict[str, float]) -> None:
+    """Raises Disagreement where a side lies further off than rounding explains."""
+    limit = AGREEMENT[job.precision]
+    for name, error in errors.items():
+        if not error <= limit:
+            raise Disagreement(
+                f"{title(job)}: {name} differs from {job.implementations[0]} by {error:.2g} of the largest "
+                f"output, more than {limit:g}; nothing was timed. `jaxmodels compare {job.model}` finds where."
+            )
+
+
+def result(
+    job: Job, name: Implementation, own: dict[str, dict[str, Any]], shared: dict[str, Any] | None
+) -> dict[str, Any]:
+    """One cell of results.json."""
+    times = shared["times"][name] if shared else []
+    q1, median, q3 = (
+        (1000 * t for t in quantiles(times, n=4, method="inclusive")) if len(times) > 1 else [None] * 3
+    )
+    flop = own.get("eager", {}).get("flop")
+    first = own[name].get("first_call_s")
+    warm = shared["warm_first_call_s"][name] if shared else None
+    cell = {
+        "model": job.model,
+        "mode": job.mode,
+        "size": job.size,
+        "precision": job.precision,
+        "implementation": name,
+        "median_ms": median,
+        "q1_ms": q1,
+        "q3_ms": q3,
+        "first_call_s": warm if first is None else first,
+        "warm_first_call_s": None if first is None else warm,
+        "peak_mb": own[name].get("peak_mb"),
+        "libraries_mb": own[name].get("libraries_mb"),
+        "flop": flop,
+        "flop_per_s": flop / median * 1000 if flop and median else None,
+        "error": shared["errors"][name] if shared else None,
+        "rounds_ms": [round(1000 * t, 4) for t in times],
+    }
+    if name == "jax":
+        cell |= {key: own[name].get(key) for key in ("xla_flop", "xla_bytes")}
+        if shared and "again" in shared["times"]:
+            again = quantiles(shared["times"]["again"], n=4, method="inclusive")[1] * 1000
+            cell["again_ms"] = again
+    if job.point is not None:
+        axis, values, _ = CURVES[job.model]
+        cell |= {"curve": axis, "at": values[job.point]}
+    return cell
+
+
+def title(job: Job) -> str:
+    place = job.size if job.point is None else f"curve at {CURVES[job.model][1][job.point]}"
+    return f"{job.model} {place} {job.mode} {job.precision}"

@@ -1,0 +1,223 @@
+"""One process, one measurement: `python -m benchmarks.worker JOB.json RESULT.json`.
+
+A process that holds one side alone measures its first call and its peak memory; one that holds all sides
+times them in turn, A B C A B C, so that whatever else happens on the machine happens to all of them.
+"""
+
+import ctypes
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.machine import keep_to
+from benchmarks.sizes import CURVES, SIDES, WORKLOADS, Mode, ModelName, Precision, Size, Workload, inputs
+
+
+Implementation = Literal["eager", "compile", "torchax", "jax"]
+TIMED = 0.06  # seconds that one turn of one side lasts at least, so that the clock's grain does not matter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process is asked for.
+
+    Attributes:
+      model, size: a workload of the table; with `point`, that place of the model's curve instead.
+      implementations: who takes part; one alone is also asked for its first call and peak memory.
+      rounds: how many turns each side gets.
+      threads: of both sides.
+      weights: file of the shared weights.
+      device: "cpu", or "cuda" for both sides.
+      noise: time the last implementation a second time under the name "again".
+    """
+
+    model: ModelName
+    size: Size
+    mode: Mode
+    precision: Precision
+    implementations: tuple[Implementation, ...]
+    rounds: int
+    threads: int
+    weights: str
+    point: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    noise: bool = False
+
+    def workload(self) -> tuple[Workload, int]:
+        """The model with its sizes, and the side of images where its configuration has none."""
+        if self.point is None:
+            return WORKLOADS[self.model][self.size], SIDES[self.size]
+        _, values, make = CURVES[self.model]
+        return make(values[self.point])
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        fields = json.loads(path.read_text())
+        return cls(**fields | {"implementations": tuple(fields["implementations"])})
+
+
+def main() -> None:
+    job, out = Job.read(Path(sys.argv[1])), Path(sys.argv[2])
+    keep_to(job.threads)
+    result = alone(job) if len(job.implementations) == 1 else together(job)
+    out.write_text(json.dumps(result))
+
+
+def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
+    """The callable to be measured; only the libraries of this side are imported."""
+    workload, pixels = job.workload()
+    arguments = (workload, Path(job.weights), inputs(workload, pixels), job.mode, job.precision)
+    if implementation == "jax":
+        from benchmarks.jax_side import JaxSide
+
+        return JaxSide(*arguments)
+    import torch
+
+    from benchmarks.torch_side import TorchSide
+
+    torch.set_num_threads(job.threads)
+    return TorchSide(*arguments, compiled=implementation == "compile", device=job.device)
+
+
+def alone(job: Job) -> dict[str, Any]:
+    """First call, steady memory and arithmetic of one side."""
+    implementation = job.implementations[0]
+    _import(implementation)
+    before = resident("VmRSS")
+    call = side(job, implementation)
+    began = time.perf_counter()
+    call()
+    first = time.perf_counter() - began
+    trim()
+    forget_peak()
+    for _ in range(3):
+        call()
+    result: dict[str, Any] = {
+        "first_call_s": first,
+        "peak_mb": device_peak(implementation) if job.device == "cuda" else resident("VmHWM"),
+        "libraries_mb": before,
+    }
+    if implementation == "eager":
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            call()
+        result["flop"] = counter.get_total_flops()
+    if implementation == "jax" and hasattr(call, "lowered"):
+        cost = call.lowered().compile().cost_analysis() or {}
+        result["xla_flop"], result["xla_bytes"] = cost.get("flops"), cost.get("bytes accessed")
+    return result
+
+
+def together(job: Job) -> dict[str, Any]:
+    """All sides in one process: first the agreement of what they compute, then their times in turn."""
+    calls = {name: side(job, name) for name in job.implementations}
+    firsts, values = {}, {}
+    for name, call in calls.items():
+        began = time.perf_counter()
+        value = call()
+        firsts[name] = time.perf_counter() - began
+        # In training also the loss of the next step: it shows the update.
+        values[name] = [as_numpy(value)] + ([as_numpy(call())] if job.mode == "train" else [])
+    errors = {name: disagreement(values[name], values[job.implementations[0]]) for name in calls}
+    turns = dict(calls)
+    if job.noise:
+        turns["again"] = calls[job.implementations[-1]]
+    times = interleaved(turns, rounds=job.rounds)
+    return {"times": times, "warm_first_call_s": firsts, "errors": errors}
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a call, one number for every round; the order turns round every time."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        began = time.perf_counter()
+        call()
+        repeats[name] = max(1, round(TIMED / (time.perf_counter() - began)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            call = calls[name]
+            if repeats[name] > 1:
+                call()  # the caches belong to the side that ran before
+            began = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append((time.perf_counter() - began) / repeats[name])
+    return times
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """An array of either library as float32."""
+    if hasattr(value, "detach"):
+        return value.detach().float().cpu().numpy()
+    return np.asarray(value).astype(np.float32)
+
+
+def disagreement(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
+    """The largest difference, relative to the largest number of the reference."""
+    return max(
+        float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+        for a, b in zip(values, reference, strict=True)
+    )
+
+
+def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
+    """Memory of this process in MB, now or at its peak; None where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(field)), None)
+
+
+def forget_peak() -> None:
+    """From here on `resident("VmHWM")` is the peak of what follows."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def trim() -> None:
+    """Gives back what building and compiling left in the allocator."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        pass
+
+
+def device_peak(implementation: Implementation) -> float | None:
+    """Peak memory on the accelerator in MB, since the process began."""
+    if implementation == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats() or {}
+        return stats.get("peak_bytes_in_use", 0) / 1e6 or None
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def _import(implementation: Implementation) -> None:
+    if implementation == "jax":
+        import benchmarks.jax_side  # noqa: F401
+    else:
+        import benchmarks.torch_side  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()
