@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+
 Results = dict[str, Any]
 
 

@@ -284,10 +284,7 @@ def inputs(workload: Workload, side: int) -> dict[str, np.ndarray]:
         return {"tokens": text.reshape(b, -1).astype(np.int32)}
     known = emoji("openmoji", skin_tones=False)
     picks = np.linspace(0, len(known) - 1, b).astype(int)
-    if workload.encoder is not None:
-        side = workload.encoder.image_size  # ty: ignore[invalid-assignment]
-    else:
-        side = getattr(config, "image_size", side)
+    side = getattr(workload.encoder or config, "image_size", side)
     rows = np.arange(side) * 64 // side
     images = known.images[picks][:, rows][:, :, rows].astype(np.float32) / 127.5 - 1
     if isinstance(config, GlomConfig):

@@ -4,6 +4,7 @@ A process that holds one side alone measures its first call and its peak memory;
 times them in turn, A B C A B C, so that whatever else happens on the machine happens to all of them.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -185,19 +186,15 @@ def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
 
 def forget_peak() -> None:
     """From here on `resident("VmHWM")` is the peak of what follows."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def trim() -> None:
     """Gives back what building and compiling left in the allocator."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        pass
 
 
 def device_peak(implementation: Implementation) -> float | None:
@@ -214,7 +211,7 @@ def device_peak(implementation: Implementation) -> float | None:
 
 def _import(implementation: Implementation) -> None:
     if implementation == "jax":
-        import benchmarks.jax_side  # noqa: F401
+        import benchmarks.jax_side
     else:
         import benchmarks.torch_side  # noqa: F401
 
