@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[1]
 SIDES = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 
 
+class Failure(RuntimeError):
+    """A measuring process died."""
+
+
 def environment(device: str, command: list[str]) -> dict[str, Any]:
     """Machine, versions, commit, date and command."""
     return {
@@ -39,12 +43,17 @@ def cores() -> int:
 def measured_peaks(device: str, folder: Path, threads: int) -> dict[str, float]:
     """`gemm_peaks`, in a process of its own with this many cores."""
     out = folder / "gemm.json"
-    subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.machine", device, str(out), str(threads)],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        check=True,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    if finished.returncode:
+        last = "\n".join(finished.stderr.strip().splitlines()[-15:])
+        raise Failure(f"matrix products on {device} ended with status {finished.returncode}:\n{last}")
     return json.loads(out.read_text())
 
 

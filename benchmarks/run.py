@@ -11,16 +11,13 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Literal
 
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, Failure
 from benchmarks.sizes import CURVES, Mode, ModelName, Precision, Size, build, moved
-from benchmarks.worker import Implementation, Job
+from benchmarks.worker import AGREEMENT, Implementation, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 
 
-# How far outputs, losses and the losses after one step may lie apart, relative to the largest: an agreement
-# check before timing, not the parity suite. bfloat16 has 8 bits.
-AGREEMENT = {"float32": 2e-3, "bfloat16": 0.1}
 PATIENCE = 1800  # seconds for one process
 
 
@@ -51,10 +48,6 @@ class Plan:
 
 class Disagreement(RuntimeError):
     """Two sides of a cell do not compute the same."""
-
-
-class Failure(RuntimeError):
-    """A measuring process died."""
 
 
 def torchax_absence() -> str | None:
@@ -140,20 +133,22 @@ def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
         "JAX_PLATFORMS": job.device,
         "OMP_NUM_THREADS": str(job.threads),
     }
-    finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", str(request), str(answer)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    who = f"{title(job)} with {', '.join(job.implementations)}"
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-m", "benchmarks.worker", str(request), str(answer)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"{who} was given up after {PATIENCE} seconds") from error
     if finished.returncode:
         last = "\n".join(finished.stderr.strip().splitlines()[-15:])
-        raise Failure(
-            f"{title(job)} with {', '.join(job.implementations)} ended with status {finished.returncode}:\n{last}"
-        )
+        raise Failure(f"{who} ended with status {finished.returncode}:\n{last}")
     return json.loads(answer.read_text())
 
 

@@ -22,6 +22,9 @@ from benchmarks.sizes import CURVES, SIDES, WORKLOADS, Mode, ModelName, Precisio
 
 
 Implementation = Literal["eager", "compile", "torchax", "jax"]
+# How far outputs, losses and the losses after one step may lie apart, relative to the largest: an agreement
+# check before timing, not the parity suite. bfloat16 has 8 bits.
+AGREEMENT: dict[Precision, float] = {"float32": 2e-3, "bfloat16": 0.1}
 TIMED = 0.06  # seconds that one turn of one side lasts at least, so that the clock's grain does not matter
 
 
@@ -79,8 +82,14 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
     workload, pixels = job.workload()
     arguments = (workload, Path(job.weights), inputs(workload, pixels), job.mode, job.precision)
     if implementation == "jax":
+        import jax
+
         from benchmarks.jax_side import JaxSide
 
+        if (
+            job.device == "cuda"
+        ):  # where JAX would otherwise multiply float32 as TensorFloat32, and PyTorch does not
+            jax.config.update("jax_default_matmul_precision", "highest")
         return JaxSide(*arguments)
     import torch
 
@@ -121,7 +130,7 @@ def alone(job: Job) -> dict[str, Any]:
 
 
 def together(job: Job) -> dict[str, Any]:
-    """All sides in one process: first the agreement of what they compute, then their times in turn."""
+    """All sides in one process: first the agreement of what they compute, then, if they agree, their times in turn."""
     calls = {name: side(job, name) for name in job.implementations}
     firsts, values = {}, {}
     for name, call in calls.items():
@@ -131,10 +140,10 @@ def together(job: Job) -> dict[str, Any]:
         # In training also the loss of the next step: it shows the update.
         values[name] = [as_numpy(value)] + ([as_numpy(call())] if job.mode == "train" else [])
     errors = {name: disagreement(values[name], values[job.implementations[0]]) for name in calls}
-    turns = dict(calls)
-    if job.noise:
-        turns["again"] = calls[job.implementations[-1]]
-    times = interleaved(turns, rounds=job.rounds)
+    agreed = all(error <= AGREEMENT[job.precision] for error in errors.values())
+    # At the other end of the line, so that both see the same neighbours.
+    again = {"again": calls[job.implementations[-1]]} if job.noise else {}
+    times = interleaved(again | calls, rounds=job.rounds) if agreed else {}
     return {"times": times, "warm_first_call_s": firsts, "errors": errors}
 
 
@@ -168,11 +177,14 @@ def as_numpy(value: Any) -> np.ndarray:
 
 
 def disagreement(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number of the reference."""
-    return max(
-        float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+    """The largest difference, relative to the largest number of the reference; not a number where one is none."""
+    if [a.shape for a in values] != [b.shape for b in reference]:
+        return float("inf")
+    distances = [
+        np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
         for a, b in zip(values, reference, strict=True)
-    )
+    ]
+    return float(np.max(distances))  # Python's max would pass over a NaN
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
