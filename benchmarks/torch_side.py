@@ -45,7 +45,8 @@ class TorchSide:
         self.device, self.mode, self.precision = device, mode, precision
         self.model = reference(workload)
         self.model.load_state_dict(safetensors.torch.load_file(weights))
-        self.model.to(device).train(mode == "train")
+        # Inference needs no gradients, and PyTorch's counter of FLOP fails on parameters that ask for them.
+        self.model.to(device).train(mode == "train").requires_grad_(mode == "train")
         self.inputs = {name: torch.from_numpy(np.array(value)).to(device) for name, value in inputs.items()}
         for name in ("images", "clean"):
             if name in self.inputs:
