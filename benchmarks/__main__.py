@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine, report
+from benchmarks.problem import MODELS, Device, Implementation, ModelName, Precision, Size
 from benchmarks.run import Disagreement, Failure, Plan, measure, torchax_absence
-from benchmarks.sizes import MODELS, ModelName, Precision, Size
-from benchmarks.worker import Implementation
 
 
 def main(
@@ -23,7 +22,7 @@ def main(
     models: tuple[ModelName, ...] = MODELS,
     sizes: tuple[Literal["small", "medium"], ...] = ("small", "medium"),
     implementations: tuple[Implementation, ...] = ("eager", "compile", "torchax", "jax"),
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "cpu",
     precisions: tuple[Precision, ...] | None = None,
     rounds: int | None = None,
     threads: int = machine.cores(),

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from benchmarks.sizes import Mode, Precision, Workload, build
+from benchmarks.problem import Mode, Precision
+from benchmarks.sizes import Workload, build
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.models.colt5 import ConditionalRoutedViT
 from jaxmodels.models.glom import Glom
@@ -31,7 +32,7 @@ class JaxSide:
     Args:
       workload: the model and its sizes.
       weights: safetensors under PyTorch's names.
-      inputs: of `benchmarks.sizes.inputs`.
+      inputs: of the problem.
       mode: "forward", or "train": one step of AdamW.
       precision: of the computation; parameters, optimiser and loss are float32.
     """

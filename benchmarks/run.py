@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import quantiles
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.machine import ROOT, Failure
-from benchmarks.sizes import CURVES, Mode, ModelName, Precision, Size, build, moved
-from benchmarks.worker import AGREEMENT, Implementation, Job
+from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Size
+from benchmarks.sizes import CURVES, build, moved, problem, workload_at
+from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 
@@ -42,7 +43,7 @@ class Plan:
     rounds: int = 15
     alone: bool = True
     curves: bool = False
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     threads: int = os.cpu_count() or 1
 
 
@@ -67,6 +68,7 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
         "threads": plan.threads,
         "device": plan.device,
         "weights": "",
+        "problem": "",
     }
     cells = [
         Job(model=m, size=s, mode=mode, precision=p, rounds=plan.rounds, noise=True, **common)
@@ -103,10 +105,7 @@ def measure(
     chosen = tuple(i for i in plan.implementations if i != "torchax" or absence is None)
     planned = jobs(plan, chosen)
     for number, job in enumerate(planned):
-        weights = folder / f"{job.model}-{job.size}-{job.point}.safetensors"
-        if not weights.exists():
-            write_safetensors(weights, to_state_dict(moved(build(job.workload()[0]))))
-        job = replace(job, weights=str(weights))
+        job = prepared(job, folder)
         own: dict[str, dict[str, Any]] = {name: {} for name in job.implementations}
         if plan.alone:
             for name in job.implementations:
@@ -118,6 +117,17 @@ def measure(
         if shared is not None:
             check(job, shared["errors"])
         yield job, [result(job, name, own, shared) for name in job.implementations]
+
+
+def prepared(job: Job, folder: Path) -> Job:
+    """The job with its weights and its problem written into the folder."""
+    stem = f"{job.model}-{job.size}-{job.point}"
+    weights, task = folder / f"{stem}.safetensors", folder / f"{stem}.pickle"
+    workload, side = workload_at(job.model, job.size, job.point)
+    if not weights.exists():
+        write_safetensors(weights, to_state_dict(moved(build(workload))))
+        problem(job.model, workload, side).write(task)
+    return replace(job, weights=str(weights), problem=str(task))
 
 
 def process(job: Job, folder: Path, name: str) -> dict[str, Any]:

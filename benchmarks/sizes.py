@@ -1,16 +1,17 @@
 """What is timed: five models, each small and medium for a CPU and one size for a GPU, and what they are fed.
 
-Free of PyTorch, so that a process can hold the JAX side alone.
+Free of PyTorch, so that a process can hold the JAX side alone; `Problem` is what PyTorch's side gets of it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.problem import ModelName, Problem, Size
 from jaxmodels.data import emoji, state_of_the_union
 from jaxmodels.data.tokens import NUM_TOKENS, encode
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
@@ -19,13 +20,6 @@ from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransfor
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-
-
-ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
-MODELS: tuple[ModelName, ...] = get_args(ModelName)
-Size = Literal["small", "medium", "gpu"]
-Mode = Literal["forward", "train"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,3 +333,25 @@ CURVES: dict[ModelName, Curve] = {
     "mammut": ("batch", (1, 2, 4, 8), _mammut),
     "scalable_vit": ("image side, px", (128, 256, 384, 512), _scalable_vit),
 }
+
+
+def workload_at(model: ModelName, size: Size, point: int | None = None) -> tuple[Workload, int]:
+    """A workload of the table, or with `point` that place of the model's curve, and the side of its images.
+
+    The side counts only where the configuration names none.
+    """
+    if point is None:
+        return WORKLOADS[model][size], SIDES[size]
+    _, values, make = CURVES[model]
+    return make(values[point])
+
+
+def problem(model: ModelName, workload: Workload, side: int) -> Problem:
+    """The workload in plain Python and NumPy."""
+    return Problem(
+        model=model,
+        arguments=asdict(workload.config),
+        encoder=None if workload.encoder is None else asdict(workload.encoder),
+        iters=workload.iters,
+        inputs=inputs(workload, side),
+    )

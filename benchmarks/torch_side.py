@@ -1,9 +1,8 @@
-"""The PyTorch side of a cell: torch_reference in eager mode, compiled by `torch.compile`, or through torchax."""
+"""The PyTorch side of a cell: torch_reference in eager mode, or compiled by `torch.compile`. Free of JAX."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -12,10 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torch_reference
-from benchmarks.sizes import Mode, Precision, Workload
-from jaxmodels.models.glom import GlomConfig
-from jaxmodels.models.hourglass import HourglassTransformerLMConfig
-from jaxmodels.models.mammut import MaMMUTConfig
+from benchmarks.problem import Device, Mode, Precision, Problem
 from torch_reference.simple_vit import TokenExtractor
 
 
@@ -23,31 +19,36 @@ LEARNING_RATE = 1e-4
 
 
 class TorchSide:
-    """One model, ready to be called again and again; arguments as for `JaxSide`.
+    """One model, ready to be called again and again.
 
     Args:
+      problem: the model, its sizes and its inputs.
+      weights: safetensors under PyTorch's names.
+      mode: "forward", or "train": one step of AdamW.
+      precision: of the computation; bfloat16 is autocast, so parameters and optimiser stay float32.
       compiled: with `torch.compile`.
       device: "cpu" or "cuda".
     """
 
     def __init__(
         self,
-        workload: Workload,
+        problem: Problem,
         weights: Path,
-        inputs: Mapping[str, np.ndarray],
         mode: Mode,
         precision: Precision,
         *,
         compiled: bool,
-        device: Literal["cpu", "cuda"] = "cpu",
+        device: Device = "cpu",
     ) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.device, self.mode, self.precision = device, mode, precision
-        self.model = reference(workload)
+        self.problem, self.model = problem, reference(problem)
         self.model.load_state_dict(safetensors.torch.load_file(weights))
         # Inference needs no gradients, and PyTorch's counter of FLOP fails on parameters that ask for them.
         self.model.to(device).train(mode == "train").requires_grad_(mode == "train")
-        self.inputs = {name: torch.from_numpy(np.array(value)).to(device) for name, value in inputs.items()}
+        self.inputs = {
+            name: torch.from_numpy(np.array(value)).to(device) for name, value in problem.inputs.items()
+        }
         for name in ("images", "clean"):
             if name in self.inputs:
                 self.inputs[name] = self.inputs[name].permute(0, 3, 1, 2).contiguous()
@@ -56,7 +57,6 @@ class TorchSide:
                 self.inputs[name] = self.inputs[name].long()
         function: Any = _outputs if mode == "forward" else _loss
         self.function = torch.compile(function) if compiled else function
-        self.workload = workload
         if mode == "train":
             self.optimizer = torch.optim.AdamW(
                 self.model.parameters(),
@@ -72,10 +72,10 @@ class TorchSide:
         narrow = torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
         if self.mode == "forward":
             with torch.inference_mode(), narrow:
-                value = self.function(self.model, self.inputs, self.workload)
+                value = self.function(self.model, self.inputs, self.problem)
         else:
             with narrow:
-                value = self.function(self.model, self.inputs, self.workload)
+                value = self.function(self.model, self.inputs, self.problem)
             value.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -85,47 +85,48 @@ class TorchSide:
         return value
 
 
-def reference(workload: Workload) -> torch.nn.Module:
-    """A fresh twin of the workload's model."""
-    arguments = asdict(workload.config)
-    match workload.config:
-        case GlomConfig():
-            return torch_reference.Glom(**arguments)
-        case HourglassTransformerLMConfig():
-            return torch_reference.HourglassTransformerLM(**arguments)
-        case MaMMUTConfig():
-            assert workload.encoder is not None
-            encoder = TokenExtractor(torch_reference.SimpleViT(**asdict(workload.encoder)))
-            return torch_reference.MaMMUT(img_encoder=encoder, **arguments)
-        case config:
-            return getattr(torch_reference, type(config).__name__.removesuffix("Config"))(**arguments)
+def reference(problem: Problem) -> torch.nn.Module:
+    """A fresh twin of the problem's model."""
+    match problem.model:
+        case "glom":
+            return torch_reference.Glom(**problem.arguments)
+        case "hourglass":
+            return torch_reference.HourglassTransformerLM(**problem.arguments)
+        case "colt5":
+            return torch_reference.ConditionalRoutedViT(**problem.arguments)
+        case "mammut":
+            assert problem.encoder is not None
+            encoder = TokenExtractor(torch_reference.SimpleViT(**problem.encoder))
+            return torch_reference.MaMMUT(img_encoder=encoder, **problem.arguments)
+        case "scalable_vit":
+            return torch_reference.ScalableViT(**problem.arguments)
 
 
-def _outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], workload: Workload) -> Tensor:
-    match workload.config:
-        case GlomConfig():
-            return model(inputs["images"], iters=workload.iters)
-        case HourglassTransformerLMConfig():
+def _outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+    match problem.model:
+        case "glom":
+            return model(inputs["images"], iters=problem.iters)
+        case "hourglass":
             return model(inputs["tokens"][:, :-1])
-        case MaMMUTConfig():
+        case "mammut":
             return model(inputs["text"], images=inputs["images"])
         case _:
             return model(inputs["images"])
 
 
-def _loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], workload: Workload) -> Tensor:
-    match workload.config:
-        case GlomConfig() as config:
-            top = model(inputs["images"], iters=config.levels + 1)[:, :, -1]
-            p = config.patch_size
+def _loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+    match problem.model:
+        case "glom":
+            top = model(inputs["images"], iters=problem.arguments["levels"] + 1)[:, :, -1]
+            p = problem.arguments["patch_size"]
             b, c, height, width = inputs["clean"].shape
             clean = inputs["clean"].reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
             patches = top @ inputs["decoder"]
             return (patches.float() - clean.reshape(patches.shape)).square().mean()
-        case HourglassTransformerLMConfig():
+        case "hourglass":
             logits = model(inputs["tokens"][:, :-1])
             return F.cross_entropy(logits.flatten(0, 1), inputs["tokens"][:, 1:].flatten())
-        case MaMMUTConfig():
+        case "mammut":
             return model(inputs["text"], images=inputs["images"], return_loss=True)
         case _:
             return F.cross_entropy(model(inputs["images"]), inputs["labels"])

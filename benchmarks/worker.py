@@ -18,10 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.machine import keep_to
-from benchmarks.sizes import CURVES, SIDES, WORKLOADS, Mode, ModelName, Precision, Size, Workload, inputs
+from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Problem, Size
 
 
-Implementation = Literal["eager", "compile", "torchax", "jax"]
 # How far outputs, losses and the losses after one step may lie apart, relative to the largest: an agreement
 # check before timing, not the parity suite. bfloat16 has 8 bits.
 AGREEMENT: dict[Precision, float] = {"float32": 2e-3, "bfloat16": 0.1}
@@ -37,7 +36,7 @@ class Job:
       implementations: who takes part; one alone is also asked for its first call and peak memory.
       rounds: how many turns each side gets.
       threads: of both sides.
-      weights: file of the shared weights.
+      weights, problem: files of the shared weights and of the `Problem`.
       device: "cpu", or "cuda" for both sides.
       noise: time the last implementation a second time under the name "again".
     """
@@ -50,16 +49,10 @@ class Job:
     rounds: int
     threads: int
     weights: str
+    problem: str
     point: int | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     noise: bool = False
-
-    def workload(self) -> tuple[Workload, int]:
-        """The model with its sizes, and the side of images where its configuration has none."""
-        if self.point is None:
-            return WORKLOADS[self.model][self.size], SIDES[self.size]
-        _, values, make = CURVES[self.model]
-        return make(values[self.point])
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -79,24 +72,26 @@ def main() -> None:
 
 def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
     """The callable to be measured; only the libraries of this side are imported."""
-    workload, pixels = job.workload()
-    arguments = (workload, Path(job.weights), inputs(workload, pixels), job.mode, job.precision)
+    problem, weights = Problem.read(Path(job.problem)), Path(job.weights)
     if implementation == "jax":
         import jax
 
         from benchmarks.jax_side import JaxSide
+        from benchmarks.sizes import workload_at
 
         if (
             job.device == "cuda"
         ):  # where JAX would otherwise multiply float32 as TensorFloat32, and PyTorch does not
             jax.config.update("jax_default_matmul_precision", "highest")
-        return JaxSide(*arguments)
+        workload, _ = workload_at(job.model, job.size, job.point)
+        return JaxSide(workload, weights, problem.inputs, job.mode, job.precision)
     import torch
 
     from benchmarks.torch_side import TorchSide
 
     torch.set_num_threads(job.threads)
-    return TorchSide(*arguments, compiled=implementation == "compile", device=job.device)
+    compiled = implementation == "compile"
+    return TorchSide(problem, weights, job.mode, job.precision, compiled=compiled, device=job.device)
 
 
 def alone(job: Job) -> dict[str, Any]:
