@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from torch import Tensor
@@ -32,7 +32,7 @@ from jaxmodels.training.optimizer import is_decayed, schedule
 from jaxmodels.training.task import Task
 from jaxmodels.training.tasks.captioning import END, Captioning
 from jaxmodels.training.tasks.classification import Classification
-from jaxmodels.training.tasks.denoising import Denoiser, Denoising
+from jaxmodels.training.tasks.denoising import Denoiser, Denoising, probe_grid
 from jaxmodels.training.tasks.language import PADDING, LanguageModelling
 
 
@@ -106,7 +106,7 @@ class TorchTask:
             "losses": lambda: self._byte_losses(tensors["tokens"]),
             "logits": lambda: self.model(_first(tensors["images"])),
             "clean": lambda: self._clean(tensors["noised"]),
-            "features": lambda: self._top(tensors["images"]).mean(dim=1),
+            "features": lambda: self._probed(tensors["images"]),
             "outputs": lambda: self._caption_outputs(tensors),
             "caption": lambda: self._captions(tensors["images"]),
         }
@@ -118,6 +118,10 @@ class TorchTask:
         logits = self.model(inputs.clamp(min=0))
         losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=PADDING, reduction="none")
         return losses
+
+    def _probed(self, images: Tensor) -> Tensor:
+        grid = probe_grid(*images.shape[1:3], self.task.config.patch_size)
+        return reduce(self._top(images), "b (x i y j) d -> b (x y d)", "mean", **grid)
 
     def _top(self, images: Tensor) -> Tensor:
         iters = self.task.config.levels + 1

@@ -23,6 +23,7 @@ from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.interrupts import Interrupts
 from jaxmodels.training.mesh import (
     batch_sharding,
+    gathered,
     everywhere,
     join_hosts,
     make_mesh,
@@ -134,6 +135,7 @@ class Run:
                 learning_rate=schedule(experiment.optim, experiment.steps),
                 ema_decay=experiment.optim.ema_decay,
                 remat=experiment.remat,
+                gathered=gathered(self.mesh),
             ),
             donate_argnums=0,
             out_shardings=(jax.tree.map(lambda x: x.sharding, self.abstract), replicated(self.mesh)),

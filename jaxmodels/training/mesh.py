@@ -99,6 +99,11 @@ def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, P(*["fsdp" if i == axis else None for i in range(len(shape))]))
 
 
+def gathered(mesh: Mesh) -> NamedSharding | None:
+    """Where parameters go for their use: to every device, if they are cut at all."""
+    return replicated(mesh) if mesh.shape["fsdp"] > 1 else None
+
+
 def everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
     """The same array on every device of every process; cut over the devices if its first axis divides evenly."""
     even = array.ndim > 0 and array.shape[0] % mesh.size == 0 and array.shape[0] > 0

@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from jaxmodels.training.blueprint import Blueprint
 from jaxmodels.training.task import Task
 
+
+GATHERED = "gathered parameters"
 
 Parameters = dict[str, Array]
 Metrics = dict[str, Array]
@@ -54,6 +58,7 @@ def make_step(
     learning_rate: optax.Schedule = lambda step: jnp.nan,
     ema_decay: float = 0.0,
     remat: bool = False,
+    gathered: Sharding | None = None,
 ) -> Step:
     """The function of one step; the caller compiles it and donates the state.
 
@@ -68,8 +73,9 @@ def make_step(
       learning_rate: the schedule inside `tx`, for the log.
       ema_decay: of the moving average, if the state has one.
       remat: recompute activations in the backward pass, all but the results of products with weights.
+      gathered: where parameters that are cut over devices go for their use; None leaves that to the compiler.
     """
-    gradient = loss_and_gradient(task, blueprint, accumulate=accumulate, remat=remat)
+    gradient = loss_and_gradient(task, blueprint, accumulate=accumulate, remat=remat, gathered=gathered)
 
     def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         loss, metrics, gradients = gradient(state.parameters, batch, jax.random.fold_in(key, state.step))
@@ -94,7 +100,12 @@ def make_step(
 
 
 def loss_and_gradient(
-    task: Task, blueprint: Blueprint, *, accumulate: int = 1, remat: bool = False
+    task: Task,
+    blueprint: Blueprint,
+    *,
+    accumulate: int = 1,
+    remat: bool = False,
+    gathered: Sharding | None = None,
 ) -> Callable[[Parameters, Mapping[str, Array], Array], tuple[Array, Metrics, Parameters]]:
     """(loss, metrics, gradient) of a batch, computed in `accumulate` parts.
 
@@ -104,7 +115,7 @@ def loss_and_gradient(
     pass.
     """
 
-    forward, total = loss_of_outputs(task, blueprint, remat=remat)
+    forward, total = loss_of_outputs(task, blueprint, remat=remat, gathered=gathered)
 
     def at_once(parameters, batch, key):
         (loss, metrics), gradients = jax.value_and_grad(
@@ -133,16 +144,27 @@ def loss_and_gradient(
     return at_once if accumulate == 1 else in_parts
 
 
-def loss_of_outputs(task: Task, blueprint: Blueprint, *, remat: bool) -> tuple[Forward, Total]:
-    """The two halves of the loss as functions of the parameters: outputs of some examples, loss of all outputs."""
+def loss_of_outputs(
+    task: Task, blueprint: Blueprint, *, remat: bool, gathered: Sharding | None = None
+) -> tuple[Forward, Total]:
+    """The two halves of the loss as functions of the parameters: outputs of some examples, loss of all outputs.
+
+    With `gathered`, every device fetches the parameters for the forward pass and once more for the backward
+    pass. Left to itself, the compiler cuts activations along with the parameters and moves those instead.
+    """
 
     def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
+        if gathered is not None:
+            parameters = checkpoint_name(jax.lax.with_sharding_constraint(parameters, gathered), GATHERED)
         model = blueprint.merge(parameters, training=True)
         outputs = task.forward(model, part, nnx.Rngs(dropout=key))
         return {name: _floating(value) for name, value in outputs.items()}
 
     if remat:
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
+    elif gathered is not None:
+        policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
         forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
 
     def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:

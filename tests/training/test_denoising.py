@@ -14,7 +14,7 @@ from jaxmodels import Glom, GlomConfig, load_state_dict, to_state_dict
 from jaxmodels.data.splits import LabelledImages, LabelledSplits
 from jaxmodels.nn import Linear
 from jaxmodels.training.pictures import scaled
-from jaxmodels.training.tasks.denoising import Denoiser, Denoising
+from jaxmodels.training.tasks.denoising import Denoiser, Denoising, probe_grid
 
 
 CONFIG = GlomConfig(dim=8, levels=2, image_size=64, patch_size=4)
@@ -188,10 +188,21 @@ def test_functions(task, model, call):
     states = np.asarray(nnx.jit(lambda model: model.glom(images, return_all=True))(model))  # t b n l d
 
     np.testing.assert_allclose(call("states", {"images": images}), states.swapaxes(0, 1), atol=1e-6)
+    _, height, width, _ = images.shape
+    grid = probe_grid(height, width, task.config.patch_size)
+    top = rearrange(states[3, :, :, -1], "b (x i y j) d -> b x i y j d", **grid)
     np.testing.assert_allclose(
-        call("features", {"images": images}), states[3, :, :, -1].mean(axis=1), atol=1e-6
+        call("features", {"images": images}), top.mean(axis=(2, 4)).reshape(len(images), -1), atol=1e-6
     )
     assert call("clean", {"noised": images}).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(32, 32, (4, 2, 4, 2)), (28, 12, (1, 7, 3, 1)), (56, 24, (2, 7, 3, 2)), (4, 8, (1, 1, 2, 1))],
+)
+def test_probe_grid(height, width, expected):
+    assert tuple(probe_grid(height, width, 4).values()) == expected
 
 
 def test_samples(task, call):

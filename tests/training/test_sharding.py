@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.training.batches import batches
 from jaxmodels.training.blueprint import Blueprint
-from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, replicated, sharding_of
+from jaxmodels.training.mesh import MeshConfig, batch_sharding, gathered, make_mesh, replicated, sharding_of
 from jaxmodels.training.step import TrainState, initial_state, loss_and_gradient, make_step
 from jaxmodels.training.task import Task
 from tests.training.tiny_tasks import TASKS
@@ -35,7 +36,7 @@ def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState
 
     places = jax.tree.map(lambda x: sharding_of(mesh, x.shape), jax.eval_shape(initial))
     step = jax.jit(
-        make_step(task, blueprint, tx, key=jax.random.key(0)),
+        make_step(task, blueprint, tx, key=jax.random.key(0), gathered=gathered(mesh)),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
     )
@@ -76,6 +77,20 @@ def test_parameters_and_moments_are_cut() -> None:
         leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
     )  # by one of the devices
     assert held < total / 3
+
+
+def test_parameters_are_gathered_and_activations_stay(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without it the compiler cuts MaMMUT's activations like its parameters, and says that this is costly."""
+    step, state, stream = sharded(TASKS["mammut"](), EIGHT, jnp.float32)
+    program = step.lower(state, next(stream))
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache says nothing
+    compilation_cache.reset_cache()
+    try:
+        program.compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+    assert "rematerialization" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["mammut", "glom"])

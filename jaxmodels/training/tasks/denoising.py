@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
@@ -113,8 +113,8 @@ class Denoising:
     def evaluate(self, call: Call, split: Split) -> dict[str, float]:
         """PSNR in dB over all pixels; on the test split also top-1 and top-5 of the linear probe.
 
-        The probe is a logistic regression on the mean over the columns of the top level of clean pictures, at
-        the step that is decoded. There is none where all pictures are of one class.
+        The probe is a logistic regression on the top level of clean pictures, its columns averaged in a grid
+        of at most 4 × 4 parts (`probe_grid`), at the step that is decoded. There is none where all pictures are of one class.
         """
         clean, noised = self._held_out(split)
         cleaned = in_batches(call, "clean", len(clean), lambda part: {"noised": noised[part]})
@@ -227,9 +227,19 @@ def _in_color(pictures: LabelledImages) -> LabelledImages:
     return replace(pictures, images=np.repeat(pictures.images, 3, axis=-1))
 
 
-def _features(model: Denoiser, batch: Batch) -> Float[Array, "b d"]:
-    """The mean over the columns of the top level."""
-    return at_least_float32(model.top(batch["images"])).mean(axis=1)
+def _features(model: Denoiser, batch: Batch) -> Float[Array, "b f"]:
+    """What the probe reads: the parts of the top level one after the other."""
+    _, height, width, _ = batch["images"].shape
+    top = at_least_float32(model.top(batch["images"]))
+    grid = probe_grid(height, width, model.glom.config.patch_size)
+    return reduce(top, "b (x i y j) d -> b (x y d)", "mean", **grid)
+
+
+def probe_grid(height: int, width: int, patch_size: int) -> dict[str, int]:
+    """Parts in a column and in a row, x and y, each of i × j columns of GLOM: the most, up to 4, that fit."""
+    rows, columns = height // patch_size, width // patch_size
+    x, y = (max(k for k in range(1, 5) if side % k == 0) for side in (rows, columns))
+    return {"x": x, "i": rows // x, "y": y, "j": columns // y}
 
 
 def _states(model: Denoiser, batch: Batch) -> Float[Array, "b t n l d"]:
