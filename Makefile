@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
 PUBLISHED_BARE := vit-pytorch==1.26.11
 
-.PHONY: demo test lint test-without-torch test-with-torch tables results data clean
+.PHONY: demo test lint test-without-torch test-with-torch tables results benchmarks data clean
 
 demo: $(STAMP)
 	$(BIN)/jaxmodels demo --output out/demo
@@ -46,6 +46,12 @@ tables: $(STAMP)
 results: $(STAMP)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/memory.py
+
+# The tables and plots of benchmarks/README.md and the short one in README.md: under 40 minutes on an idle machine.
+benchmarks: $(STAMP)
+	$(BIN)/python -m benchmarks --output out/benchmarks
+	cp out/benchmarks/results.json benchmarks/results/cpu.json
+	$(BIN)/python -m benchmarks --tables
 
 # The data files inside the package; see the script for what it needs.
 data: $(STAMP)

@@ -22,7 +22,7 @@ from jaxmodels.training.blueprint import Blueprint
 
 
 Call = Callable[[], np.ndarray]
-ADAMW: dict[str, float] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 LEARNING_RATE = 1e-4
 
 

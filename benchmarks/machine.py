@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.problem import Device
+
 
 ROOT = Path(__file__).parents[1]
 SIDES = {"cpu": 1536, "cuda": 8192}  # of the square matrices
@@ -20,7 +22,7 @@ class Failure(RuntimeError):
     """A measuring process died."""
 
 
-def environment(device: str, command: list[str]) -> dict[str, Any]:
+def environment(device: Device, command: list[str]) -> dict[str, Any]:
     """Machine, versions, commit, date and command."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -29,6 +31,7 @@ def environment(device: str, command: list[str]) -> dict[str, Any]:
         + ("-dirty" if _git("status", "--porcelain") else ""),
         "device": _device_name(device),
         "cores": cores(),
+        "busy_cores": busy_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch", "numpy")},
@@ -40,7 +43,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measured_peaks(device: str, folder: Path, threads: int) -> dict[str, float]:
+def busy_cores(seconds: float = 0.5) -> float | None:
+    """How many cores other processes keep busy just now; None where the system does not say."""
+    ticks = []
+    for wait in (seconds, 0):
+        try:
+            first = Path("/proc/stat").read_text().splitlines()[0]
+        except OSError:
+            return None
+        ticks.append([int(number) for number in first.split()[1:9]])
+        time.sleep(wait)
+    spent = [after - before for before, after in zip(*ticks, strict=True)]
+    idle = spent[3] + spent[4]  # the fifth is waiting for a disk
+    return round((os.cpu_count() or 1) * (1 - idle / max(sum(spent), 1)), 1)
+
+
+def require(device: Device) -> None:
+    """Raises ValueError where there is no such device for PyTorch; JAX's absence shows in its first process."""
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"device must be 'cpu' here: PyTorch {torch.__version__} sees no GPU; got device='cuda'"
+            )
+
+
+def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, float]:
     """`gemm_peaks`, in a process of its own with this many cores."""
     out = folder / "gemm.json"
     finished = subprocess.run(

@@ -14,6 +14,7 @@ Size = Literal["small", "medium", "gpu"]
 Mode = Literal["forward", "train"]
 Precision = Literal["float32", "bfloat16"]
 Implementation = Literal["eager", "compile", "torchax", "jax"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)  # eager first, JAX last
 Device = Literal["cpu", "cuda"]
 
 

@@ -3,16 +3,16 @@
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
-from benchmarks.machine import ROOT, Failure
-from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Size
+from benchmarks.machine import ROOT, Failure, cores
+from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, ModelName, Precision, Size
 from benchmarks.sizes import CURVES, build, moved, problem, workload_at
 from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
@@ -45,6 +45,18 @@ class Plan:
     curves: bool = False
     device: Device = "cpu"
     threads: int = os.cpu_count() or 1
+
+    def __post_init__(self) -> None:
+        for name in ("models", "sizes", "modes", "precisions", "implementations"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} must name one or more, each once; got {' '.join(given) or 'none'}")
+        if self.rounds < 2:
+            raise ValueError(f"rounds must be at least 2, for quartiles; got {self.rounds}")
+        if not 1 <= self.threads <= cores():
+            raise ValueError(
+                f"threads must be between 1 and {cores()}, the cores this process may use; got {self.threads}"
+            )
 
 
 class Disagreement(RuntimeError):
@@ -102,7 +114,11 @@ def measure(
       Failure: a process died; the message holds its last words.
     """
     absence = torchax_absence()
-    chosen = tuple(i for i in plan.implementations if i != "torchax" or absence is None)
+    chosen = tuple(
+        i for i in IMPLEMENTATIONS if i in plan.implementations and (i != "torchax" or absence is None)
+    )
+    if not chosen:
+        raise ValueError(f"implementations must name one besides torchax, which is missing: {absence}")
     planned = jobs(plan, chosen)
     for number, job in enumerate(planned):
         job = prepared(job, folder)
@@ -179,7 +195,9 @@ def result(
     """One cell of results.json."""
     times = shared["times"][name] if shared else []
     q1, median, q3 = (
-        (1000 * t for t in quantiles(times, n=4, method="inclusive")) if len(times) > 1 else [None] * 3
+        (1000 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
+        if len(times) > 1
+        else [None] * 3
     )
     flop = own.get("eager", {}).get("flop")
     first = own[name].get("first_call_s")
@@ -204,9 +222,8 @@ def result(
     }
     if name == "jax":
         cell |= {key: own[name].get(key) for key in ("xla_flop", "xla_bytes")}
-        if shared and "again" in shared["times"]:
-            again = quantiles(shared["times"]["again"], n=4, method="inclusive")[1] * 1000
-            cell["again_ms"] = again
+    if shared and name == job.implementations[-1] and "again" in shared["times"]:
+        cell["again_ms"] = 1000 * statistics.median(shared["times"]["again"])
     if job.point is not None:
         axis, values, _ = CURVES[job.model]
         cell |= {"curve": axis, "at": values[job.point]}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -293,6 +294,17 @@ def inputs(workload: Workload, side: int) -> dict[str, np.ndarray]:
             "text": encode([c[: workload.length - 1] for c in captions], workload.length),
         }
     return {"images": images, "labels": known.labels[picks].astype(np.int32)}
+
+
+def shapes(workload: Workload, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of `inputs`, of which only two examples are made."""
+    two = inputs(replace(workload, batch=2), side)
+    return {
+        name: jax.ShapeDtypeStruct(
+            value.shape if name == "decoder" else (workload.batch, *value.shape[1:]), value.dtype
+        )
+        for name, value in two.items()
+    }
 
 
 # What the scaling curves vary: a name for the axis, its values, and the workload at each of them.

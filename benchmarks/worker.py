@@ -79,9 +79,8 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
         from benchmarks.jax_side import JaxSide
         from benchmarks.sizes import workload_at
 
-        if (
-            job.device == "cuda"
-        ):  # where JAX would otherwise multiply float32 as TensorFloat32, and PyTorch does not
+        if job.device == "cuda" and job.precision == "float32":
+            # JAX would multiply as TensorFloat32, PyTorch does not.
             jax.config.update("jax_default_matmul_precision", "highest")
         workload, _ = workload_at(job.model, job.size, job.point)
         return JaxSide(workload, weights, problem.inputs, job.mode, job.precision)
@@ -99,7 +98,7 @@ def alone(job: Job) -> dict[str, Any]:
     implementation = job.implementations[0]
     _import(implementation)
     before = resident("VmRSS")
-    call = side(job, implementation)
+    call: Any = side(job, implementation)
     began = time.perf_counter()
     call()
     first = time.perf_counter() - began
@@ -118,7 +117,7 @@ def alone(job: Job) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             call()
         result["flop"] = counter.get_total_flops()
-    if implementation == "jax" and hasattr(call, "lowered"):
+    if implementation == "jax":
         cost = call.lowered().compile().cost_analysis() or {}
         result["xla_flop"], result["xla_bytes"] = cost.get("flops"), cost.get("bytes accessed")
     return result

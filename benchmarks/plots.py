@@ -1,0 +1,130 @@
+"""Plots of results.json: the ratios of all rows, and one picture per scaling curve."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from jaxmodels.convert.files import replacing
+
+
+if TYPE_CHECKING:
+    from benchmarks.report import Row
+
+matplotlib.use("Agg", force=False)
+
+STYLES = {  # colour, marker, name
+    "eager": ("#d1793b", "o", "eager PyTorch"),
+    "compile": ("#7a4ea3", "D", "torch.compile"),
+    "torchax": ("#3a8f6f", "^", "torchax"),
+    "jax": ("#1f4e8c", "s", "JAX"),
+}
+
+
+def write(rows: "Sequence[Row]", curves: "Mapping[str, Sequence[Row]]", folder: Path) -> list[Path]:
+    """Writes the pictures and returns their paths: ratios.png, and curve-MODEL.png for each curve."""
+    figures = {}
+    if any(row.ratio(name) for row in rows for name in STYLES if name != "jax"):
+        figures["ratios.png"] = ratios(rows)
+    figures |= {f"curve-{model}.png": curve(model, points) for model, points in curves.items()}
+    for name, figure in figures.items():
+        with replacing(folder / name) as path:
+            figure.savefig(path, format="png", dpi=110)
+    return [folder / name for name in figures]
+
+
+def ratios(rows: "Sequence[Row]") -> Figure:
+    """JAX over each other implementation, one line per row; left of 1 JAX is faster."""
+    figure = Figure(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    others = [name for name in STYLES if name != "jax" and any(row.ratio(name) for row in rows)]
+    for number, name in enumerate(others):
+        color, marker, label = STYLES[name]
+        found = [(y, ratio) for y, row in enumerate(rows) if (ratio := row.ratio(name)) is not None]
+        axes.errorbar(
+            [ratio.value for _, ratio in found],
+            [y + 0.22 * (number - (len(others) - 1) / 2) for y, _ in found],
+            xerr=[ratio.value * ratio.noise for _, ratio in found],
+            fmt=marker,
+            ms=5,
+            lw=1.2,
+            capsize=2,
+            color=color,
+            label=f"JAX / {label}",
+        )
+    several = len({row.key[3] for row in rows}) > 1
+    axes.set_yticks(range(len(rows)), [" ".join(row.key[: 4 if several else 3]) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    low, high = min(low, 0.8), max(high, 1.25)
+    ticks = [t for t in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 6, 10) if low <= t <= high]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(low, high)
+    axes.axvspan(low, 1, color="#1f4e8c", alpha=0.06, lw=0)
+    axes.axvline(1, color="#444", lw=1)
+    axes.set_xlabel("time of JAX / time of PyTorch  (shaded: JAX is faster; bars: noise)")
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(others))
+    _tidy(axes)
+    return figure
+
+
+def curve(model: str, points: "Sequence[Row]") -> Figure:
+    """Time and peak memory of both sides against what the curve varies."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    time, memory = figure.subplots(1, 2)
+    first = next(iter(points[0].cells.values()))
+    places = [next(iter(row.cells.values()))["at"] for row in points]
+    numeric = all(isinstance(at, int | float) for at in places)
+    x = places if numeric else list(range(len(places)))
+    for name, (color, marker, label) in STYLES.items():
+        for axes, key in ((time, "median_ms"), (memory, "peak_mb")):
+            values = [row.cells.get(name, {}).get(key) for row in points]
+            known = [(at, value) for at, value in zip(x, values, strict=True) if value is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), marker=marker, ms=4, lw=1.4, color=color, label=label)
+        timed = [(at, row.cells[name]) for at, row in zip(x, points, strict=True) if row.median(name)]
+        if timed:
+            low, high = ([cell[key] for _, cell in timed] for key in ("q1_ms", "q3_ms"))
+            time.fill_between([at for at, _ in timed], low, high, color=color, alpha=0.2, lw=0)
+    time.set_yscale("log")
+    memory.set_ylim(bottom=0)
+    for axes, label in ((time, "forward pass, ms"), (memory, "peak memory of the process, MB")):
+        if numeric:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [place(at) for at in places])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel=first["curve"], ylabel=label)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+        _tidy(axes)
+    for formatter in (time.yaxis.set_major_formatter, time.yaxis.set_minor_formatter):
+        formatter(FuncFormatter(_plain))
+    time.tick_params(axis="y", which="both", labelsize=8)
+    figure.suptitle(model, fontsize=11)
+    return figure
+
+
+def place(at: Any) -> str:
+    """A point of a curve in words: 512, or 6 × 12."""
+    return " × ".join(map(str, at)) if isinstance(at, list | tuple) else str(at)
+
+
+def inline(picture: Path) -> str:
+    """The picture as the address of an image."""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def _plain(value: float, _: int) -> str:
+    """1, 2 and 5 with their powers of ten; nothing at the other ticks."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
