@@ -103,7 +103,7 @@ def convert(
 
 
 def demo(*, output: Path = Path("out/demo")) -> int:
-    """Train a small model in JAX, take it to PyTorch, compare it and all five models, and write one HTML report.
+    """Train a small model in JAX, compare it and all five with PyTorch, time them, and write one HTML report.
 
     Args:
         output: folder for report.html, report.json and the parts.

@@ -1,7 +1,9 @@
-"""`jaxmodels demo`: train a model in JAX, take it to PyTorch, compare everything, one page about it."""
+"""`jaxmodels demo`: train a model in JAX, take it to PyTorch, compare everything, time both, one page about it."""
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -17,6 +19,7 @@ from jaxmodels.training import PRESETS, train
 
 PRESET = "scalable-vit-emoji"
 STEPS = 400  # about a minute on two CPU cores
+ROOT = Path(__file__).parents[2]
 
 
 def run(output: Path) -> int:
@@ -46,9 +49,22 @@ def run(output: Path) -> int:
     print("3. the trained model and all five fresh ones, layer by layer and gradient by gradient", flush=True)
     trained = command.run(("scalable_vit",), checkpoint=workdir / "model", output=output / "compare-trained")
     fresh = command.run((), output=output / "compare")
+
+    print("4. time and memory on both sides", flush=True)
+    timed = benchmark(output / "benchmarks")
     _write(output, ours, theirs, same=same)
     print(f"everything on one page: {output / 'report.html'}")
-    return int(not same) or trained or fresh
+    return int(not same) or trained or fresh or timed
+
+
+def benchmark(output: Path) -> int:
+    """The exit status of the quick benchmark, whose report is in `output` then; 0 where there is none to run."""
+    if not (ROOT / "benchmarks" / "__main__.py").exists() or not (ROOT / "pyproject.toml").exists():
+        print("   left out: the benchmarks are in the repository, not in the installed package", flush=True)
+        return 0
+    (output / "report.html").unlink(missing_ok=True)  # of an earlier demo
+    words = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output.resolve())]
+    return subprocess.run(words, cwd=ROOT, check=False).returncode
 
 
 def _write(output: Path, ours: dict[str, float], theirs: dict[str, float], *, same: bool) -> None:
@@ -60,6 +76,8 @@ def _write(output: Path, ours: dict[str, float], theirs: dict[str, float], *, sa
         ("The trained weights on both sides", "compare-trained"),
         ("All five models with fresh weights on both sides", "compare"),
     ]
+    if (output / "benchmarks" / "report.html").exists():
+        parts.append(("Time on both sides", "benchmarks"))
     html = page.render(
         names=list(ours),
         rows=[("JAX", list(ours.values())), ("PyTorch, the same weights", [theirs[name] for name in ours])],
