@@ -1,0 +1,61 @@
+"""Results that nobody measured, to see what the reports make of them."""
+
+from typing import Any
+
+
+STILL = (0.98, 0.99, 1.0, 1.01, 1.02)  # a round's time over the median
+ENVIRONMENT = {
+    "date": "2026-01-01 00:00 UTC",
+    "command": "python -m benchmarks",
+    "commit": "abc",
+    "device": "a processor",
+    "cores": 2,
+    "threads": 2,
+    "system": "Linux x86_64",
+    "python": "3.11",
+    "jax": "1",
+    "torch": "2",
+}
+
+
+def cell(
+    implementation: str,
+    median_ms: float | None,
+    *,
+    model: str = "glom",
+    size: str = "small",
+    mode: str = "forward",
+    precision: str = "float32",
+    rounds: tuple[float, ...] = STILL,
+    **more: Any,
+) -> dict[str, Any]:
+    """One cell whose rounds are multiples of the median."""
+    timed = median_ms is not None
+    return {
+        "model": model,
+        "mode": mode,
+        "size": size,
+        "precision": precision,
+        "implementation": implementation,
+        "median_ms": median_ms,
+        "q1_ms": median_ms * rounds[1] if timed else None,
+        "q3_ms": median_ms * rounds[3] if timed else None,
+        "rounds_ms": [median_ms * r for r in rounds] if timed else [],
+        "first_call_s": 1.5,
+        "peak_mb": 400.0,
+        **more,
+    }
+
+
+def results(*cells: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A whole file."""
+    return {"environment": dict(ENVIRONMENT), "cells": list(cells), **more}
+
+
+def curve() -> list[dict[str, Any]]:
+    """Three points of a curve whose places are pairs."""
+    return [
+        cell(side, time * 2**i, curve="levels, iterations", at=[3, 3 * 2**i])
+        for i in range(3)
+        for side, time in (("eager", 10.0), ("jax", 8.0))
+    ]

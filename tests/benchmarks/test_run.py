@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import machine, run
+from benchmarks.run import Disagreement, Failure, Plan, measure
+from benchmarks.worker import Job
+
+
+TIMES = {"again": [0.011, 0.012], "eager": [0.02, 0.04], "jax": [0.01, 0.01]}
+
+
+def plan(**changes: Any) -> Plan:
+    few = {
+        "models": ("glom",),
+        "sizes": ("small",),
+        "modes": ("forward",),
+        "implementations": ("eager", "jax"),
+    }
+    return Plan(**few | {"rounds": 2, "threads": 1} | changes)
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that would have had a process; every side takes the same, and agrees."""
+    asked: list[Job] = []
+
+    def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
+        asked.append(job)
+        if len(job.implementations) == 1:
+            return {"first_call_s": 3.0, "peak_mb": 500.0, "libraries_mb": 200.0, "flop": 1_000_000}
+        times = {name: TIMES[name] for name in (*job.implementations, *["again"] * job.noise)}
+        one = dict.fromkeys(job.implementations, 0.0)
+        return {"times": times, "warm_first_call_s": dict.fromkeys(one, 0.5), "errors": one}
+
+    monkeypatch.setattr(run, "process", process)
+    monkeypatch.setattr(run, "prepared", lambda job, folder: job)
+    return asked
+
+
+def said(what: str, done: int, total: int) -> None: ...
+
+
+def test_each_side_alone_and_then_all_in_turn(processes: list[Job], tmp_path: Path) -> None:
+    ((_, cells),) = measure(plan(implementations=("jax", "eager")), tmp_path, said)
+    assert [job.implementations for job in processes] == [("eager",), ("jax",), ("eager", "jax")]
+    assert [job.noise for job in processes] == [False, False, True]
+    eager, jax = cells
+    assert (eager["median_ms"], eager["q1_ms"], eager["q3_ms"]) == pytest.approx((30, 25, 35))
+    assert jax["again_ms"] == pytest.approx(11.5)
+    assert "again_ms" not in eager
+    assert jax["flop_per_s"] == pytest.approx(1e8)  # eager's count
+    assert (jax["first_call_s"], jax["warm_first_call_s"], jax["peak_mb"]) == (3.0, 0.5, 500.0)
+
+
+def test_a_quick_run_has_no_processes_of_one_side(processes: list[Job], tmp_path: Path) -> None:
+    ((_, cells),) = measure(plan(alone=False), tmp_path, said)
+    assert [job.implementations for job in processes] == [("eager", "jax")]
+    assert (cells[0]["first_call_s"], cells[0]["peak_mb"]) == (0.5, None)
+
+
+def test_curves_come_last_and_name_their_places(processes: list[Job], tmp_path: Path) -> None:
+    wide = plan(
+        curves=True, alone=False, implementations=("eager", "compile", "jax"), modes=("forward", "train")
+    )
+    TIMES["compile"] = TIMES["eager"]
+    found = list(measure(wide, tmp_path, said))
+    assert [job.point for job, _ in found] == [None, None, 0, 1, 2, 3, 4]
+    assert found[-1][0].implementations == ("eager", "jax")
+    assert (found[-1][1][0]["curve"], found[-1][1][0]["at"]) == ("levels, iterations", (9, 18))
+
+
+def test_a_disagreement_ends_the_run_with_the_cells_before_it(
+    processes: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = run.process
+
+    def wrong(job: Job, folder: Path, name: str) -> dict[str, Any]:
+        found = kind(job, folder, name)
+        return found | {"errors": {"eager": 0.0, "jax": 0.1 if job.mode == "train" else 1e-6}, "times": {}}
+
+    cells = measure(plan(alone=False, modes=("forward", "train")), tmp_path, said)
+    next(cells)
+    monkeypatch.setattr(run, "process", wrong)
+    with pytest.raises(
+        Disagreement, match=r"glom small train float32: jax differs from eager by 0.1 of the largest"
+    ):
+        next(cells)
+
+
+@pytest.mark.parametrize("error", [2.1e-3, float("nan"), float("inf")])
+def test_what_is_too_far_off(error: float) -> None:
+    (job, *_) = run.jobs(plan(), ("eager", "jax"))
+    with pytest.raises(Disagreement, match="nothing was timed"):
+        run.check(job, {"eager": 0.0, "jax": error})
+    run.check(job, {"eager": 0.0, "jax": 1.9e-3})
+
+
+def test_a_process_that_dies_is_quoted(tmp_path: Path) -> None:
+    (job, *_) = run.jobs(plan(), ("jax",))  # without weights
+    with pytest.raises(
+        Failure, match=r"(?s)glom small forward float32 with jax ended with status 1:.*directory"
+    ):
+        run.process(job, tmp_path, "a")
+
+
+def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: Any, timeout: float, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("python", timeout)
+
+    monkeypatch.setattr(run.subprocess, "run", hang)
+    (job, *_) = run.jobs(plan(), ("jax",))
+    with pytest.raises(Failure, match="with jax was given up after 1800 seconds"):
+        run.process(job, tmp_path, "a")
+
+
+def test_matrix_products_that_die_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.sys, "executable", "false")
+    with pytest.raises(Failure, match="matrix products on cpu ended with status 1"):
+        machine.measured_peaks("cpu", tmp_path, 1)
+
+
+def test_processes_get_their_device_threads_and_fresh_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def answered(words: list[str], *, env: dict[str, str], **_: Any) -> Any:
+        seen.update(env)
+        Path(words[-1]).write_text("{}")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(run.subprocess, "run", answered)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/an/old/one")
+    (job, *_) = run.jobs(plan(device="cuda"), ("jax",))
+    assert run.process(job, tmp_path, "a") == {}
+    assert (seen["JAX_PLATFORMS"], seen["OMP_NUM_THREADS"]) == ("cuda", "1")
+    assert seen["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
+    assert seen["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ()}, "models must name one or more, each once; got none"),
+        ({"models": ("glom", "glom")}, "models must name one or more, each once; got glom glom"),
+        ({"implementations": ()}, "implementations must name one or more"),
+        ({"rounds": 0}, "rounds must be at least 2, for quartiles; got 0"),
+        ({"rounds": 1}, "rounds must be at least 2, for quartiles; got 1"),
+        ({"threads": 0}, "threads must be between 1 and"),
+        ({"threads": 10_000}, "threads must be between 1 and .*; got 10000"),
+    ],
+)
+def test_plans_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**changes)
+
+
+def test_torchax_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "torchax_absence", lambda: "not installed")
+    with pytest.raises(
+        ValueError, match="implementations must name one besides torchax, which is missing: not"
+    ):
+        next(measure(plan(implementations=("torchax",)), tmp_path, said))
+
+
+def test_the_reason_is_the_last_line_of_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchax.py").write_text("raise AttributeError('no overload')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: object())
+    assert run.torchax_absence() == "AttributeError: no overload"
+    assert sys.modules.get("torchax") is None
