@@ -1,0 +1,176 @@
+"""What of the benchmarks needs PyTorch; no time is asserted anywhere."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import jax_side, machine, run, worker
+from benchmarks.problem import MODELS, Mode, ModelName
+from benchmarks.sizes import problem, workload_at
+from benchmarks.torch_side import TorchSide, reference
+from benchmarks.worker import Job
+from jaxmodels.compare import demo
+
+
+@pytest.fixture
+def glom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mode], Job]:
+    """Gives the job that times GLOM on both sides, a call a turn."""
+    monkeypatch.setattr(worker, "TIMED", 0.0)
+
+    def prepared(mode: Mode) -> Job:
+        plan = run.Plan(models=("glom",), sizes=("small",), modes=(mode,), rounds=2, threads=1)
+        with jax.enable_x64(False):
+            return run.prepared(run.jobs(plan, ("eager", "jax"))[0], tmp_path)
+
+    return prepared
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_both_sides_compute_the_same_and_are_timed(mode: Mode, glom: Callable[[Mode], Job]) -> None:
+    job = glom(mode)
+    found = worker.together(job)
+    assert 0 < found["errors"]["jax"] < 1e-4
+    assert {name: len(times) for name, times in found["times"].items()} == {"again": 2, "eager": 2, "jax": 2}
+    run.check(job, found["errors"])
+
+
+def test_a_wrong_weight_stops_before_timing(
+    glom: Callable[[Mode], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, load = glom("forward"), jax_side.load_state_dict
+
+    def load_wrongly(model: Any, weights: Path) -> Any:
+        load(model, weights).init_levels[...] *= 1.02
+        return model
+
+    monkeypatch.setattr(jax_side, "load_state_dict", load_wrongly)
+    monkeypatch.setattr(worker, "interleaved", lambda *_, **__: pytest.fail("something was timed"))
+    found = worker.together(job)
+    with pytest.raises(
+        run.Disagreement, match=r"glom small forward float32: jax differs from eager by .*nothing was"
+    ):
+        run.check(job, found["errors"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_arithmetic_of_every_model_is_counted(model: ModelName, tmp_path: Path) -> None:
+    task = problem(model, *workload_at(model, "small"))
+    weights = {name: value.clone() for name, value in reference(task).state_dict().items()}  # some are tied
+    save_file(weights, tmp_path / "weights")
+    counts: dict[str, int] = {}
+    for mode in ("forward", "train"):
+        side = TorchSide(task, tmp_path / "weights", mode, "float32", compiled=False)
+        before = side.model.state_dict()[next(iter(dict(side.model.named_parameters())))].clone()
+        with FlopCounterMode(display=False) as counter:
+            value = side()
+        after = side.model.state_dict()[next(iter(dict(side.model.named_parameters())))]
+        assert torch.isfinite(value).all()
+        assert torch.equal(before, after) == (mode == "forward")
+        counts[mode] = counter.get_total_flops()
+    if model == "glom":  # all levels of 4 × 64 columns of width 64, and the patches
+        step = 7 * 2 * 2 * 256 * 64 * 256 + 4 * 2 * 2 * 256 * 64 * 64
+        assert counts["forward"] == 8 * step + 2 * 256 * 192 * 64
+    assert counts["train"] > 1.4 * counts["forward"] > 0
+
+
+def test_the_process_of_pytorch_holds_no_jax() -> None:
+    program = "import sys, benchmarks.worker, benchmarks.torch_side; print('torch' in sys.modules, 'jax' in sys.modules)"
+    words = [sys.executable, "-c", program]
+    printed = subprocess.run(words, cwd=machine.ROOT, check=True, capture_output=True, text=True).stdout
+    assert printed.split() == ["True", "False"]
+
+
+def test_peaks_are_measured_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(machine.SIDES, "cpu", 32)
+    assert {name: peak > 0 for name, peak in machine.gemm_peaks("cpu").items()} == {
+        "float32": True,
+        "bfloat16": True,
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"device must be 'cpu' here: PyTorch .* sees no GPU; got device='cuda'"
+    ):
+        machine.require("cuda")
+
+
+@dataclass
+class Nothing:
+    """A training run without training."""
+
+    workdir: Path | None = None
+    steps: int = 0
+
+    def task(self) -> Any:
+        return SimpleNamespace(
+            evaluate=lambda call, split: {"top1": 0.5}, metric=SimpleNamespace(name="top1")
+        )
+
+
+@pytest.fixture
+def fast_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo without training and comparing."""
+
+    def train(experiment: Nothing, preset: str) -> int:
+        experiment.workdir.mkdir(parents=True)
+        (experiment.workdir / "results.json").write_text('{"test": {"top1": 0.5}}')
+        (experiment.workdir / "report.html").write_text("trained")
+        return 0
+
+    def compare(models: tuple, *, output: Path, checkpoint: Path | None = None) -> int:
+        output.mkdir(parents=True)
+        (output / "report.html").write_text("compared")
+        (output / "report.json").write_text(json.dumps({"models": [{"ok": True}]}))
+        return 0
+
+    twin = SimpleNamespace(load=lambda folder: SimpleNamespace(call=None))
+    monkeypatch.setattr(demo, "PRESETS", {demo.PRESET: Nothing()})
+    monkeypatch.setattr(demo, "train", train)
+    monkeypatch.setattr(demo.command, "run", compare)
+    monkeypatch.setattr(demo, "TorchTask", lambda task: twin)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_demo_ends_with_the_benchmark(
+    status: int, fast_demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(words: list[str], *, cwd: Path, check: bool) -> Any:
+        assert words[1:4] == ["-m", "benchmarks", "--quick"]
+        folder = Path(words[-1])
+        folder.mkdir()
+        (folder / "report.html").write_text("timed")
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(demo.subprocess, "run", measured)
+    assert demo.run(tmp_path) == status
+    page = (tmp_path / "report.html").read_text()
+    assert 'srcdoc="timed"' in page
+    assert "Time on both sides" in page
+
+
+def test_the_demo_of_an_installed_package_has_no_benchmark(
+    fast_demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    assert demo.run(tmp_path / "out") == 0
+    assert "left out: the benchmarks are in the repository" in capsys.readouterr().out
+    assert "Time on both sides" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_numbers_of_both_libraries_become_numpy() -> None:
+    for value in (torch.ones(2, dtype=torch.bfloat16), jax.numpy.ones(2, "bfloat16")):
+        assert np.array_equal(worker.as_numpy(value), np.ones(2, np.float32))
