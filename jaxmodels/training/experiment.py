@@ -129,6 +129,8 @@ class ClassificationExperiment(ImageExperiment):
 
     model: ScalableViTConfig | ConditionalRoutedViTConfig
     flip: bool = False  # mirror pictures at random
+    zoom: float = 0.0  # pictures are enlarged or reduced by up to this share, at random
+    recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     label_smoothing: float = 0.0
 
     def task(self) -> Task:
@@ -139,6 +141,8 @@ class ClassificationExperiment(ImageExperiment):
             self.splits(require_classes=True),
             shift=self.shift,
             flip=self.flip,
+            zoom=self.zoom,
+            recolor=self.recolor,
             label_smoothing=self.label_smoothing,
         )
 
@@ -179,6 +183,8 @@ class MaMMUTExperiment(Experiment):
     image_size: int = 32  # side to which pictures are resized
     context: int = 64  # longest caption, in bytes with its two marks
     shift: int = 2  # pictures are moved by up to so many pixels, at random
+    zoom: float = 0.0  # they are enlarged or reduced by up to this share, at random
+    recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     skip_long: bool = False  # leave out captions that do not fit, and count them
 
     def task(self) -> Task:
@@ -194,7 +200,15 @@ class MaMMUTExperiment(Experiment):
                 skip_unreadable=self.skip_unreadable,
                 skip_long=self.skip_long,
             )
-        return Captioning(self.model, self.encoder, splits, context=self.context, shift=self.shift)
+        return Captioning(
+            self.model,
+            self.encoder,
+            splits,
+            context=self.context,
+            shift=self.shift,
+            zoom=self.zoom,
+            recolor=self.recolor,
+        )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

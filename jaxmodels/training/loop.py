@@ -23,8 +23,8 @@ from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.interrupts import Interrupts
 from jaxmodels.training.mesh import (
     batch_sharding,
-    gathered,
     everywhere,
+    gathered,
     join_hosts,
     make_mesh,
     replicated,

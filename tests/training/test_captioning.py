@@ -291,6 +291,8 @@ def test_description_is_json(task) -> None:
         ({}, {"context": 1}, r"context must be an integer ≥ 2; got context=1"),
         ({}, {"shift": -1}, r"shift must be an integer ≥ 0; got shift=-1"),
         ({}, {"shift": 8}, r"shift must be smaller than the pictures' sides, \(8, 8\); got shift=8"),
+        ({}, {"zoom": True}, r"zoom must be a number in \[0, 1\); got zoom=True"),
+        ({}, {"recolor": 2}, r"recolor must be a number in \[0, 1\); got recolor=2"),
         (
             {},
             {"splits": replace(SPLITS, validation=part(1))},

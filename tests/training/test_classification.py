@@ -289,6 +289,8 @@ def test_description_is_json():
         "classes": ["red", "green", "blue"],
         "shift": 1,
         "flip": True,
+        "zoom": 0.0,
+        "recolor": 0.0,
         "label_smoothing": 0.0,
     }
 
@@ -319,6 +321,8 @@ EMPTY = LabelledImages(images=np.zeros((0, 8, 8, 3), np.uint8), labels=np.zeros(
             {"shift": 8},
             r"shift must be smaller than the pictures' sides, \(8, 8\); got shift=8",
         ),
+        (SCALABLE, {}, {"zoom": 1.0}, r"zoom must be a number in \[0, 1\); got zoom=1\.0"),
+        (SCALABLE, {}, {"recolor": -0.1}, r"recolor must be a number in \[0, 1\); got recolor=-0\.1"),
         (
             SCALABLE,
             {},

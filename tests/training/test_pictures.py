@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.training.pictures import EVALUATION_BATCH, in_batches, moved, psnr, scaled, unscaled
+from jaxmodels.training.pictures import EVALUATION_BATCH, in_batches, moved, psnr, recolored, scaled, unscaled
 
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 9, 11, 3), np.uint8)
@@ -52,6 +52,43 @@ def test_a_move_depends_on_the_generator_alone():
 
 def test_no_shift_leaves_pictures_alone():
     np.testing.assert_array_equal(moved(PICTURES, draws(*range(6)), shift=0), PICTURES)
+
+
+def test_zoom_enlarges_and_reduces_about_the_middle():
+    picture = np.zeros((1, 21, 21, 1), np.uint8)
+    picture[0, 5:16, 5:16] = 1  # 11 × 11 in the middle
+    results = moved(np.repeat(picture, 200, axis=0), draws(*range(200)), shift=0, zoom=0.4)
+
+    np.testing.assert_array_equal(results, results[:, ::-1, ::-1], err_msg="the middle stays")
+    sides = np.sqrt(results.sum(axis=(1, 2, 3)))
+    assert (sides.min(), sides.max()) == (7, 15)  # 11 · 0.6 and 11 · 1.4, in odd numbers of pixels
+    np.testing.assert_array_equal(sides, results[:, 10].sum(axis=(1, 2)), err_msg="equally both ways")
+
+
+def test_zoom_depends_on_the_generator_alone():
+    together = moved(PICTURES, draws(*range(6)), shift=2, flip=True, zoom=0.3)
+    apart = [moved(PICTURES[i : i + 1], draws(i), shift=2, flip=True, zoom=0.3)[0] for i in range(6)]
+
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_recoloring_keeps_to_its_strength():
+    pictures = np.zeros((500, 2, 2, 3), np.float32)
+    pictures[:, 1] = 0.5
+    results = recolored(pictures, draws(*range(500)), strength=0.4)
+
+    offsets, gains = results[:, 0, 0], (results[:, 1, 0] - results[:, 0, 0]) / 0.5
+    for drawn, middle in ((offsets, 0), (gains, 1)):
+        assert abs(drawn - middle).max() == pytest.approx(0.4, rel=0.02)
+        assert abs(drawn - middle).max() <= 0.4 + 1e-6
+        assert abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.2, "every channel for itself"
+    np.testing.assert_array_equal(results[:, :, 0], results[:, :, 1], err_msg="all pixels alike")
+
+
+def test_recoloring_stays_in_range_and_may_be_left_out():
+    pictures = scaled(PICTURES)
+    assert abs(recolored(pictures, draws(*range(6)), strength=0.9)).max() == 1
+    assert recolored(pictures, draws(*range(6)), strength=0) is pictures
 
 
 @pytest.mark.parametrize("n", [3, EVALUATION_BATCH, EVALUATION_BATCH + 5])

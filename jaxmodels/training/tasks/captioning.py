@@ -29,7 +29,15 @@ from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import at_least_float32, require_divisible, require_height_width, require_integer
 from jaxmodels.training.byte_baselines import ByteCounts
 from jaxmodels.training.caption_figures import caption_figure, retrieval_figure
-from jaxmodels.training.pictures import in_batches, moved, require_pictures, require_shift, scaled
+from jaxmodels.training.pictures import (
+    in_batches,
+    moved,
+    recolored,
+    require_pictures,
+    require_share,
+    require_shift,
+    scaled,
+)
 from jaxmodels.training.retrieval import chance, pixel_neighbours, recalls, right_answers
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 
@@ -51,6 +59,7 @@ class Captioning:
       splits: the data.
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
       shift: training pictures are moved by up to so many pixels, at random.
+      zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
 
     Raises:
       ValueError: configurations, pictures and captions do not fit each other.
@@ -67,6 +76,8 @@ class Captioning:
         *,
         context: int,
         shift: int,
+        zoom: float = 0.0,
+        recolor: float = 0.0,
     ) -> None:
         require_fit(config, encoder)
         require_pictures(splits)
@@ -83,6 +94,7 @@ class Captioning:
         require_context(self.splits, context)
         self.context = context
         self.shift = require_shift(shift, splits.train.images.shape[1:3])
+        self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
         self.examples = len(splits.train)
         self.functions: Mapping[str, Callable[[Any, Batch], Any]] = {
             "outputs": lambda model, batch: self.forward(model, batch, None),
@@ -99,8 +111,9 @@ class Captioning:
     ) -> dict[str, np.ndarray]:
         """{"images": (b, height, width, c) float32, "text": (b, context) int32}."""
         train = self.splits.train
-        images = moved(train.images[indices], draws, shift=self.shift)
-        return {"images": scaled(images), "text": self._encoded(train, indices)}
+        images = moved(train.images[indices], draws, shift=self.shift, zoom=self.zoom)
+        images = recolored(scaled(images), draws, strength=self.recolor)
+        return {"images": images, "text": self._encoded(train, indices)}
 
     def forward(self, model: MaMMUT, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Of every pair the sum of the caption's losses, how many bytes were predicted, and both latents."""
@@ -216,6 +229,8 @@ class Captioning:
             "longest_caption": max(len(caption.encode()) for caption in splits.train.captions),
             "context": self.context,
             "shift": self.shift,
+            "zoom": self.zoom,
+            "recolor": self.recolor,
             "skipped": len(splits.skipped),
             "train_crc32": f"{checksum:08x}",
         }

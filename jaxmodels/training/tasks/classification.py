@@ -17,7 +17,15 @@ from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.baselines import accuracies, classify_pixels
 from jaxmodels.training.figures import confusion_figure, prediction_figure, routing_figure
-from jaxmodels.training.pictures import in_batches, moved, require_pictures, require_shift, scaled
+from jaxmodels.training.pictures import (
+    in_batches,
+    moved,
+    recolored,
+    require_pictures,
+    require_share,
+    require_shift,
+    scaled,
+)
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 
 
@@ -34,6 +42,7 @@ class Classification:
       splits: the data.
       shift: training pictures are moved by up to so many pixels, at random.
       flip: mirror every second training picture, at random.
+      zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
 
     Raises:
@@ -51,6 +60,8 @@ class Classification:
         *,
         shift: int,
         flip: bool,
+        zoom: float = 0.0,
+        recolor: float = 0.0,
         label_smoothing: float,
     ) -> None:
         require_pictures(splits)
@@ -62,6 +73,7 @@ class Classification:
             raise ValueError(f"label_smoothing must lie in [0, 1); got label_smoothing={label_smoothing!r}")
         _, height, width, channels = splits.train.images.shape
         self.shift = require_shift(shift, (height, width))
+        self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
         self.flip, self.label_smoothing = flip, label_smoothing
         self.splits = splits
         self.examples = len(splits.train)
@@ -85,8 +97,9 @@ class Classification:
     ) -> dict[str, np.ndarray]:
         """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
         train = self.splits.train
-        images = moved(train.images[indices], draws, shift=self.shift, flip=self.flip)
-        return {"images": scaled(images), "labels": train.labels[indices]}
+        images = moved(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
+        images = recolored(scaled(images), draws, strength=self.recolor)
+        return {"images": images, "labels": train.labels[indices]}
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Cross-entropy of every picture, and whether its best guess is right."""
@@ -164,6 +177,8 @@ class Classification:
             "classes": list(self.splits.class_names),
             "shift": self.shift,
             "flip": self.flip,
+            "zoom": self.zoom,
+            "recolor": self.recolor,
             "label_smoothing": self.label_smoothing,
         }
 

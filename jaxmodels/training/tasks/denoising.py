@@ -114,7 +114,8 @@ class Denoising:
         """PSNR in dB over all pixels; on the test split also top-1 and top-5 of the linear probe.
 
         The probe is a logistic regression on the top level of clean pictures, its columns averaged in a grid
-        of at most 4 × 4 parts (`probe_grid`), at the step that is decoded. There is none where all pictures are of one class.
+        of at most 4 × 4 parts (`probe_grid`), at the step that is decoded. There is none where all pictures
+        are of one class.
         """
         clean, noised = self._held_out(split)
         cleaned = in_batches(call, "clean", len(clean), lambda part: {"noised": noised[part]})
