@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,13 @@ def summary(results: Results) -> str:
     for name, reason in results.get("absent", {}).items():
         if reason:
             sentences.append(f"{NAMES[name]} is missing: {reason}.")
+    failures = Counter(
+        (NAMES[name], cell["failure"])
+        for row in found
+        for name, cell in row.cells.items()
+        if cell.get("failure")
+    )
+    sentences += [f"{name} fails in {count} rows: {reason}." for (name, reason), count in failures.items()]
     return " ".join(sentences) or "Nothing was timed against anything else."
 
 

@@ -1,13 +1,14 @@
 """Which cells are measured, each in processes of its own, and what comes of them."""
 
-import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,19 @@ class Disagreement(RuntimeError):
 
 def torchax_absence() -> str | None:
     """Why torchax cannot take part, or None if it can."""
-    if importlib.util.find_spec("torchax") is None:
+    try:
+        versions = f"torchax {metadata.version('torchax')} with torch {metadata.version('torch')}"
+    except metadata.PackageNotFoundError:
         return "not installed"
-    probe = subprocess.run(
-        [sys.executable, "-c", "import torchax"], capture_output=True, text=True, check=False
-    )
-    return probe.stderr.strip().splitlines()[-1] if probe.returncode else None
+    program = "import torchax; torchax.default_env()"
+    probe = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return f"{versions}: {last_error(probe.stderr)}" if probe.returncode else None
+
+
+def last_error(text: str) -> str:
+    """The last line that names an error."""
+    named = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|NotFound): ", line)]
+    return named[-1] if named else text.strip().rpartition("\n")[2]
 
 
 def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
@@ -111,7 +119,7 @@ def measure(
 
     Raises:
       Disagreement: two sides do not compute the same; nothing is timed then.
-      Failure: a process died; the message holds its last words.
+      Failure: a process died; the message holds its last words. Where it is torchax's own, only its cell stays empty.
     """
     absence = torchax_absence()
     chosen = tuple(
@@ -122,17 +130,23 @@ def measure(
     planned = jobs(plan, chosen)
     for number, job in enumerate(planned):
         job = prepared(job, folder)
-        own: dict[str, dict[str, Any]] = {name: {} for name in job.implementations}
+        own: dict[Implementation, dict[str, Any]] = {name: {} for name in job.implementations}
         if plan.alone:
             for name in job.implementations:
                 said(f"{title(job)}: first call and memory of {name}", number, len(planned))
                 one = replace(job, implementations=(name,), noise=False)
-                own[name] = process(one, folder, f"{number}-{name}")
+                try:
+                    own[name] = process(one, folder, f"{number}-{name}")
+                except Failure as error:
+                    if name != "torchax":
+                        raise
+                    own[name] = {"failure": last_error(str(error))}
+        job = replace(job, implementations=tuple(n for n in own if "failure" not in own[n]))
         said(f"{title(job)}: timing", number, len(planned))
         shared = process(job, folder, f"{number}-all") if len(job.implementations) > 1 else None
         if shared is not None:
             check(job, shared["errors"])
-        yield job, [result(job, name, own, shared) for name in job.implementations]
+        yield job, [result(job, name, own, shared) for name in own]
 
 
 def prepared(job: Job, folder: Path) -> Job:
@@ -190,10 +204,13 @@ def check(job: Job, errors: dict[str, float]) -> None:
 
 
 def result(
-    job: Job, name: Implementation, own: dict[str, dict[str, Any]], shared: dict[str, Any] | None
+    job: Job,
+    name: Implementation,
+    own: dict[Implementation, dict[str, Any]],
+    shared: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """One cell of results.json."""
-    times = shared["times"][name] if shared else []
+    times = shared["times"].get(name, []) if shared else []
     q1, median, q3 = (
         (1000 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
         if len(times) > 1
@@ -201,7 +218,7 @@ def result(
     )
     flop = own.get("eager", {}).get("flop")
     first = own[name].get("first_call_s")
-    warm = shared["warm_first_call_s"][name] if shared else None
+    warm = shared["warm_first_call_s"].get(name) if shared else None
     cell = {
         "model": job.model,
         "mode": job.mode,
@@ -217,9 +234,11 @@ def result(
         "libraries_mb": own[name].get("libraries_mb"),
         "flop": flop,
         "flop_per_s": flop / median * 1000 if flop and median else None,
-        "error": shared["errors"][name] if shared else None,
+        "error": shared["errors"].get(name) if shared else None,
         "rounds_ms": [round(1000 * t, 4) for t in times],
     }
+    if "failure" in own[name]:
+        cell["failure"] = own[name]["failure"]
     if name == "jax":
         cell |= {key: own[name].get(key) for key in ("xla_flop", "xla_bytes")}
     if shared and name == job.implementations[-1] and "again" in shared["times"]:

@@ -15,7 +15,7 @@ from benchmarks.problem import Device, Mode, Precision, Problem
 from torch_reference.simple_vit import TokenExtractor
 
 
-LEARNING_RATE = 1e-4
+LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = 1e-4, (0.9, 0.999), 1e-8, 1e-2
 
 
 class TorchSide:
@@ -42,28 +42,19 @@ class TorchSide:
     ) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.device, self.mode, self.precision = device, mode, precision
-        self.problem, self.model = problem, reference(problem)
-        self.model.load_state_dict(safetensors.torch.load_file(weights))
+        self.problem, self.model = problem, loaded(problem, weights)
         # Inference needs no gradients, and PyTorch's counter of FLOP fails on parameters that ask for them.
         self.model.to(device).train(mode == "train").requires_grad_(mode == "train")
-        self.inputs = {
-            name: torch.from_numpy(np.array(value)).to(device) for name, value in problem.inputs.items()
-        }
-        for name in ("images", "clean"):
-            if name in self.inputs:
-                self.inputs[name] = self.inputs[name].permute(0, 3, 1, 2).contiguous()
-        for name in ("tokens", "text", "labels"):
-            if name in self.inputs:
-                self.inputs[name] = self.inputs[name].long()
-        function: Any = _outputs if mode == "forward" else _loss
+        self.inputs = {name: value.to(device) for name, value in batch(problem).items()}
+        function: Any = outputs if mode == "forward" else loss
         self.function = torch.compile(function) if compiled else function
         if mode == "train":
             self.optimizer = torch.optim.AdamW(
                 self.model.parameters(),
                 lr=LEARNING_RATE,
-                betas=(0.9, 0.999),
-                eps=1e-8,
-                weight_decay=1e-2,
+                betas=BETAS,
+                eps=EPSILON,
+                weight_decay=WEIGHT_DECAY,
                 fused=True,
             )
 
@@ -102,7 +93,27 @@ def reference(problem: Problem) -> torch.nn.Module:
             return torch_reference.ScalableViT(**problem.arguments)
 
 
-def _outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+def loaded(problem: Problem, weights: Path) -> torch.nn.Module:
+    """The twin with the shared weights."""
+    model = reference(problem)
+    model.load_state_dict(safetensors.torch.load_file(weights))
+    return model
+
+
+def batch(problem: Problem) -> dict[str, Tensor]:
+    """The inputs as PyTorch's models take them: images (b, 3, height, width), tokens and labels int64."""
+    inputs = {name: torch.from_numpy(np.array(value)) for name, value in problem.inputs.items()}
+    for name in ("images", "clean"):
+        if name in inputs:
+            inputs[name] = inputs[name].permute(0, 3, 1, 2).contiguous()
+    for name in ("tokens", "text", "labels"):
+        if name in inputs:
+            inputs[name] = inputs[name].long()
+    return inputs
+
+
+def outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+    """What a forward pass computes."""
     match problem.model:
         case "glom":
             return model(inputs["images"], iters=problem.iters)
@@ -114,7 +125,8 @@ def _outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Prob
             return model(inputs["images"])
 
 
-def _loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+def loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
+    """What a training step minimises."""
     match problem.model:
         case "glom":
             top = model(inputs["images"], iters=problem.arguments["levels"] + 1)[:, :, -1]

@@ -84,6 +84,10 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
             jax.config.update("jax_default_matmul_precision", "highest")
         workload, _ = workload_at(job.model, job.size, job.point)
         return JaxSide(workload, weights, problem.inputs, job.mode, job.precision)
+    if implementation == "torchax":
+        from benchmarks.torchax_side import TorchaxSide
+
+        return TorchaxSide(problem, weights, job.mode, job.precision)
     import torch
 
     from benchmarks.torch_side import TorchSide
@@ -205,7 +209,7 @@ def trim() -> None:
 
 def device_peak(implementation: Implementation) -> float | None:
     """Peak memory on the accelerator in MB, since the process began."""
-    if implementation == "jax":
+    if implementation in ("jax", "torchax"):
         import jax
 
         stats = jax.local_devices()[0].memory_stats() or {}
@@ -218,6 +222,8 @@ def device_peak(implementation: Implementation) -> float | None:
 def _import(implementation: Implementation) -> None:
     if implementation == "jax":
         import benchmarks.jax_side
+    elif implementation == "torchax":
+        import benchmarks.torchax_side
     else:
         import benchmarks.torch_side  # noqa: F401
 

@@ -57,13 +57,13 @@ def test_the_summary_counts_losers_as_plainly_as_winners_and_says_who_is_missing
     found = results(
         *(
             cell(side, time, model=model)
-            for model, ours in (("glom", 5.0), ("colt5", 20.0), ("mammut", 10.0))
+            for model, ours in (("glom", 5.0), ("hourglass", 5.0), ("colt5", 20.0), ("mammut", 10.0))
             for side, time in (("eager", 10.0), ("jax", ours))
         ),
         absent={"torchax": "not installed"},
     )
     text = report.summary(found)
-    assert "ahead in 1 of 3 rows, behind in 1, and 1 are inside the noise" in text
+    assert "ahead in 2 of 4 rows, behind in 1, and 1 are inside the noise" in text
     assert "torchax is missing: not installed" in text
     assert report.summary(results(cell("jax", 1.0))) == "Nothing was timed against anything else."
 
@@ -80,11 +80,11 @@ def test_arithmetic_is_set_against_the_machine() -> None:
 
 
 def test_a_gpu_shows_utilisation_and_floor() -> None:
-    jax = cell("jax", 10.0, size="gpu", precision="bfloat16", flop=4.95e12, flop_per_s=4.95e14)
+    jax = cell("jax", 10.0, size="gpu", precision="bfloat16", flop=4.95e12, flop_per_s=8.91e14)
     found = results(jax, floors={"glom": {"forward": 4.0}})
     found["environment"]["device"] = "NVIDIA H200"
     head, (line,) = report.detail_table(found)
-    assert line[head.index("MFU") :] == ["50%", "4.0", "2.5"]
+    assert line[head.index("MFU") :] == ["90%", "4.0", "2.5"]
     jax["precision"] = "float32"  # the floor is one of bfloat16
     assert report.detail_table(found)[1][0][-2:] == ["–", "–"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import machine, run
+from benchmarks import machine, report, run
 from benchmarks.run import Disagreement, Failure, Plan, measure
 from benchmarks.worker import Job
 
@@ -168,9 +168,32 @@ def test_torchax_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch, tm
         next(measure(plan(implementations=("torchax",)), tmp_path, said))
 
 
+def test_a_model_that_torchax_cannot_run_leaves_its_cell_empty(
+    processes: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = run.process
+
+    def dies(job: Job, folder: Path, name: str) -> dict[str, Any]:
+        if job.implementations == ("torchax",):
+            raise Failure(
+                "glom ended:\n  File\ntorchax.OperatorNotFound: no lowering\n-----\nFor simplicity, no"
+            )
+        return kind(job, folder, name)
+
+    monkeypatch.setattr(run, "process", dies)
+    monkeypatch.setattr(run, "torchax_absence", lambda: None)
+    ((job, cells),) = measure(plan(implementations=("eager", "torchax", "jax")), tmp_path, said)
+    assert job.implementations == ("eager", "jax")
+    assert [cell["median_ms"] is None for cell in cells] == [False, True, False]
+    assert cells[1]["failure"] == "torchax.OperatorNotFound: no lowering"
+    assert "torchax fails in 1 rows: torchax.OperatorNotFound" in report.summary({"cells": cells})
+
+
 def test_the_reason_is_the_last_line_of_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "torchax.py").write_text("raise AttributeError('no overload')\n")
+    (tmp_path / "torchax.py").write_text("def default_env(): raise AttributeError('no overload')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: object())
-    assert run.torchax_absence() == "AttributeError: no overload"
+    monkeypatch.setattr(run.metadata, "version", {"torchax": "0.1", "torch": "2"}.get)
+    assert run.torchax_absence() == "torchax 0.1 with torch 2: AttributeError: no overload"
+    (tmp_path / "torchax.py").write_text("def default_env(): ...\n")
+    assert run.torchax_absence() is None
     assert sys.modules.get("torchax") is None

@@ -102,9 +102,10 @@ def test_memory_is_that_of_now_and_of_the_peak() -> None:
     before = worker.resident("VmHWM")
     if before is None:
         pytest.skip("this system does not say")
-    block = np.ones(30_000_000, np.uint8)
+    block = np.ones(60_000_000, np.uint8)
+    assert worker.resident("VmRSS") >= 60
     peak = worker.resident("VmHWM")
-    assert peak >= worker.resident("VmRSS") >= 30
     del block
+    assert worker.resident("VmHWM") > peak - 5  # the system counts roughly
     worker.forget_peak()
-    assert worker.resident("VmHWM") <= peak
+    assert worker.resident("VmHWM") < peak - 30

@@ -1,0 +1,65 @@
+"""torchax: the PyTorch twin's own code, traced and compiled by JAX."""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+import torch
+import torchax  # ty: ignore[import-not-found]
+import torchax.amp  # ty: ignore[import-not-found]
+from torchax import interop  # ty: ignore[import-not-found]
+
+from benchmarks.problem import Mode, Precision, Problem
+from benchmarks.torch_side import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, batch, loaded, loss, outputs
+
+
+class TorchaxSide:
+    """One model, ready to be called again and again; arguments as for `TorchSide`.
+
+    A training step is one program with donated buffers, as on the JAX side, with the same `optax.adamw`.
+    """
+
+    def __init__(self, problem: Problem, weights: Path, mode: Mode, precision: Precision) -> None:
+        model = (
+            loaded(problem, weights).train(mode == "train").requires_grad_(False)
+        )  # JAX takes the gradient
+        trained = {name for name, _ in model.named_parameters()}
+        environment = torchax.default_env()
+        with environment:
+            inputs = {name: value.to("jax") for name, value in batch(problem).items()}
+            module = interop.JittableModule(model.to("jax"))
+
+        def call(function: Any, parameters: Any, buffers: Any, inputs: Any) -> Any:
+            narrow: Any = contextlib.nullcontext()
+            if precision == "bfloat16":
+                narrow = torchax.amp.autocast("jax", torch.bfloat16, environment)
+            with environment, narrow:
+                return module.functional_call(function, parameters, buffers, inputs, problem)
+
+        def step(parameters: Any, moments: Any, buffers: Any, inputs: Any) -> tuple:
+            function = jax.value_and_grad(interop.jax_view(functools.partial(call, loss)))
+            value, gradients = function(parameters, buffers, inputs)
+            updates, moments = tx.update(gradients, moments, parameters)
+            return optax.apply_updates(parameters, updates), moments, value
+
+        tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
+        arrays = interop.jax_view({**module.params, **module.buffers})
+        self.parameters = {name: value for name, value in arrays.items() if name in trained}
+        self.buffers = {name: value for name, value in arrays.items() if name not in trained}
+        self.inputs = interop.jax_view(inputs)
+        self.mode = mode
+        self.moments = tx.init(self.parameters) if mode == "train" else None
+        self._forward = jax.jit(interop.jax_view(functools.partial(call, outputs)))
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+
+    def __call__(self) -> jax.Array:
+        """One forward pass or training step, waited for: the outputs, or the loss before the step."""
+        if self.mode == "forward":
+            return jax.block_until_ready(self._forward(self.parameters, self.buffers, self.inputs))
+        arguments = self.parameters, self.moments, self.buffers, self.inputs
+        self.parameters, self.moments, value = self._step(*arguments)
+        jax.block_until_ready(self.parameters)
+        return value
