@@ -37,7 +37,7 @@ class Ratio(NamedTuple):
 
     @property
     def verdict(self) -> Literal["ahead", "behind", "level"]:
-        if abs(self.value - 1) <= self.noise:
+        if abs(self.value - 1) <= self.value * self.noise:
             return "level"
         return "ahead" if self.value < 1 else "behind"
 

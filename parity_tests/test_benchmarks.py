@@ -162,10 +162,18 @@ def test_the_demo_ends_with_the_benchmark(
     assert "Time on both sides" in page
 
 
+@pytest.mark.parametrize("there", ["pyproject.toml", "benchmarks/__main__.py"])  # the latter may be anybody's
 def test_the_demo_of_an_installed_package_has_no_benchmark(
-    fast_demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    there: str,
+    fast_demo: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / there).write_text("")
     monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
     assert demo.run(tmp_path / "out") == 0
     assert "left out: the benchmarks are in the repository" in capsys.readouterr().out
     assert "Time on both sides" not in (tmp_path / "out" / "report.html").read_text()

@@ -31,6 +31,7 @@ def test_what_slows_a_whole_round_down_is_not_noise_of_the_ratio() -> None:
 def test_a_difference_no_larger_than_a_against_a_is_level() -> None:
     ratio = row(cell("eager", 10.0), cell("jax", 9.6, again_ms=9.6 * 1.06)).ratio("eager")
     assert ratio.verdict == "level"
+    assert report.Ratio(0.01, noise=1.2).verdict == "ahead"  # at most 0.022
     assert str(ratio) == "0.96 ± 0.06 (noise)"
 
 
