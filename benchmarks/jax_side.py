@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jaxtyping import Array
 
 from benchmarks.problem import Mode, Precision
@@ -46,8 +47,12 @@ class JaxSide:
         precision: Precision,
     ) -> None:
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
-        blueprint = Blueprint(lambda: build(workload, dtype=dtype))
-        self.parameters = blueprint.split(load_state_dict(build(workload, dtype=dtype), weights))
+
+        def fresh() -> nnx.Module:
+            return build(workload, dtype=dtype)
+
+        blueprint = Blueprint(fresh)
+        self.parameters = blueprint.split(load_state_dict(nnx.eval_shape(fresh), weights))
         self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
         self.mode = mode
         tx = optax.adamw(LEARNING_RATE, **ADAMW)
