@@ -95,8 +95,10 @@ def main(
 
 def _measured(plan: Plan, output: Path, console: Console) -> tuple[int, report.Results]:
     """Exit status, and what was measured until then; results.json holds it at any time."""
-    # This process only makes weights; the accelerator and its memory belong to those that measure.
+    # This process only makes weights: once, so that compiling well would take longer than it saves. The accelerator
+    # and its memory belong to the processes that measure.
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_disable_most_optimizations", True)
     results: report.Results = {
         "environment": machine.environment(plan.device, sys.argv[1:]) | {"threads": plan.threads},
         "workloads": {f"{m} {s}": repr(WORKLOADS[m][s]) for m in plan.models for s in plan.sizes},
