@@ -21,9 +21,12 @@ from benchmarks.machine import keep_to
 from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Problem, Size
 
 
-# How far outputs, losses and the losses after one step may lie apart, relative to the largest: an agreement
-# check before timing, not the parity suite. bfloat16 has 8 bits.
+# How far outputs or losses may lie apart, relative to the largest: an agreement check before timing, not the parity
+# suite. bfloat16 has 8 bits.
 AGREEMENT: dict[Precision, float] = {"float32": 2e-3, "bfloat16": 0.1}
+# By how much of it a step of training lowers the loss may lie five times as far apart: it is a small difference of
+# large numbers. Without it a step that does nothing would pass, since the first one moves a loss by a few thousandths.
+OF_THE_STEP = 0.2
 TIMED = 0.06  # seconds that one turn of one side lasts at least, so that the clock's grain does not matter
 
 
@@ -135,8 +138,9 @@ def together(job: Job) -> dict[str, Any]:
         began = time.perf_counter()
         value = call()
         firsts[name] = time.perf_counter() - began
-        # In training also the loss of the next step: it shows the update.
-        values[name] = [as_numpy(value)] + ([as_numpy(call())] if job.mode == "train" else [])
+        values[name] = [as_numpy(value)]
+        if job.mode == "train":  # also what the step did to the loss
+            values[name].append(values[name][0] - as_numpy(call()))
     errors = {name: disagreement(values[name], values[job.implementations[0]]) for name in calls}
     agreed = all(error <= AGREEMENT[job.precision] for error in errors.values())
     # At the other end of the line, so that both see the same neighbours.
@@ -175,12 +179,16 @@ def as_numpy(value: Any) -> np.ndarray:
 
 
 def disagreement(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number of the reference; not a number where one is none."""
+    """The largest difference, relative to the largest number of the reference; not a number where one is none.
+
+    Args:
+      values, reference: the outputs; or the loss and what a step took from it, of which `OF_THE_STEP` counts.
+    """
     if [a.shape for a in values] != [b.shape for b in reference]:
         return float("inf")
     distances = [
-        np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
-        for a, b in zip(values, reference, strict=True)
+        share * np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
+        for a, b, share in zip(values, reference, (1.0, OF_THE_STEP), strict=False)
     ]
     return float(np.max(distances))  # Python's max would pass over a NaN
 
