@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import einops
 import numpy as np
 import safetensors.torch
 import torch
@@ -47,7 +48,12 @@ class TorchSide:
         self.model.to(device).train(mode == "train").requires_grad_(mode == "train")
         self.inputs = {name: value.to(device) for name, value in batch(problem).items()}
         function: Any = outputs if mode == "forward" else loss
-        self.function = torch.compile(function) if compiled else function
+        if compiled:
+            # einops notes the types that it meets; one that it meets while a model is compiled means compiling twice.
+            for known in (torch.zeros(1), torch.nn.Parameter(torch.zeros(1))):
+                einops.rearrange(known, "a -> a")
+            function = torch.compile(function)
+        self.function = function
         if mode == "train":
             self.optimizer = torch.optim.AdamW(
                 self.model.parameters(),

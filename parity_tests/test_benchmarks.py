@@ -5,10 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import einops
 import jax
 import numpy as np
 import pytest
@@ -83,6 +85,26 @@ def test_arithmetic_of_every_model_is_counted(model: ModelName, tmp_path: Path) 
         step = 7 * 2 * 2 * 256 * 64 * 256 + 4 * 2 * 2 * 256 * 64 * 64
         assert counts["forward"] == 8 * step + 2 * 256 * 192 * 64
     assert counts["train"] > 1.4 * counts["forward"] > 0
+
+
+def test_a_compiled_model_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as by `torch.compile`, but run as it is: code for the processor takes too long here."""
+    monkeypatch.setattr(einops._backends, "_type2backend", {})  # as in a fresh process
+    graphs: list[torch.fx.GraphModule] = []
+
+    def collect(graph: torch.fx.GraphModule, _: object) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=collect))
+    task = problem("glom", *workload_at("glom", "small"))
+    save_file(reference(task).state_dict(), tmp_path / "weights")
+    compiled, eager = (
+        TorchSide(task, tmp_path / "weights", "forward", "float32", compiled=flag) for flag in (True, False)
+    )
+    assert torch.equal(compiled(), eager())
+    compiled()
+    assert len(graphs) == 1
 
 
 def test_the_process_of_pytorch_holds_no_jax() -> None:
