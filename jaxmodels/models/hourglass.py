@@ -25,6 +25,7 @@ from jaxmodels.nn import (
     at_least_float32,
     attend,
     gelu,
+    materialize,
     require_floating,
     require_integer,
     require_shape,
@@ -135,8 +136,8 @@ class Block(nnx.Module):
         context: Float[Array, "b j d"] | None = None,
         mask: Bool[Array, "b j"] | None = None,
     ) -> Float[Array, "b n d"]:
-        x = x + self.attn(self.attn_norm(x), context=context, mask=mask)
-        return x + self.ff(self.ff_norm(x))
+        x = materialize(x + self.attn(self.attn_norm(x), context=context, mask=mask))
+        return materialize(x + self.ff(self.ff_norm(x)))
 
 
 class Transformer(nnx.Module):

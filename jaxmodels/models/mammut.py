@@ -28,6 +28,7 @@ from jaxmodels.nn import (
     attend,
     causal_mask,
     l2_normalize,
+    materialize,
     require_divisible,
     require_floating,
     require_integer,
@@ -218,9 +219,9 @@ class Layer(nnx.Module):
         mask: Bool[Array, "b n n"] | None = None,
     ) -> Float[Array, "b n d"]:
         """Without `context` it is a layer of the text-only pass."""
-        x = x + self.block(x, mask)
+        x = materialize(x + self.block(x, mask))
         if context is not None and self.cross is not None:
-            x = x + self.cross(x, context)
+            x = materialize(x + self.cross(x, context))
         return x
 
 

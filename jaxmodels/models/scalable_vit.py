@@ -22,6 +22,7 @@ from jaxmodels.nn import (
     Linear,
     attend,
     gelu,
+    materialize,
     promote,
     require_images,
     require_integer,
@@ -340,13 +341,12 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b x y c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b x y c"]:
-        x = x + self.ssa(x, rngs=rngs)
-        x = x + self.ff1(x, rngs=rngs)
+        x = materialize(x + self.ssa(x, rngs=rngs))
+        x = materialize(x + self.ff1(x, rngs=rngs))
         if self.peg is not None:
-            x = self.peg(x)
-        x = x + self.ff2(x, rngs=rngs)
-        x = x + self.iwsa(x, rngs=rngs)
-        return x
+            x = materialize(self.peg(x))
+        x = materialize(x + self.ff2(x, rngs=rngs))
+        return materialize(x + self.iwsa(x, rngs=rngs))
 
 
 class Stage(nnx.Module):

@@ -19,6 +19,7 @@ from jaxmodels.nn import (
     Linear,
     attend,
     gelu,
+    materialize,
     require_divisible,
     require_height_width,
     require_images,
@@ -129,9 +130,8 @@ class Block(nnx.Module):
         self.ff = FeedForward(dim, mlp_dim, **layer)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        x = x + self.attn(x)
-        x = x + self.ff(x)
-        return x
+        x = materialize(x + self.attn(x))
+        return materialize(x + self.ff(x))
 
 
 class Transformer(nnx.Module):
