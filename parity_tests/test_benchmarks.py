@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,7 +97,7 @@ def test_a_compiled_model_is_compiled_once(tmp_path: Path, monkeypatch: pytest.M
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=collect))
-    task = problem("glom", *workload_at("glom", "small"))
+    task = replace(problem("glom", *workload_at("glom", "small")), iters=1)
     save_file(reference(task).state_dict(), tmp_path / "weights")
     compiled, eager = (
         TorchSide(task, tmp_path / "weights", "forward", "float32", compiled=flag) for flag in (True, False)
