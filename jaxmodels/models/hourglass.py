@@ -100,11 +100,11 @@ class Attention(nnx.Module):
             # The softmax over a single key is 1 whatever the query: to_q takes no part, its gradient is 0.
             return repeat(self.to_out(v), "b 1 d -> b i d", i=i)
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (self.to_q(x), k, v))
-        keep = None if mask is None else mask[:, None, None, :]
-        if self.causal:
-            past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i)
-            keep = past if keep is None else keep & past
-        out = attend(q, k, v, mask=keep)
+        if mask is None:
+            out = attend(q, k, v, causal=self.causal)
+        else:  # it may leave a query no key at all
+            past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i) if self.causal else True
+            out = attend(q, k, v, mask=mask[:, None, None, :] & past)
         return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
 
 

@@ -26,7 +26,6 @@ from jaxmodels.nn import (
     Linear,
     at_least_float32,
     attend,
-    causal_mask,
     l2_normalize,
     materialize,
     require_divisible,
@@ -161,9 +160,8 @@ class ParallelTransformerBlock(nnx.Module):
         angles = self.rotary_emb(n)
         q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
         k = rotate(k, angles)
-        causal = causal_mask(n)
-        mask = causal if mask is None else causal & mask[:, None]
-        out = attend(q, k[:, None], v[:, None], mask=mask)  # b h n k
+        mask = None if mask is None else mask[:, None]
+        out = attend(q, k[:, None], v[:, None], mask=mask, causal=True)  # b h n k
         return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(swiglu(hidden))
 
 
@@ -313,7 +311,7 @@ class MaMMUT(nnx.Module):
         b, n, d = tokens.shape
         text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
         tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
-        # Only the CLS token, the last row, is kept from looking at padding.
+        # Only the CLS token, the last row, is kept from looking at padding; every row sees itself.
         mask = (text != self.config.pad_id)[:, None]
         mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
         for layer in self.layers:

@@ -2,7 +2,6 @@
 
 from jaxmodels.nn.activations import gelu as gelu
 from jaxmodels.nn.attention import attend as attend
-from jaxmodels.nn.attention import causal_mask as causal_mask
 from jaxmodels.nn.buffer import Buffer as Buffer
 from jaxmodels.nn.checks import require_divisible as require_divisible
 from jaxmodels.nn.checks import require_floating as require_floating

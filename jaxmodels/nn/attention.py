@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 from jaxmodels.nn.dtypes import at_least_float32
 
 
-def causal_mask(n: int) -> Bool[Array, "1 1 {n} {n}"]:
-    """True where the key does not come after the query."""
-    return jnp.tril(jnp.ones((1, 1, n, n), bool))
+BLOCK = (
+    128  # queries of causal attention: less work above the diagonal, and blocks that stay in a CPU's cache
+)
 
 
 def attend(
@@ -20,6 +20,7 @@ def attend(
     v: Float[Array, "b #h j e"],
     *,
     mask: Bool[Array, "#b #h #i j"] | None = None,
+    causal: bool = False,
     dropout: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b h i e"]:
     """Softmax attention with scale k^-½; `mask` is True where a query may look at a key.
@@ -27,17 +28,38 @@ def attend(
     A query whose keys are all masked gets the plain average of the values, as with PyTorch's
     `masked_fill(-finfo.max)`; it is never NaN. A head axis of 1 in `k` and `v` serves all query heads.
     The softmax is computed in float32 when the inputs are narrower; `dropout` is applied to its result.
+
+    With `causal`, the last query belongs to the last key and none looks at later ones; `mask` must then leave
+    every query a key. Queries are taken `BLOCK` at a time, each block with the keys up to its end only.
     """
-    if k.shape[1] == 1 and q.shape[1] != 1:  # multi-query: contract without a copy of k and v for every head
-        logits = jnp.einsum("bhik,bjk->bhij", q, k[:, 0])
-    else:
-        logits = jnp.einsum("bhik,bhjk->bhij", q, k)
-    logits = at_least_float32(logits) * q.shape[-1] ** -0.5
+    if not causal:
+        return _attend(q, k, v, mask, dropout)
+    i, j = q.shape[2], k.shape[2]
+    blocks = []
+    for start in range(0, i, BLOCK):
+        stop = min(start + BLOCK, i)
+        keys = j - i + stop
+        keep = jnp.tril(jnp.ones((1, 1, stop - start, keys), bool), j - i + start)
+        if mask is not None:
+            keep &= (mask if mask.shape[2] == 1 else mask[:, :, start:stop])[..., :keys]
+        blocks.append(_attend(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys], keep, dropout))
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=2)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, mask: Array | None, dropout: Callable[[Array], Array] | None
+) -> Array:
+    # Multi-query attention is contracted without a copy of k and v for every head.
+    shared = k.shape[1] == 1 and q.shape[1] != 1
+    keys, k, v = ("bjk", k[:, 0], v[:, 0]) if shared else ("bhjk", k, v)
+    logits = at_least_float32(jnp.einsum(f"bhik,{keys}->bhij", q, k)) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    # A softmax that is divided after the product with the values, where there are fewer numbers.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)
     if dropout is not None:
         weights = dropout(weights)
-    if v.shape[1] == 1 and q.shape[1] != 1:
-        return jnp.einsum("bhij,bje->bhie", weights, v[:, 0])
-    return jnp.einsum("bhij,bhje->bhie", weights, v)
+    out = jnp.einsum(f"bhij,{keys}->bhik", weights, v)
+    return (at_least_float32(out) / total).astype(v.dtype)

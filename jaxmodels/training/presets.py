@@ -51,10 +51,12 @@ PRESETS: dict[str, Experiment] = {
     ),
     "colt5-vit-emoji": CoLT5Experiment(
         workdir=tyro.MISSING,
-        steps=4000,
+        steps=2000,
         batch_size=64,
         shift=3,
         flip=True,
+        zoom=0.2,
+        recolor=0.3,
         optim=OptimizerConfig(learning_rate=1.5e-3, weight_decay=0.1),
         model=ConditionalRoutedViTConfig(
             image_size=32,
@@ -109,6 +111,8 @@ PRESETS: dict[str, Experiment] = {
         batch_size=64,
         shift=3,
         flip=True,
+        zoom=0.2,
+        recolor=0.3,
         optim=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1),
         model=ScalableViTConfig(
             num_classes=9,
