@@ -53,11 +53,11 @@ ROWS = (
         "next byte of the years 2011–2021",
         "hourglass-sotu",
         (("bits_per_byte", "bits per byte", PLAIN),),
-        3000,
+        2000,
     ),
-    Row("emoji group, unseen style", "scalable-vit-emoji", ACCURACY, 600),
+    Row("emoji group, unseen style", "scalable-vit-emoji", ACCURACY, 400),
     Row("emoji group, unseen concepts", "scalable-vit-emoji --protocol within-style", ACCURACY, None),
-    Row("emoji group, unseen style", "colt5-vit-emoji", ACCURACY, 400),
+    Row("emoji group, unseen style", "colt5-vit-emoji", ACCURACY, 300),
     Row("emoji group, unseen concepts", "colt5-vit-emoji --protocol within-style", ACCURACY, None),
     Row(
         "captions and retrieval, unseen style",
@@ -67,13 +67,13 @@ ROWS = (
             ("text_to_image_recall_at_5", "recall@5, text → image", PERCENT),
             ("caption_bits_per_byte", "caption, bits per byte", PLAIN),
         ),
-        300,
+        200,
     ),
     Row(
         "denoising, unseen style",
         "glom-emoji",
         (("psnr", "PSNR", DECIBEL), ("probe_top1", "probe, top-1", PERCENT)),
-        400,
+        300,
     ),
 )
 
