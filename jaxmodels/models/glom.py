@@ -81,7 +81,9 @@ class GroupedLinear(nnx.Module):
 
     def __call__(self, x: Float[Array, "g b n i"]) -> Float[Array, "g b n o"]:
         x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
-        return jnp.einsum("gbni,gio->gbno", x, kernel) + bias[:, None, None]
+        # One axis of rows: see `jaxmodels.nn.by_rows`.
+        out = jnp.einsum("gri,gio->gro", rearrange(x, "g b n i -> g (b n) i"), kernel) + bias[:, None]
+        return rearrange(out, "g (b n) o -> g b n o", b=x.shape[1])
 
 
 class GroupedFeedForward(nnx.Module):

@@ -21,6 +21,7 @@ from jaxmodels.nn import (
     LayerNorm,
     Linear,
     attend,
+    by_rows,
     gelu,
     materialize,
     promote,
@@ -181,7 +182,7 @@ class PatchLinear(nnx.Module):
         r = kernel.shape[0]
         x = x[:, : x.shape[1] // r * r, : x.shape[2] // r * r]
         patches = rearrange(x, "b (x r1) (y r2) c -> b x y (r1 r2 c)", r1=r, r2=r)
-        return patches @ rearrange(kernel, "r1 r2 c d -> (r1 r2 c) d")
+        return by_rows(lambda rows: rows @ rearrange(kernel, "r1 r2 c d -> (r1 r2 c) d"), patches)
 
 
 class PEG(nnx.Module):

@@ -20,4 +20,5 @@ from jaxmodels.nn.torch_like import Conv as Conv
 from jaxmodels.nn.torch_like import Embed as Embed
 from jaxmodels.nn.torch_like import LayerNorm as LayerNorm
 from jaxmodels.nn.torch_like import Linear as Linear
+from jaxmodels.nn.torch_like import by_rows as by_rows
 from jaxmodels.nn.torch_like import uniform_fan_in as uniform_fan_in

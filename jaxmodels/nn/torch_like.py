@@ -4,6 +4,9 @@ Where a Flax layer is only constructed otherwise, `__call__` is restated neverth
 the comparison tool stands, records only methods that a class defines itself.
 """
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -48,7 +51,19 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, inputs: Float[Array, "*b i"], out_sharding=None) -> Float[Array, "*b o"]:
-        return super().__call__(inputs, out_sharding)
+        return by_rows(lambda rows: super(Linear, self).__call__(rows, out_sharding), inputs)
+
+
+def by_rows(
+    product: Callable[[Float[Array, "n i"]], Float[Array, "n o"]], x: Float[Array, "*b i"]
+) -> Float[Array, "*b o"]:
+    """`product` of `x` with all leading axes made one, and back.
+
+    The gradient of a matrix is then a product of two matrices. Of arrays with more axes XLA's CPU compiler
+    first transposes one, element by element, inside whatever loop computes it (`benchmarks/LOG.md`).
+    """
+    out = product(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 class Conv(nnx.Conv):
@@ -118,7 +133,7 @@ class Embed(nnx.Module):
 
     def attend(self, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Scores of every row of the table against `x`: the tied output projection of a language model."""
-        return x @ self.table.astype(x.dtype).T
+        return by_rows(lambda rows: rows @ self.table.astype(x.dtype).T, x)
 
     @property
     def table(self) -> Float[Array, "v d"]:
