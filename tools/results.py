@@ -58,9 +58,7 @@ ROWS = (
     Row("emoji group, unseen style", "scalable-vit-emoji", ACCURACY, 400),
     Row("emoji group, unseen concepts", "scalable-vit-emoji --protocol within-style", ACCURACY, None),
     Row("emoji group, unseen style", "colt5-vit-emoji", ACCURACY, 300),
-    Row(
-        "emoji group, unseen concepts", "colt5-vit-emoji --protocol within-style", ACCURACY, None
-    ),
+    Row("emoji group, unseen concepts", "colt5-vit-emoji --protocol within-style", ACCURACY, None),
     Row(
         "captions and retrieval, unseen style",
         "mammut-emoji",
