@@ -36,7 +36,7 @@ def attend(
         return _attend(q, k, v, mask, dropout)
     i, j = q.shape[2], k.shape[2]
     blocks = []
-    for start in range(0, i, BLOCK):
+    for start in range(0, max(i, 1), BLOCK):
         stop = min(start + BLOCK, i)
         keys = j - i + stop
         keep = jnp.tril(jnp.ones((1, 1, stop - start, keys), bool), j - i + start)
@@ -49,6 +49,8 @@ def attend(
 def _attend(
     q: Array, k: Array, v: Array, mask: Array | None, dropout: Callable[[Array], Array] | None
 ) -> Array:
+    if k.shape[2] == 0:  # a sum over nothing
+        return jnp.zeros((*q.shape[:3], v.shape[-1]), v.dtype)
     # Multi-query attention is contracted without a copy of k and v for every head.
     shared = k.shape[1] == 1 and q.shape[1] != 1
     keys, k, v = ("bjk", k[:, 0], v[:, 0]) if shared else ("bhjk", k, v)
