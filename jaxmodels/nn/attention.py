@@ -60,8 +60,8 @@ def _attend(
     # A softmax that is divided after the product with the values, where there are fewer numbers.
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights.astype(v.dtype)
     if dropout is not None:
-        weights = dropout(weights)
-    out = jnp.einsum(f"bhij,{keys}->bhik", weights, v)
+        weights = dropout((weights / total).astype(v.dtype))
+        return jnp.einsum(f"bhij,{keys}->bhik", weights, v)
+    out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v)
     return (at_least_float32(out) / total).astype(v.dtype)
