@@ -9,9 +9,8 @@ from jaxtyping import Array, Bool, Float
 from jaxmodels.nn.dtypes import at_least_float32
 
 
-BLOCK = (
-    128  # queries of causal attention: less work above the diagonal, and blocks that stay in a CPU's cache
-)
+# Queries of causal attention that are taken together: less work above the diagonal, and what stays in a CPU's cache.
+BLOCK = 128
 
 
 def attend(
@@ -63,5 +62,6 @@ def _attend(
     if dropout is not None:
         weights = dropout((weights / total).astype(v.dtype))
         return jnp.einsum(f"bhij,{keys}->bhik", weights, v)
-    out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v)
-    return (at_least_float32(out) / total).astype(v.dtype)
+    # Before the division sums may exceed what float16 holds.
+    out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v, preferred_element_type=total.dtype)
+    return (out / total).astype(v.dtype)

@@ -23,6 +23,5 @@ def _divided_by_one(x: Array) -> Array:
         return x
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     bit = jax.lax.bitcast_convert_type(x[(0,) * x.ndim], unsigned) & 1  # whatever x holds, also NaN
-    return x / (1 + bit * (1 - bit)).astype(
-        x.dtype
-    )  # an integer has no gradient: that of x is divided as well
+    # Made of an integer, the one has no gradient, and that of x is divided as well.
+    return x / (1 + bit * (1 - bit)).astype(x.dtype)
