@@ -18,6 +18,7 @@ from benchmarks.sizes import CURVES, build, moved, problem, workload_at
 from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
+from jaxmodels.training.allocator import KEEPING
 
 
 PATIENCE = 1800  # seconds for one process
@@ -164,15 +165,19 @@ def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
     """Runs one job in a process of its own."""
     request, answer = folder / f"{name}.job.json", folder / f"{name}.json"
     job.write(request)
-    environment = os.environ | {
-        # Programs are compiled once per run of the benchmark, by the process that measures the first call.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "JAX_PLATFORMS": job.device,
-        "OMP_NUM_THREADS": str(job.threads),
-    }
+    environment = (
+        os.environ
+        | KEEPING
+        | {
+            # Programs are compiled once per run of the benchmark, by the process that measures the first call.
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_PLATFORMS": job.device,
+            "OMP_NUM_THREADS": str(job.threads),
+        }
+    )
     who = f"{title(job)} with {', '.join(job.implementations)}"
     try:
         finished = subprocess.run(

@@ -21,11 +21,13 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from jaxmodels.nn import (
     LayerNorm,
     Linear,
+    Rematerializable,
     at_least_float32,
     attend,
     gelu,
     l2_normalize,
     promote,
+    rematerialized,
     require_divisible,
     require_height_width,
     require_images,
@@ -333,13 +335,14 @@ def add_at(
     return x.at[batch, indices].add(rows, mode="promise_in_bounds", unique_indices=True)
 
 
-class Block(nnx.Module):
+class Block(Rematerializable):
     """Routed attention, then feed-forward; both include the residual."""
 
     def __init__(self, config: ConditionalRoutedViTConfig, **layer: Any) -> None:
         self.attn = ConditionalRoutedImageAttention(config, **layer)
         self.ff = ConditionalRoutedFeedForward(config, **layer)
 
+    @rematerialized
     def __call__(
         self, x: Float[Array, "b height width d"], routing: Sequence[Array | None] = (None, None, None)
     ) -> Float[Array, "b height width d"]:

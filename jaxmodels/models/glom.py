@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from jaxmodels.nn import (
     Embed,
     Linear,
+    Rematerializable,
     at_least_float32,
     gelu,
     l2_normalize,
@@ -127,7 +128,7 @@ def non_local_mask(num_patches_side: int, radius: float) -> Bool[np.ndarray, "n 
     return np.sqrt(square.astype(np.float32)) > np.float32(radius)  # float32, as PyTorch's cdist
 
 
-class Glom(nnx.Module):
+class Glom(Rematerializable):
     """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus.
 
     Args:
@@ -198,15 +199,32 @@ class Glom(nnx.Module):
             state = rearrange(levels, "b n l d -> l b n d")
         state = state.astype(tokens.dtype)
 
-        def step(state: Float[Array, "l b n d"], _: None):
-            bottom_up = self.bottom_up(jnp.concatenate([tokens, state[:-1]]))
+        # Tokens do not change, and neither does what the first level hears from them. Without compilation every
+        # step is a whole one, for those who look at it layer by layer.
+        stepwise = jax.config.jax_disable_jit  # ty: ignore[missing-attribute]
+        from_tokens = None if stepwise else jax.tree.map(lambda x: x[:1], self.bottom_up)(tokens)
+        upper_networks = jax.tree.map(lambda x: x[1:], self.bottom_up)
+
+        def step(state: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
+            if from_tokens is None:
+                bottom_up = self.bottom_up(jnp.concatenate([tokens, state[:-1]]))
+            else:
+                bottom_up = jnp.concatenate([from_tokens, upper_networks(state[:-1])])
             top_down = self.top_down(state[1:] + positions)
             top_down = jnp.pad(top_down, ((0, 1), (0, 0), (0, 0), (0, 0)))
             consensus = self.attention(state)
-            state = (state + bottom_up + top_down + consensus) / contributions
+            return (state + bottom_up + top_down + consensus) / contributions
+
+        # For its gradient a step keeps the results of its products only, or (`nnx.view`) nothing.
+        policies = jax.checkpoint_policies
+        kept = policies.nothing_saveable if self.remat else policies.dots_saveable
+        once = step if stepwise else jax.checkpoint(step, policy=kept, prevent_cse=False)
+
+        def scanned(state: Float[Array, "l b n d"], _: None) -> tuple[Array, Any]:
+            state = once(state)
             return state, state if return_all else None
 
-        last, later = jax.lax.scan(step, state, length=iters)
+        last, later = jax.lax.scan(scanned, state, length=iters)
         if return_all:
             return rearrange(jnp.concatenate([state[None], later]), "t l b n d -> t b n l d")
         return rearrange(last, "l b n d -> b n l d")

@@ -22,10 +22,12 @@ from jaxmodels.nn import (
     Embed,
     LayerNorm,
     Linear,
+    Rematerializable,
     at_least_float32,
     attend,
     gelu,
     materialize,
+    rematerialized,
     require_floating,
     require_integer,
     require_shape,
@@ -119,7 +121,7 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(x)))
 
 
-class Block(nnx.Module):
+class Block(Rematerializable):
     """Pre-norm residual block: attention, then feed-forward. A context is not normed."""
 
     def __init__(
@@ -130,6 +132,7 @@ class Block(nnx.Module):
         self.ff_norm = LayerNorm(dim, **layer)
         self.ff = FeedForward(dim, mult=ff_mult, **layer)
 
+    @rematerialized
     def __call__(
         self,
         x: Float[Array, "b n d"],

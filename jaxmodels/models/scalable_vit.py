@@ -20,11 +20,13 @@ from jaxmodels.nn import (
     Conv,
     LayerNorm,
     Linear,
+    Rematerializable,
     attend,
     by_rows,
     gelu,
     materialize,
     promote,
+    rematerialized,
     require_images,
     require_integer,
     uniform_fan_in,
@@ -309,7 +311,7 @@ class InteractiveWindowedSelfAttention(nnx.Module):
         return dropout(self.to_out(out + local))
 
 
-class Block(nnx.Module):
+class Block(Rematerializable):
     """Global attention, then windows, with a feed-forward before the windows and not after them.
 
     That order contradicts the paper; every published checkpoint depends on it.
@@ -339,6 +341,7 @@ class Block(nnx.Module):
             **layer,
         )
 
+    @rematerialized
     def __call__(
         self, x: Float[Array, "b x y c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b x y c"]:

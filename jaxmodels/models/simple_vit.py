@@ -17,9 +17,11 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxmodels.nn import (
     LayerNorm,
     Linear,
+    Rematerializable,
     attend,
     gelu,
     materialize,
+    rematerialized,
     require_divisible,
     require_height_width,
     require_images,
@@ -122,13 +124,14 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(self.norm(x))))
 
 
-class Block(nnx.Module):
+class Block(Rematerializable):
     """Attention and feed-forward, each with a residual."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, **layer: Any) -> None:
         self.attn = Attention(dim, heads=heads, dim_head=dim_head, **layer)
         self.ff = FeedForward(dim, mlp_dim, **layer)
 
+    @rematerialized
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         x = materialize(x + self.attn(x))
         return materialize(x + self.ff(x))

@@ -16,6 +16,8 @@ from jaxmodels.nn.dtypes import promote as promote
 from jaxmodels.nn.materialize import materialize as materialize
 from jaxmodels.nn.normalize import l2_normalize as l2_normalize
 from jaxmodels.nn.positions import sincos_2d as sincos_2d
+from jaxmodels.nn.rematerialize import Rematerializable as Rematerializable
+from jaxmodels.nn.rematerialize import rematerialized as rematerialized
 from jaxmodels.nn.torch_like import Conv as Conv
 from jaxmodels.nn.torch_like import Embed as Embed
 from jaxmodels.nn.torch_like import LayerNorm as LayerNorm

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def materialize(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -19,9 +19,12 @@ def materialize(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _divided_by_one(x: Array) -> Array:
-    if x.size == 0:
-        return x
-    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    bit = jax.lax.bitcast_convert_type(x[(0,) * x.ndim], unsigned) & 1  # whatever x holds, also NaN
     # Made of an integer, the one has no gradient, and that of x is divided as well.
-    return x / (1 + bit * (1 - bit)).astype(x.dtype)
+    return x if x.size == 0 else x / one_hidden_in(x).astype(x.dtype)
+
+
+def one_hidden_in(x: Float[Array, "*shape"]) -> Int[Array, ""]:
+    """1, computed from a bit of `x`, which must have an element: NaN will do."""
+    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    bit = jax.lax.bitcast_convert_type(x[(0,) * x.ndim], unsigned) & 1
+    return 1 + bit * (1 - bit)

@@ -21,8 +21,10 @@ class Blueprint:
     def __init__(self, make: Callable[[], nnx.Module]) -> None:
         model = nnx.eval_shape(make)
         self.graphdef, variables = nnx.split(model)
-        training = nnx.view(model, raise_if_not_found=False, deterministic=False)
-        self.training_graphdef, _ = nnx.split(training)
+        views = ({"deterministic": False}, {"deterministic": False, "remat": True})
+        self.training_graphdef, self.remat_graphdef = (
+            nnx.split(nnx.view(model, raise_if_not_found=False, **view))[0] for view in views
+        )
         self.variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(variables)}
         self.parameters = [name for name, (_, v) in self.variables.items() if isinstance(v, nnx.Param)]
         constants = [name for name in self.variables if name not in set(self.parameters)]
@@ -35,13 +37,22 @@ class Blueprint:
         """The parameters of a model of this structure."""
         return _pick(model, self.parameters)
 
-    def merge(self, parameters: Mapping[str, Array], *, training: bool = False) -> nnx.Module:
-        """The model with these parameters; `training` turns dropout on."""
+    def merge(
+        self, parameters: Mapping[str, Array], *, training: bool = False, remat: bool = False
+    ) -> nnx.Module:
+        """The model with these parameters.
+
+        Args:
+          parameters: as from `split`.
+          training: with dropout.
+          remat: with dropout, and layers that compute activations again in the backward pass.
+        """
         values = {**self.constants, **parameters}
         state = nnx.from_flat_state(
             [(path, variable.replace(values[name])) for name, (path, variable) in self.variables.items()]
         )
-        return nnx.merge(self.training_graphdef if training else self.graphdef, state)
+        graphdef = self.training_graphdef if training else self.graphdef
+        return nnx.merge(self.remat_graphdef if remat else graphdef, state)
 
 
 def _pick(model: nnx.Module, names: list[str]) -> dict[str, Array]:

@@ -7,6 +7,7 @@ import jax
 import tyro
 
 from jaxmodels.models.hourglass import as_depth
+from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.loop import train
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
@@ -19,6 +20,7 @@ def run(arguments: list[str]) -> int:
       ValueError, OSError, ModuleNotFoundError: wrong settings or data, or a missing extra.
     """
     experiment = parse(arguments)
+    keep_freed_memory()
     if experiment.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     return train(experiment, preset=arguments[0])

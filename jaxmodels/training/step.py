@@ -72,7 +72,7 @@ def make_step(
       accumulate: parts into which the batch is cut to save memory; the gradient is that of the whole batch.
       learning_rate: the schedule inside `tx`, for the log.
       ema_decay: of the moving average, if the state has one.
-      remat: recompute activations in the backward pass, all but the results of products with weights.
+      remat: recompute activations in the backward pass, all but the inputs of layers.
       gathered: where parameters that are cut over devices go for their use; None leaves that to the compiler.
     """
     gradient = loss_and_gradient(task, blueprint, accumulate=accumulate, remat=remat, gathered=gathered)
@@ -156,14 +156,11 @@ def loss_of_outputs(
     def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
         if gathered is not None:
             parameters = checkpoint_name(jax.lax.with_sharding_constraint(parameters, gathered), GATHERED)
-        model = blueprint.merge(parameters, training=True)
+        model = blueprint.merge(parameters, training=True, remat=remat)
         outputs = task.forward(model, part, nnx.Rngs(dropout=key))
         return {name: _floating(value) for name, value in outputs.items()}
 
-    if remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
-    elif gathered is not None:
+    if gathered is not None:
         policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
         forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
 

@@ -97,7 +97,7 @@ def test_rematerialisation_changes_no_gradient() -> None:
 
 
 def test_rematerialisation_keeps_less() -> None:
-    """What is kept for the backward pass; XLA's CPU compiler undoes it later, other compilers do not."""
+    """What is kept for the backward pass."""
     trainer = Trainer(Tiny())
     batch = batch_of(trainer.task, 0)
 

@@ -118,9 +118,9 @@ class Captioning:
     def forward(self, model: MaMMUT, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Of every pair the sum of the caption's losses, how many bytes were predicted, and both latents."""
         text, labels = batch["text"][:, :-1], batch["text"][:, 1:]
-        text_embeds, _ = model.embed_text(text)
         image_embeds, context = model.embed_image(batch["images"], rngs=rngs)
-        logits = at_least_float32(model.decode(text, context))
+        text_embeds, logits = model.embed_and_decode(text, context)
+        logits = at_least_float32(logits)
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         counts = labels != PAD_ID
         losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
