@@ -10,9 +10,10 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # PyTorch comes first and pinned, so that the CPU build is taken where one is offered and nothing later replaces it.
 # vit-pytorch asks for torchvision, which would; two of its files are all that is used, and they need only torch.
+# torchax, a column of the benchmarks, asks for another torch.
 TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
-PUBLISHED_BARE := vit-pytorch==1.26.11
+PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.13
 
 .PHONY: demo test lint test-without-torch test-with-torch tables results benchmarks data clean
 
@@ -51,6 +52,7 @@ results: $(STAMP)
 benchmarks: $(STAMP)
 	$(BIN)/python -m benchmarks --output out/benchmarks
 	cp out/benchmarks/results.json benchmarks/results/cpu.json
+	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks --tables
 
 # The data files inside the package; see the script for what it needs.

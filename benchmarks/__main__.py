@@ -32,6 +32,7 @@ def main(
     implementations: tuple[Implementation, ...] = ("eager", "compile", "torchax", "jax"),
     device: Device = "cpu",
     precisions: tuple[Precision, ...] | None = None,
+    attention: Literal["xla", "cudnn"] = "xla",
     rounds: int | None = None,
     threads: int = machine.cores(),
     curves: bool = True,
@@ -51,6 +52,7 @@ def main(
         implementations: the columns.
         device: of both sides.
         precisions: of the computation; on a CPU float32, on a GPU also bfloat16.
+        attention: of JAX in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
         rounds: turns of every side in a row.
         threads: cores that both sides may use.
         curves: also measure how time and memory grow with the size of the input.
@@ -70,11 +72,12 @@ def main(
         sizes=chosen_sizes,
         precisions=precisions,
         implementations=tuple(i for i in implementations if not quick or i in ("eager", "jax")),
-        rounds=(7 if quick else 15) if rounds is None else rounds,
+        rounds=(5 if quick else 9) if rounds is None else rounds,
         alone=not quick,
         curves=curves and not quick and device == "cpu",
         device=device,
         threads=threads,
+        attention=attention,
     )
     if output.exists() and not output.is_dir():
         raise ValueError(f"output must be a folder; got {output}")

@@ -19,6 +19,7 @@ from jaxmodels.models.glom import Glom
 from jaxmodels.models.hourglass import HourglassTransformerLM, next_token_loss
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.scalable_vit import ScalableViT
+from jaxmodels.nn import Implementation
 from jaxmodels.training.blueprint import Blueprint
 
 
@@ -36,6 +37,8 @@ class JaxSide:
       inputs: of the problem.
       mode: "forward", or "train": one step of AdamW.
       precision: of the computation; parameters, optimiser and loss are float32.
+      attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+      remat: layers compute activations again in the backward pass.
     """
 
     def __init__(
@@ -45,24 +48,29 @@ class JaxSide:
         inputs: Mapping[str, np.ndarray],
         mode: Mode,
         precision: Precision,
+        *,
+        attention: Implementation = "xla",
+        remat: bool = False,
     ) -> None:
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
 
         def fresh() -> nnx.Module:
             return build(workload, dtype=dtype)
 
-        blueprint = Blueprint(fresh)
+        blueprint = Blueprint(fresh, attention=attention)
         self.parameters = blueprint.split(load_state_dict(nnx.eval_shape(fresh), weights))
         self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
         self.mode = mode
         tx = optax.adamw(LEARNING_RATE, **ADAMW)
-        self.moments = tx.init(self.parameters) if mode == "train" else None
+        self.moments = jax.jit(tx.init)(self.parameters) if mode == "train" else None
 
         def run(parameters: dict[str, Array], inputs: Mapping[str, Array]) -> Array:
             return outputs(blueprint.merge(parameters), inputs, workload)
 
         def step(parameters: dict[str, Array], moments: Any, inputs: Mapping[str, Array]) -> tuple:
-            value, gradients = jax.value_and_grad(lambda p: loss(blueprint.merge(p), inputs))(parameters)
+            value, gradients = jax.value_and_grad(lambda p: loss(blueprint.merge(p, remat=remat), inputs))(
+                parameters
+            )
             updates, moments = tx.update(gradients, moments, parameters)
             return optax.apply_updates(parameters, updates), moments, value
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks import plots, report, roofline
+from benchmarks import plots, remat, report, roofline
 from benchmarks.machine import ROOT
 from benchmarks.problem import MODELS
 from jaxmodels.convert.files import replacing
@@ -15,7 +15,7 @@ NOTHING = "Not measured yet: `make benchmarks` writes this table."
 
 
 def write() -> None:
-    """Both pages and their pictures, from cpu.json, gpu.json and roofline.json.
+    """Both pages and their pictures, from cpu.json, gpu.json, remat.json and roofline.json.
 
     Raises:
       ValueError, OSError: a results file is damaged, or a page has lost its marks.
@@ -29,6 +29,8 @@ def write() -> None:
             texts[SHORT] = replaced(texts[SHORT], "benchmarks", short(results), SHORT)
     counts = json.loads(roofline.SUMMARY.read_text(encoding="utf-8"))
     texts[FULL] = replaced(texts[FULL], "roofline", report.markdown(*roofline.table(counts)), FULL)
+    spared = json.loads(remat.SUMMARY.read_text(encoding="utf-8"))
+    texts[FULL] = replaced(texts[FULL], "remat", remat.text(spared), FULL)
     for page, text in texts.items():
         with replacing(page) as path:
             path.write_text(text, encoding="utf-8")

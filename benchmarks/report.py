@@ -189,7 +189,7 @@ def detail_table(results: Results) -> tuple[list[str], list[list[str]]]:
     peaks, floors = results.get("gemm_flop_per_s", {}), results.get("floors", {})
     sheet = next((v for k, v in DATA_SHEET.items() if k in results["environment"].get("device", "")), {})
     head = ["model", "size", "mode", "precision", "", "first call, s", "compiled before, s"]
-    head += ["peak memory, MB", "libraries of it", "GFLOP", "GFLOP/s", "of GEMM peak"]
+    head += ["peak memory, MB", "libraries of it", "a call adds", "GFLOP", "GFLOP/s", "of GEMM peak"]
     head += (["MFU"] if sheet else []) + (["floor, ms", "× floor"] if floors else [])
     body = []
     for row in rows(results):
@@ -200,6 +200,7 @@ def detail_table(results: Results) -> tuple[list[str], list[list[str]]]:
                 _number(cell.get("warm_first_call_s"), ".2f"),
                 _number(cell.get("peak_mb"), ",.0f"),
                 _number(cell.get("libraries_mb"), ",.0f"),
+                _number(call_mb(cell), ",.0f"),
                 _number(cell.get("flop"), ",.1f", 1e-9),
                 _number(speed, ",.0f", 1e-9),
                 _number(speed and peak and speed / peak, ".0%"),
@@ -213,6 +214,12 @@ def detail_table(results: Results) -> tuple[list[str], list[list[str]]]:
                 entry += [_number(floor, ".1f"), _number(ratio, ".1f")]
             body.append([*row.key, NAMES[name], *entry])
     return head, body
+
+
+def call_mb(cell: Cell) -> float | None:
+    """What a call needs besides what lies in memory between calls: weights, optimiser, libraries, programs."""
+    peak, rest = cell.get("peak_mb"), cell.get("rest_mb")
+    return None if peak is None or rest is None else peak - rest
 
 
 def curve_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.machine import ROOT, Failure, cores
 from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, ModelName, Precision, Size
@@ -35,6 +35,7 @@ class Plan:
       alone: also measure first call and memory in processes that hold one side.
       curves: also measure the scaling curves.
       device, threads: of both sides.
+      attention: of JAX in bfloat16, see `jaxmodels.nn.attend`.
     """
 
     models: tuple[ModelName, ...]
@@ -47,6 +48,7 @@ class Plan:
     curves: bool = False
     device: Device = "cpu"
     threads: int = os.cpu_count() or 1
+    attention: Literal["xla", "cudnn"] = "xla"
 
     def __post_init__(self) -> None:
         for name in ("models", "sizes", "modes", "precisions", "implementations"):
@@ -55,6 +57,11 @@ class Plan:
                 raise ValueError(f"{name} must name one or more, each once; got {' '.join(given) or 'none'}")
         if self.rounds < 2:
             raise ValueError(f"rounds must be at least 2, for quartiles; got {self.rounds}")
+        if self.attention == "cudnn" and (self.device != "cuda" or "bfloat16" not in self.precisions):
+            raise ValueError(
+                "attention must be 'xla' without --device cuda and bfloat16: cuDNN's kernel needs both; "
+                "got attention='cudnn'"
+            )
         if not 1 <= self.threads <= cores():
             raise ValueError(
                 f"threads must be between 1 and {cores()}, the cores this process may use; got {self.threads}"
@@ -92,7 +99,16 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
         "problem": "",
     }
     cells = [
-        Job(model=m, size=s, mode=mode, precision=p, rounds=plan.rounds, noise=True, **common)
+        Job(
+            model=m,
+            size=s,
+            mode=mode,
+            precision=p,
+            rounds=plan.rounds,
+            noise=True,
+            attention=plan.attention if p == "bfloat16" else "xla",
+            **common,
+        )
         for p in plan.precisions
         for s in plan.sizes
         for m in plan.models
@@ -237,6 +253,7 @@ def result(
         "warm_first_call_s": None if first is None else warm,
         "peak_mb": own[name].get("peak_mb"),
         "libraries_mb": own[name].get("libraries_mb"),
+        "rest_mb": own[name].get("rest_mb"),
         "flop": flop,
         "flop_per_s": flop / median * 1000 if flop and median else None,
         "error": shared["errors"].get(name) if shared else None,

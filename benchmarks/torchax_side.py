@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import optax
 import torch
-import torchax  # ty: ignore[import-not-found]
-import torchax.amp  # ty: ignore[import-not-found]
-from torchax import interop  # ty: ignore[import-not-found]
+import torchax
+import torchax.amp
+from torchax import interop
 
 from benchmarks.problem import Mode, Precision, Problem
 from benchmarks.torch_side import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, batch, loaded, loss, outputs
@@ -46,7 +46,7 @@ class TorchaxSide:
             return optax.apply_updates(parameters, updates), moments, value
 
         tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
-        arrays = interop.jax_view({**module.params, **module.buffers})
+        arrays = interop.jax_view({**module.params, **module.buffers})  # ty: ignore[invalid-argument-type]
         self.parameters = {name: value for name, value in arrays.items() if name in trained}
         self.buffers = {name: value for name, value in arrays.items() if name not in trained}
         self.inputs = interop.jax_view(inputs)

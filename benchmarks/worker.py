@@ -41,6 +41,7 @@ class Job:
       threads: of both sides.
       weights, problem: files of the shared weights and of the `Problem`.
       device: "cpu", or "cuda" for both sides.
+      attention: of the JAX side, see `jaxmodels.nn.attend`.
       noise: time the last implementation a second time under the name "again".
     """
 
@@ -55,6 +56,7 @@ class Job:
     problem: str
     point: int | None = None
     device: Device = "cpu"
+    attention: Literal["xla", "cudnn"] = "xla"
     noise: bool = False
 
     def write(self, path: Path) -> None:
@@ -86,7 +88,7 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
             # JAX would multiply as TensorFloat32, PyTorch does not.
             jax.config.update("jax_default_matmul_precision", "highest")
         workload, _ = workload_at(job.model, job.size, job.point)
-        return JaxSide(workload, weights, problem.inputs, job.mode, job.precision)
+        return JaxSide(workload, weights, problem.inputs, job.mode, job.precision, attention=job.attention)
     if implementation == "torchax":
         from benchmarks.torchax_side import TorchaxSide
 
@@ -110,6 +112,7 @@ def alone(job: Job) -> dict[str, Any]:
     call()
     first = time.perf_counter() - began
     trim()
+    at_rest = None if job.device == "cuda" else resident("VmRSS")
     forget_peak()
     for _ in range(3):
         call()
@@ -117,6 +120,7 @@ def alone(job: Job) -> dict[str, Any]:
         "first_call_s": first,
         "peak_mb": device_peak(implementation) if job.device == "cuda" else resident("VmHWM"),
         "libraries_mb": before,
+        "rest_mb": at_rest,
     }
     if implementation == "eager":
         from torch.utils.flop_counter import FlopCounterMode

@@ -25,15 +25,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("4 devices, fsdp=4", {"devices": 4}),
     ("8 devices, fsdp=8", {"devices": 8}),
     ("1 device, --accumulate 4", {"devices": 1, "accumulate": 4}),
+    ("1 device, --remat", {"devices": 1, "remat": True}),
 )
-REMATERIALISED = (
-    "glom-emoji-gpu",
-    "hourglass-sotu-gpu",
-    "colt5-vit-emoji-gpu",
-    "mammut-emoji-gpu",
-    "scalable-vit-emoji-gpu",
-)
-EXAMPLES = 8  # of the batch whose activations are counted
 
 
 def main() -> None:
@@ -46,11 +39,7 @@ def main() -> None:
         for name, settings in VARIANTS:
             rows.append({"name": name, **measure(**settings)})
             print(rows[-1], flush=True)
-        kept = {}
-        for preset in REMATERIALISED:
-            kept[preset] = [activations(preset, remat=remat) for remat in (False, True)]
-            print(preset, kept[preset], flush=True)
-        summary = {"preset": PRESET, "rows": rows, "kept": kept}
+        summary = {"preset": PRESET, "rows": rows}
         SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
     before, found, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -80,33 +69,6 @@ def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     return {"state": memory.argument_size_in_bytes, "step": memory.temp_size_in_bytes}
 
 
-def activations(preset: str, *, remat: bool) -> int:
-    """Bytes that automatic differentiation keeps from the forward for the backward pass, parameters not counted."""
-    import jax
-    import numpy as np
-    from rich.console import Console
-
-    from jaxmodels.training.command import parse
-    from jaxmodels.training.loop import Run
-    from jaxmodels.training.progress import Reporter
-    from jaxmodels.training.step import loss_of_outputs
-    from jaxmodels.training.workdir import Workdir
-
-    experiment = replace(parse([preset, "--workdir", "unused"]), precision="float32")
-    task = experiment.task()
-    run = Run(experiment, task, Workdir(experiment.workdir), Reporter(Console()))
-    batch = task.batch(np.arange(EXAMPLES), [np.random.default_rng(i) for i in range(EXAMPLES)])
-    forward, total = loss_of_outputs(task, run.blueprint, remat=remat)
-    parameters = run.abstract.parameters
-
-    def residuals(parameters: Any, batch: Any, key: Any) -> Any:
-        return jax.vjp(lambda p: total(p, forward(p, batch, key))[0], parameters)[1]
-
-    kept = jax.eval_shape(residuals, parameters, batch, run.key)
-    own = sum(x.size * x.dtype.itemsize for x in parameters.values())
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept)) - own
-
-
 def table(summary: dict[str, Any]) -> str:
     """The summary as Markdown."""
     whole = summary["rows"][0]
@@ -120,17 +82,6 @@ def table(summary: dict[str, Any]) -> str:
         "",
         f"Per device, `{summary['preset']}` with the global batch unchanged and float32 computation, from XLA's "
         "analysis of the program compiled for simulated CPU devices (`python tools/memory.py`).",
-        "",
-        "| kept between forward and backward pass, MiB | as it is | `--remat` | share |",
-        "| --- | --: | --: | --: |",
-    ]
-    for preset, (plain, remat) in summary["kept"].items():
-        lines.append(f"| `{preset}` | {plain / 2**20:,.0f} | {remat / 2**20:,.0f} | {remat / plain:.0%} |")
-    lines += [
-        "",
-        f"{EXAMPLES} examples in float32, what automatic differentiation asks to keep besides the parameters. GLOM's "
-        "steps are one loop, which is repeated as a whole and then needs its memory after all. XLA's CPU compiler "
-        "undoes rematerialisation (it merges what is computed twice), so on a CPU the flag saves nothing.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxmodels.nn import (
+    Attending,
     LayerNorm,
     Linear,
     Rematerializable,
@@ -183,7 +184,7 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(self.norm(x))))
 
 
-class SelfAttention(nnx.Module):
+class SelfAttention(Attending):
     """Pre-norm multi-head self-attention without biases: the light branch, within one window."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Any) -> None:
@@ -195,11 +196,11 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         q, k, v = jnp.split(self.to_qkv(self.norm(x)), 3, axis=-1)  # b n (h e)
         q, k, v = (rearrange(t, "b n (h e) -> b h n e", h=self.heads) for t in (q, k, v))
-        out = attend(q, k, v)  # b h n e
+        out = attend(q, k, v, implementation=self.attention)  # b h n e
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
 
-class Attention(nnx.Module):
+class Attention(Attending):
     """Pre-norm attention of routed queries to routed tokens and a learned null pair: the heavy branch.
 
     The heads are divided among the routes of the context, route-major.
@@ -238,7 +239,7 @@ class Attention(nnx.Module):
         null_k, null_v = repeat(self.null_kv[...].astype(q.dtype), "kv h e -> kv b h 1 e", b=b)
         k = jnp.concatenate([null_k, rearrange(k, "b r h j e -> b (r h) j e")], axis=2)
         v = jnp.concatenate([null_v, rearrange(v, "b r h j e -> b (r h) j e")], axis=2)
-        out = attend(q, k, v)  # b h i e
+        out = attend(q, k, v, implementation=self.attention)  # b h i e
         return self.to_out(rearrange(out, "b h i e -> b i (h e)"))
 
 

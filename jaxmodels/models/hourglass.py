@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.nn import (
+    Attending,
     Embed,
     LayerNorm,
     Linear,
@@ -79,7 +80,7 @@ class HourglassTransformerLMConfig:
         normalize_config(self)
 
 
-class Attention(nnx.Module):
+class Attention(Attending):
     """Multi-head attention to `context`, by default to `x` itself."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, causal: bool, **layer: Any) -> None:
@@ -103,10 +104,10 @@ class Attention(nnx.Module):
             return repeat(self.to_out(v), "b 1 d -> b i d", i=i)
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (self.to_q(x), k, v))
         if mask is None:
-            out = attend(q, k, v, causal=self.causal)
+            out = attend(q, k, v, causal=self.causal, implementation=self.attention)
         else:  # it may leave a query no key at all
             past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i) if self.causal else True
-            out = attend(q, k, v, mask=mask[:, None, None, :] & past)
+            out = attend(q, k, v, mask=mask[:, None, None, :] & past, implementation=self.attention)
         return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
 
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.nn import (
+    Attending,
     Buffer,
     Embed,
     LayerNorm,
@@ -141,7 +142,7 @@ class FeedForward(nnx.Module):
         return self.down(swiglu(self.up(x)))
 
 
-class ParallelTransformerBlock(nnx.Module):
+class ParallelTransformerBlock(Attending):
     """Causal multi-query attention and feed-forward side by side, from one projection, as in PaLM."""
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, **layer: Any) -> None:
@@ -163,11 +164,13 @@ class ParallelTransformerBlock(nnx.Module):
         q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
         k = rotate(k, angles)
         mask = None if mask is None else mask[:, None]
-        out = attend(q, k[:, None], v[:, None], mask=mask, causal=True)  # b h n k
+        out = attend(
+            q, k[:, None], v[:, None], mask=mask, causal=True, implementation=self.attention
+        )  # b h n k
         return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(swiglu(hidden))
 
 
-class CrossAttention(nnx.Module):
+class CrossAttention(Attending):
     """Multi-head queries from `x`, one head of keys and values from `context`; optionally a parallel MLP."""
 
     def __init__(
@@ -197,7 +200,7 @@ class CrossAttention(nnx.Module):
         q = rearrange(self.to_q(x), "b n (h k) -> b h n k", h=self.heads)
         k, v = jnp.split(self.to_kv(context), 2, axis=-1)  # b m k
         q = jnp.broadcast_to(q, (len(context), *q.shape[1:]))
-        out = attend(q, k[:, None], v[:, None])  # b h n k
+        out = attend(q, k[:, None], v[:, None], implementation=self.attention)  # b h n k
         out = self.to_out(rearrange(out, "b h n k -> b n (h k)"))
         return out if self.ff is None else out + self.ff(x)
 

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxmodels.nn import (
+    Attending,
     Conv,
     LayerNorm,
     Linear,
@@ -139,7 +140,7 @@ class Dropout(nnx.Module):
         self.deterministic = True
 
     def __call__(self, x: Float[Array, "..."], *, rngs: nnx.Rngs | None = None) -> Float[Array, "..."]:
-        if self.deterministic or self.rate == 0:
+        if not self.active:
             return x
         if not isinstance(rngs, nnx.Rngs):  # a bare key would give every layer the same mask
             raise ValueError(
@@ -148,6 +149,10 @@ class Dropout(nnx.Module):
             )
         keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, x.shape)
         return jnp.where(keep, x / (1 - self.rate), 0)
+
+    @property
+    def active(self) -> bool:
+        return not self.deterministic and self.rate > 0
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Serves `nnx.view`.
@@ -224,7 +229,7 @@ class FeedForward(nnx.Module):
         return self.dropout(self.down(hidden), rngs=rngs)
 
 
-class ScalableSelfAttention(nnx.Module):
+class ScalableSelfAttention(Attending):
     """Global attention whose keys and values come from r×r patches (section 3.2).
 
     Rows and columns that do not fill a patch are left out of the keys, as in the package.
@@ -257,11 +262,11 @@ class ScalableSelfAttention(nnx.Module):
         x = self.norm(x)
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         q, k, v = (rearrange(t, "b x y (h k) -> b h (x y) k", h=self.heads) for t in (q, k, v))
-        out = attend(q, k, v, dropout=dropout)
+        out = attend(q, k, v, dropout=dropout if self.dropout.active else None, implementation=self.attention)
         return dropout(self.to_out(rearrange(out, "b h (x y) v -> b x y (h v)", x=height)))
 
 
-class InteractiveWindowedSelfAttention(nnx.Module):
+class InteractiveWindowedSelfAttention(Attending):
     """Attention inside windows, joined by a 3×3 convolution of the values between them (section 3.3)."""
 
     def __init__(
@@ -300,7 +305,7 @@ class InteractiveWindowedSelfAttention(nnx.Module):
             rearrange(t, "b (x w1) (y w2) (h k) -> (b x y) h (w1 w2) k", h=self.heads, w1=w1, w2=w2)
             for t in (q, k, v)
         )
-        out = attend(q, k, v, dropout=dropout)
+        out = attend(q, k, v, dropout=dropout if self.dropout.active else None, implementation=self.attention)
         out = rearrange(
             out,
             "(b x y) h (w1 w2) v -> b (x w1) (y w2) (h v)",

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxmodels.nn import (
+    Attending,
     LayerNorm,
     Linear,
     Rematerializable,
@@ -96,7 +97,7 @@ class PatchDropout(nnx.Module):
             self.deterministic = deterministic
 
 
-class Attention(nnx.Module):
+class Attention(Attending):
     """Pre-norm multi-head self-attention without biases."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Any) -> None:
@@ -108,7 +109,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         q, k, v = jnp.split(self.to_qkv(self.norm(x)), 3, axis=-1)  # b n (h k)
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (q, k, v))
-        out = attend(q, k, v)  # b h n k
+        out = attend(q, k, v, implementation=self.attention)  # b h n k
         return self.to_out(rearrange(out, "b h n k -> b n (h k)"))
 
 

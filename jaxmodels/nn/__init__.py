@@ -1,6 +1,8 @@
 """What at least two models share, or where Flax's defaults are not PyTorch's."""
 
 from jaxmodels.nn.activations import gelu as gelu
+from jaxmodels.nn.attention import Attending as Attending
+from jaxmodels.nn.attention import Implementation as Implementation
 from jaxmodels.nn.attention import attend as attend
 from jaxmodels.nn.buffer import Buffer as Buffer
 from jaxmodels.nn.checks import require_divisible as require_divisible

@@ -1,9 +1,12 @@
 """Scaled dot-product attention."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.nn.dtypes import at_least_float32
@@ -11,6 +14,24 @@ from jaxmodels.nn.dtypes import at_least_float32
 
 # Queries of causal attention that are taken together: less work above the diagonal, and what stays in a CPU's cache.
 BLOCK = 128
+
+Implementation = Literal["xla", "cudnn"]
+
+
+class Attending(nnx.Module):
+    """A module with attention, which `nnx.view(model, attention="cudnn")` sends through cuDNN's fused kernel."""
+
+    attention: Implementation = "xla"
+
+    def set_view(self, attention: Implementation | None = None) -> None:
+        """Serves `nnx.view`.
+
+        Args:
+          attention: "xla", or "cudnn" for NVIDIA GPUs; see `attend`.
+        """
+        if attention not in (None, "xla", "cudnn"):
+            raise ValueError(f"attention must be 'xla' or 'cudnn'; got attention={attention!r}")
+        self.attention = self.attention if attention is None else attention
 
 
 def attend(
@@ -21,6 +42,7 @@ def attend(
     mask: Bool[Array, "#b #h #i j"] | None = None,
     causal: bool = False,
     dropout: Callable[[Array], Array] | None = None,
+    implementation: Implementation = "xla",
 ) -> Float[Array, "b h i e"]:
     """Softmax attention with scale k^-½; `mask` is True where a query may look at a key.
 
@@ -30,7 +52,13 @@ def attend(
 
     With `causal`, the last query belongs to the last key and none looks at later ones; `mask` must then leave
     every query a key. Queries are taken `BLOCK` at a time, each block with the keys up to its end only.
+
+    With `implementation="cudnn"` what cuDNN's fused kernel can do goes through it – bfloat16 or float16, heads of
+    one width up to 128 and a multiple of 8, no dropout, masks of even lengths –, the rest as usual. It needs an
+    NVIDIA GPU and never holds the logits in memory; its sums are rounded otherwise.
     """
+    if implementation == "cudnn" and _fusable(q, k, v, mask, causal, dropout):
+        return _fused(q, k, v, mask, causal)
     if not causal:
         return _attend(q, k, v, mask, dropout)
     i, j = q.shape[2], k.shape[2]
@@ -65,3 +93,33 @@ def _attend(
     # Before the division sums may exceed what float16 holds.
     out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v, preferred_element_type=total.dtype)
     return (out / total).astype(v.dtype)
+
+
+def _fusable(
+    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, dropout: Callable | None
+) -> bool:
+    i, j = q.shape[2], k.shape[2]
+    masked = mask is not None or (causal and i != j)
+    return (
+        q.dtype in (jnp.bfloat16, jnp.float16)
+        and q.dtype == k.dtype == v.dtype
+        and q.shape[-1] == v.shape[-1] <= 128
+        and q.shape[-1] % 8 == 0
+        and dropout is None
+        and q.size > 0
+        and j > 0
+        and not (masked and (i % 2 or j % 2))
+    )
+
+
+def _fused(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
+    i, j = q.shape[2], k.shape[2]
+    square = i == j
+    if causal and not square:  # the kernel's own causal mask begins at the first key
+        past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i)
+        mask = past if mask is None else mask & past
+    q, k, v = (rearrange(x, "b h n k -> b n h k") for x in (q, k, v))
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal and square, implementation="cudnn"
+    )
+    return rearrange(out, "b n h k -> b h n k")

@@ -7,6 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from jaxmodels.nn import Implementation
+
 
 class Blueprint:
     """The structure of one model, for training and for evaluation.
@@ -16,10 +18,11 @@ class Blueprint:
 
     Args:
       make: builds the model; it is traced, no array is allocated.
+      attention: how the model's attention is computed, see `jaxmodels.nn.attend`.
     """
 
-    def __init__(self, make: Callable[[], nnx.Module]) -> None:
-        model = nnx.eval_shape(make)
+    def __init__(self, make: Callable[[], nnx.Module], *, attention: Implementation = "xla") -> None:
+        model = nnx.view(nnx.eval_shape(make), raise_if_not_found=False, attention=attention)
         self.graphdef, variables = nnx.split(model)
         views = ({"deterministic": False}, {"deterministic": False, "remat": True})
         self.training_graphdef, self.remat_graphdef = (

@@ -14,6 +14,7 @@ from jaxmodels.models.hourglass import HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
+from jaxmodels.nn import Implementation
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.task import Task
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "mesh",
     "hosts",
     "remat",
+    "attention",
     "log_every",
     "evaluate_every",
     "checkpoint_every",
@@ -55,6 +57,7 @@ class Experiment:
     precision: Precision = "float32"
     accumulate: int = 1  # parts into which a batch is cut to save memory; the gradient stays the same
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    attention: Implementation = "xla"  # "cudnn": the fused kernel of NVIDIA GPUs, with bfloat16
     mesh: MeshConfig = field(default_factory=MeshConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
     log_every: int | None = None  # steps; by default a hundredth of the run
@@ -79,6 +82,11 @@ class Experiment:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate={self.accumulate}; "
                 f"got batch_size={self.batch_size}"
+            )
+
+        if self.attention == "cudnn" and self.precision != "bfloat16":
+            raise ValueError(
+                f"precision must be 'bfloat16' with attention='cudnn'; got precision={self.precision!r}"
             )
 
     def task(self) -> Task:

@@ -106,7 +106,12 @@ class Run:
             "param_dtype": jnp.float64 if wide else jnp.float32,
         }
         self.make = lambda: task.model(**kinds, rngs=nnx.Rngs(experiment.seed))
-        self.blueprint = Blueprint(self.make)
+        if experiment.attention == "cudnn" and jax.default_backend() != "gpu":
+            raise ValueError(
+                f"attention must be 'xla' on a {jax.default_backend().upper()}: cuDNN belongs to NVIDIA GPUs; "
+                "got attention='cudnn'"
+            )
+        self.blueprint = Blueprint(self.make, attention=experiment.attention)
         self.tx = optimizer(experiment.optim, experiment.steps, self.blueprint.parameters)
         self.key = jax.random.key(experiment.seed)
         self.compiled: dict[str, Any] = {}  # evaluation functions

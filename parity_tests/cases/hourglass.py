@@ -112,7 +112,8 @@ CASES = [
     row("mask without causality", n=8, depth=(1, 1, 1), shorten_factor=3, causal=False, mask=MASK),
     row("mask of nothing", n=8, causal=False, mask=MASK & [[False], [True]]),
     row("loss", n=9, pad_value=0, mode="loss"),
-    bare("embeddings", offset=30.0),
+    # Far from zero, but not so far that PyTorch's own rounding (7e-6 of this gradient at 30) fills the tolerance.
+    bare("embeddings", offset=10.0),
     bare(
         "embeddings, all options",
         n=7,

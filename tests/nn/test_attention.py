@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxmodels import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import attend
 from jaxmodels.nn.attention import BLOCK
 
@@ -119,3 +121,85 @@ def test_dropout_sees_the_softmax() -> None:
     np.testing.assert_allclose(
         result, np.einsum("bhij,bhje->bhie", seen[0][..., 1:], v[:, :, 1:]), rtol=1e-12
     )
+
+
+@pytest.fixture
+def kernel_in_place_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """JAX's own attention, which takes the same arguments, in place of the kernel; and what it was called with."""
+    calls = []
+    real = jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, *, mask, is_causal, implementation):
+        assert implementation == "cudnn"
+        calls.append({"mask": mask, "is_causal": is_causal})
+        return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    return calls
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("i", [4, 10])
+def test_fused_attention_is_the_same_attention(
+    i: int, causal: bool, masked: bool, heads: int, kernel_in_place_of_cudnn: list[dict]
+) -> None:
+    """At bfloat16's own tolerance: 8 bits."""
+    q, k, v = (
+        jax.random.normal(jax.random.key(n), (2, h, length, 16), jnp.bfloat16)
+        for n, (h, length) in enumerate([(3, i), (heads, 10), (heads, 10)])
+    )
+    mask = jnp.arange(10) < jnp.asarray([10, 7])[:, None, None, None] if masked else None
+    if masked and causal:
+        mask = mask.at[..., 0].set(True)
+
+    fused = attend(q, k, v, mask=mask, causal=causal, implementation="cudnn")
+
+    plain = attend(q, k, v, mask=mask, causal=causal)
+    np.testing.assert_allclose(fused.astype(jnp.float32), plain.astype(jnp.float32), rtol=0, atol=2e-2)
+    assert len(kernel_in_place_of_cudnn) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [
+        ((1, 2, 6, 16), jnp.float32, {}),
+        ((1, 2, 6, 12), jnp.bfloat16, {}),
+        ((1, 2, 6, 136), jnp.bfloat16, {}),
+        ((1, 2, 0, 16), jnp.bfloat16, {}),
+        ((1, 2, 5, 16), jnp.bfloat16, {"mask": jnp.ones((1, 1, 1, 5), bool)}),
+        ((1, 2, 6, 16), jnp.bfloat16, {"dropout": lambda x: x}),
+    ],
+)
+def test_what_the_kernel_cannot_do_goes_the_usual_way(
+    shape, dtype, options, kernel_in_place_of_cudnn: list[dict]
+) -> None:
+    x = jnp.ones(shape, dtype)
+
+    assert attend(x, x, x, implementation="cudnn", **options).shape == shape
+    assert not kernel_in_place_of_cudnn
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+def test_the_kernel_itself() -> None:
+    q, k, v = (jax.random.normal(jax.random.key(n), (2, 4, 256, 64), jnp.bfloat16) for n in range(3))
+
+    for causal in (False, True):
+        fused = jax.jit(lambda *a, c=causal: attend(*a, causal=c, implementation="cudnn"))(q, k, v)
+        plain = attend(*(x.astype(jnp.float32) for x in (q, k, v)), causal=causal)
+        np.testing.assert_allclose(fused.astype(jnp.float32), plain, rtol=0, atol=2e-2)
+
+
+def test_one_view_sends_every_attention_through_the_kernel(kernel_in_place_of_cudnn: list[dict]) -> None:
+    encoder = SimpleViT(
+        SimpleViTConfig(image_size=16, patch_size=8, num_classes=2, dim=16, depth=2, heads=2, mlp_dim=16),
+        dtype=jnp.bfloat16,
+        rngs=nnx.Rngs(0),
+    )
+
+    nnx.view(encoder, attention="cudnn")(jnp.ones((1, 16, 16, 3)))
+
+    assert len(kernel_in_place_of_cudnn) == 2
+    with pytest.raises(ValueError, match="attention must be 'xla' or 'cudnn'; got attention='flash'"):
+        nnx.view(encoder, attention="flash")

@@ -244,12 +244,22 @@ def test_accumulation_and_rematerialisation_keep_the_losses(
         ({"keep": 0}, r"keep must be ≥ 1"),
         ({"log_every": 0}, r"log_every must be ≥ 1"),
         ({"seed": -1}, r"seed must be ≥ 0"),
+        (
+            {"attention": "cudnn"},
+            r"precision must be 'bfloat16' with attention='cudnn'; got precision='float32'",
+        ),
         ({"accumulate": 3}, r"batch_size must be a multiple of accumulate=3; got batch_size=8"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         experiment(tmp_path, **changes)
+
+
+def test_the_kernel_of_a_gpu_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"attention must be 'xla' on a CPU.*got attention='cudnn'"):
+        run(experiment(tmp_path / "run", attention="cudnn", precision="bfloat16"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:
