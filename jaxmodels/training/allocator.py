@@ -4,13 +4,14 @@ import ctypes
 import platform
 
 
-# glibc's names of what `keep_freed_memory` sets, for the environment of a program that is still to be started.
-KEEPING = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of mallopt(3)
+# What is set: the number of mallopt(3), the variable of the environment that does the same for a program that is
+# still to be started, and the value.
+_SETTINGS = (
+    (-8, "MALLOC_ARENA_MAX", 1),
+    (-3, "MALLOC_MMAP_THRESHOLD_", 2**30),
+    (-1, "MALLOC_TRIM_THRESHOLD_", 2**31 - 1),
+)
+KEEPING = {variable: str(value) for _, variable, value in _SETTINGS}
 
 
 def keep_freed_memory() -> bool:
@@ -27,5 +28,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1}
-    return all([mallopt(option, value) == 1 for option, value in settings.items()])
+    return all([mallopt(option, value) == 1 for option, _, value in _SETTINGS])

@@ -83,7 +83,6 @@ class Experiment:
                 f"batch_size must be a multiple of accumulate={self.accumulate}; "
                 f"got batch_size={self.batch_size}"
             )
-
         if self.attention == "cudnn" and self.precision != "bfloat16":
             raise ValueError(
                 f"precision must be 'bfloat16' with attention='cudnn'; got precision={self.precision!r}"
