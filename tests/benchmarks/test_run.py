@@ -9,6 +9,7 @@ import pytest
 from benchmarks import machine, report, run
 from benchmarks.run import Disagreement, Failure, Plan, measure
 from benchmarks.worker import Job
+from jaxmodels.training.allocator import KEEPING
 
 
 TIMES = {"again": [0.011, 0.012], "eager": [0.02, 0.04], "jax": [0.01, 0.01]}
@@ -141,6 +142,16 @@ def test_processes_get_their_device_threads_and_fresh_caches(
     assert (seen["JAX_PLATFORMS"], seen["OMP_NUM_THREADS"]) == ("cuda", "1")
     assert seen["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
     assert seen["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+    assert KEEPING.items() <= seen.items()  # for every side
+
+
+def test_the_fused_kernel_is_for_bfloat16_only() -> None:
+    both = plan(device="cuda", sizes=("gpu",), precisions=("float32", "bfloat16"), attention="cudnn")
+
+    assert {job.precision: job.attention for job in run.jobs(both, ("jax",))} == {
+        "float32": "xla",
+        "bfloat16": "cudnn",
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,6 +164,8 @@ def test_processes_get_their_device_threads_and_fresh_caches(
         ({"rounds": 1}, "rounds must be at least 2, for quartiles; got 1"),
         ({"threads": 0}, "threads must be between 1 and"),
         ({"threads": 10_000}, "threads must be between 1 and .*; got 10000"),
+        ({"attention": "cudnn"}, "attention must be 'xla' without --device cuda and bfloat16"),
+        ({"attention": "cudnn", "device": "cuda"}, "attention must be 'xla' without --device cuda and bfloat16"),
     ],
 )
 def test_plans_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
