@@ -139,8 +139,7 @@ MUTATIONS = [
     Mutation("no attention scale", "mammut", "jaxmodels.nn.attention:_attend",
              " * q.shape[-1] ** -0.5", "", "img_encoder.vit.transformer.layers.0.0"),
     Mutation("interleaved heavy keys and values", "colt5", "jaxmodels.models.colt5:Attention.__call__",
-             'jnp.split(jnp.einsum("brjd,rdhe->brhje", self.norm(context), kernel), 2, axis=-1)',
-             '(lambda t: (t[..., ::2], t[..., 1::2]))(jnp.einsum("brjd,rdhe->brhje", self.norm(context), kernel))',
+             "(h kv e) -> kv b r h j e", "(h e kv) -> kv b r h j e",
              "transformer.layers.0.0.heavy_attn"),
     Mutation("additive epsilon under the root", "colt5", "jaxmodels.models.colt5:RMSNorm.__call__",
              "wide = l2_normalize(at_least_float32(x))",
@@ -223,8 +222,9 @@ def test_one_pass_variance(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = replace(subject, inputs=bright)
     assert forward(subject, "float32").ok
     where = "jaxmodels.nn.torch_like:LayerNorm.__call__"
-    old = "jax.lax.stop_gradient(jnp.mean(wide, axis=-1, keepdims=True))"
-    plant(Mutation("one-pass variance", "mammut", where, old, "0.0", ""), monkeypatch)
+    old = "standardize(at_least_float32(x), self.epsilon)[0]"
+    new = "((x - x.mean(-1, keepdims=True)) / jnp.sqrt((x * x).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2 + 1e-5))"
+    plant(Mutation("one-pass variance", "mammut", where, old, new, ""), monkeypatch)
     result = forward(subject, "float32")
     assert result.divergence is not None
     assert result.divergence.layer == "img_encoder.vit.to_patch_embedding.1"

@@ -233,8 +233,11 @@ class Attention(Attending):
     ) -> Float[Array, "b i d"]:
         b, r, _, _ = context.shape
         q = rearrange(self.to_q(self.norm(x)), "b i (h e) -> b h i e", h=self.heads)
-        kernel = rearrange(self.to_kv[...].astype(q.dtype), "d (r h) e -> r d h e", r=r)
-        k, v = jnp.split(jnp.einsum("brjd,rdhe->brhje", self.norm(context), kernel), 2, axis=-1)
+        # One axis of rows and one of columns: see `jaxmodels.nn.by_rows`.
+        kernel = rearrange(self.to_kv[...].astype(q.dtype), "d (r h) e -> r d (h e)", r=r)
+        rows = rearrange(self.norm(context), "b r j d -> r (b j) d")
+        kv = jnp.einsum("rnd,rdf->rnf", rows, kernel)
+        k, v = rearrange(kv, "r (b j) (h kv e) -> kv b r h j e", b=b, kv=2, h=self.heads // r)
         v = v * scores[:, :, None, :, None]  # the only path by which the router of the context learns
         null_k, null_v = repeat(self.null_kv[...].astype(q.dtype), "kv h e -> kv b h 1 e", b=b)
         k = jnp.concatenate([null_k, rearrange(k, "b r h j e -> b (r h) j e")], axis=2)
@@ -294,9 +297,8 @@ class ConditionalRoutedImageAttention(nnx.Module):
             unrouted = add_at(jnp.ones_like(out[..., :1]), indices, -1)
             out = out + unrouted * self.null_q_token[...].astype(out.dtype)
             out = add_at(out, indices, heavy)
-        return rearrange(
-            out, "(b h w) (w1 w2) d -> b (h w1) (w w2) d", h=height // w, w=width // w, w1=w, w2=w
-        )
+        windows = "(b h w) (w1 w2) d -> b (h w1) (w w2) d"
+        return rearrange(out, windows, h=height // w, w=width // w, w1=w, w2=w)
 
 
 class ConditionalRoutedFeedForward(nnx.Module):

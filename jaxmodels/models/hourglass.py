@@ -27,7 +27,6 @@ from jaxmodels.nn import (
     at_least_float32,
     attend,
     gelu,
-    materialize,
     rematerialized,
     require_floating,
     require_integer,
@@ -140,8 +139,8 @@ class Block(Rematerializable):
         context: Float[Array, "b j d"] | None = None,
         mask: Bool[Array, "b j"] | None = None,
     ) -> Float[Array, "b n d"]:
-        x = materialize(x + self.attn(self.attn_norm(x), context=context, mask=mask))
-        return materialize(x + self.ff(self.ff_norm(x)))
+        x = x + self.attn(self.attn_norm(x), context=context, mask=mask)
+        return x + self.ff(self.ff_norm(x))
 
 
 class Transformer(nnx.Module):

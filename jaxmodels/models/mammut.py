@@ -29,7 +29,6 @@ from jaxmodels.nn import (
     at_least_float32,
     attend,
     l2_normalize,
-    materialize,
     rematerialized,
     require_divisible,
     require_floating,
@@ -223,7 +222,7 @@ class Layer(Rematerializable):
         mask: Bool[Array, "b n n"] | None = None,
     ) -> Float[Array, "b n d"]:
         """Without `context` it is a layer of the text-only pass."""
-        x = materialize(x + self.block(x, mask))
+        x = x + self.block(x, mask)
         return x if context is None else self.attend_to_image(x, context)
 
     @rematerialized
@@ -231,7 +230,7 @@ class Layer(Rematerializable):
         self, x: Float[Array, "b n d"], context: Float[Array, "b q d"]
     ) -> Float[Array, "b n d"]:
         """The second half of the layer, if it has one."""
-        return x if self.cross is None else materialize(x + self.cross(x, context))
+        return x if self.cross is None else x + self.cross(x, context)
 
 
 class MaMMUTLoss(NamedTuple):

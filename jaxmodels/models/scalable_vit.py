@@ -25,7 +25,6 @@ from jaxmodels.nn import (
     attend,
     by_rows,
     gelu,
-    materialize,
     promote,
     rematerialized,
     require_images,
@@ -350,12 +349,12 @@ class Block(Rematerializable):
     def __call__(
         self, x: Float[Array, "b x y c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b x y c"]:
-        x = materialize(x + self.ssa(x, rngs=rngs))
-        x = materialize(x + self.ff1(x, rngs=rngs))
+        x = x + self.ssa(x, rngs=rngs)
+        x = x + self.ff1(x, rngs=rngs)
         if self.peg is not None:
-            x = materialize(self.peg(x))
-        x = materialize(x + self.ff2(x, rngs=rngs))
-        return materialize(x + self.iwsa(x, rngs=rngs))
+            x = self.peg(x)
+        x = x + self.ff2(x, rngs=rngs)
+        return x + self.iwsa(x, rngs=rngs)
 
 
 class Stage(nnx.Module):

@@ -21,7 +21,6 @@ from jaxmodels.nn import (
     Rematerializable,
     attend,
     gelu,
-    materialize,
     rematerialized,
     require_divisible,
     require_height_width,
@@ -134,8 +133,8 @@ class Block(Rematerializable):
 
     @rematerialized
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        x = materialize(x + self.attn(x))
-        return materialize(x + self.ff(x))
+        x = x + self.attn(x)
+        return x + self.ff(x)
 
 
 class Transformer(nnx.Module):

@@ -15,7 +15,6 @@ from jaxmodels.nn.checks import require_tokens as require_tokens
 from jaxmodels.nn.coordinate_descent import coordinate_descent as coordinate_descent
 from jaxmodels.nn.dtypes import at_least_float32 as at_least_float32
 from jaxmodels.nn.dtypes import promote as promote
-from jaxmodels.nn.materialize import materialize as materialize
 from jaxmodels.nn.normalize import l2_normalize as l2_normalize
 from jaxmodels.nn.positions import sincos_2d as sincos_2d
 from jaxmodels.nn.rematerialize import Rematerializable as Rematerializable

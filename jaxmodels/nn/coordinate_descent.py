@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import repeat
+from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.nn.checks import require_integer, require_shape
 from jaxmodels.nn.normalize import l2_normalize
+from jaxmodels.nn.torch_like import by_rows
 
 
 ROUTER_OPTIONS = (
@@ -197,10 +198,12 @@ class CoordinateDescentRouter(nnx.Module):
         token = self.routing_token[...]
         wide = jnp.promote_types(jnp.promote_types(x.dtype, token.dtype), jnp.float32)
         x, token = x.astype(wide), token.astype(wide)
-        if self.cosine_scale is None:
-            return jnp.einsum("bnd,rd->brn", x, token, precision="highest")
-        x, token = l2_normalize(x), l2_normalize(token)
-        return jnp.einsum("bnd,rd->brn", x, token, precision="highest") * self.cosine_scale
+        if self.cosine_scale is not None:
+            x, token = l2_normalize(x), l2_normalize(token)
+        # XLA's CPU compiler would transpose x for "bnd,rd->brn".
+        similarity = by_rows(lambda rows: jnp.matmul(rows, token.T, precision="highest"), x)
+        similarity = rearrange(similarity, "b n r -> b r n")
+        return similarity if self.cosine_scale is None else similarity * self.cosine_scale
 
 
 def check_router_options(options: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ Where a Flax layer is only constructed otherwise, `__call__` is restated neverth
 the comparison tool stands, records only methods that a class defines itself.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -165,10 +166,31 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         x, scale = promote(x, self.scale[...], dtype=self.dtype)
-        wide = at_least_float32(x)
-        # Any shift gives the same result, so no gradient needs to flow through this one.
-        deviation = wide - jax.lax.stop_gradient(jnp.mean(wide, axis=-1, keepdims=True))
-        mean = jnp.mean(deviation, axis=-1, keepdims=True)
-        variance = jnp.mean(deviation * deviation, axis=-1, keepdims=True) - mean * mean
-        normed = ((deviation - mean) * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype) * scale
+        normed = standardize(at_least_float32(x), self.epsilon)[0].astype(x.dtype) * scale
         return normed if self.bias is None else normed + self.bias[...].astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def standardize(x: Float[Array, "*b d"], epsilon: float) -> tuple[Float[Array, "*b d"], Float[Array, "*b 1"]]:
+    """(x - mean) / √(variance + ε) of the last axis, and 1 / √(variance + ε).
+
+    With its derivative written out, the backward pass needs these two and not `x`: XLA's CPU compiler, which counts
+    additions as free, would compute `x` there once more from the outputs of all earlier layers
+    (`benchmarks/LOG.md`).
+    """
+    deviation = x - jnp.mean(x, axis=-1, keepdims=True)
+    mean = jnp.mean(deviation, axis=-1, keepdims=True)
+    variance = jnp.mean(deviation * deviation, axis=-1, keepdims=True) - mean * mean
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return (deviation - mean) * inverse, inverse
+
+
+@standardize.defjvp
+def _(
+    epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    z, inverse = standardize(*primals, epsilon)
+    (t,) = tangents
+    along = jnp.mean(t * z, axis=-1, keepdims=True)
+    dz = inverse * (t - jnp.mean(t, axis=-1, keepdims=True) - z * along)
+    return (z, inverse), (dz, -inverse * inverse * along)

@@ -1,6 +1,7 @@
 """`jaxmodels train`: presets as subcommands, every field as a typed flag."""
 
 import ast
+import gc
 from typing import Any, ForwardRef
 
 import jax
@@ -21,6 +22,7 @@ def run(arguments: list[str]) -> int:
     """
     experiment = parse(arguments)
     keep_freed_memory()
+    gc.freeze()  # what was imported is no garbage: a fifth of the time in which a model is traced
     if experiment.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     return train(experiment, preset=arguments[0])

@@ -165,7 +165,10 @@ def test_the_fused_kernel_is_for_bfloat16_only() -> None:
         ({"threads": 0}, "threads must be between 1 and"),
         ({"threads": 10_000}, "threads must be between 1 and .*; got 10000"),
         ({"attention": "cudnn"}, "attention must be 'xla' without --device cuda and bfloat16"),
-        ({"attention": "cudnn", "device": "cuda"}, "attention must be 'xla' without --device cuda and bfloat16"),
+        (
+            {"attention": "cudnn", "device": "cuda"},
+            "attention must be 'xla' without --device cuda and bfloat16",
+        ),
     ],
 )
 def test_plans_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
