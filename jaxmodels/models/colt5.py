@@ -297,8 +297,9 @@ class ConditionalRoutedImageAttention(nnx.Module):
             unrouted = add_at(jnp.ones_like(out[..., :1]), indices, -1)
             out = out + unrouted * self.null_q_token[...].astype(out.dtype)
             out = add_at(out, indices, heavy)
-        windows = "(b h w) (w1 w2) d -> b (h w1) (w w2) d"
-        return rearrange(out, windows, h=height // w, w=width // w, w1=w, w2=w)
+        return rearrange(
+            out, "(b h w) (w1 w2) d -> b (h w1) (w w2) d", h=height // w, w=width // w, w1=w, w2=w
+        )
 
 
 class ConditionalRoutedFeedForward(nnx.Module):
