@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +108,8 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
 def alone(job: Job) -> dict[str, Any]:
     """First call, steady memory and arithmetic of one side."""
     implementation = job.implementations[0]
-    _import(job.implementations)
+    _import(implementation)
+    gc.freeze()  # the collector skips what was imported, as in `jaxmodels train`
     before = resident("VmRSS")
     call: Any = side(job, implementation)
     began = time.perf_counter()
@@ -141,8 +142,8 @@ def alone(job: Job) -> dict[str, Any]:
 
 def together(job: Job) -> dict[str, Any]:
     """All sides in one process: first the agreement of what they compute, then, if they agree, their times in turn."""
-    _import(job.implementations)
     calls = {name: side(job, name) for name in job.implementations}
+    gc.freeze()
     firsts, values = {}, {}
     for name, call in calls.items():
         began = time.perf_counter()
@@ -237,16 +238,13 @@ def device_peak(implementation: Implementation) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e6
 
 
-def _import(implementations: Iterable[Implementation]) -> None:
-    """The libraries of these sides, which the garbage collector skips from now on, as in `jaxmodels train`."""
-    for implementation in implementations:
-        if implementation == "jax":
-            import benchmarks.jax_side
-        elif implementation == "torchax":
-            import benchmarks.torchax_side
-        else:
-            import benchmarks.torch_side  # noqa: F401
-    gc.freeze()
+def _import(implementation: Implementation) -> None:
+    if implementation == "jax":
+        import benchmarks.jax_side
+    elif implementation == "torchax":
+        import benchmarks.torchax_side
+    else:
+        import benchmarks.torch_side  # noqa: F401
 
 
 if __name__ == "__main__":
