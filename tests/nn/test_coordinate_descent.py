@@ -152,3 +152,12 @@ def test_gradient_is_finite_at_zero_vectors_with_cosine_similarity() -> None:
     router = CoordinateDescentRouter(8, num_tokens=5, cosine_sim_routing=True, rngs=nnx.Rngs(0))
     gradient = jax.grad(lambda x: jnp.sum(router(x).scores))(jnp.zeros((1, 9, 8)))
     assert jnp.isfinite(gradient).all()
+
+
+def test_tokens_are_not_transposed_for_their_similarity() -> None:
+    router = CoordinateDescentRouter(32, num_tokens=4, rngs=nnx.Rngs(0))
+    x = jnp.ones((4, 64, 32))
+
+    text = jax.jit(lambda router, x: router.similarity(x)).lower(router, x).compile().as_text()
+    assert "f32[32,256]" not in text
+    assert "f32[32,4,64]" not in text
