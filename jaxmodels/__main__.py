@@ -109,7 +109,7 @@ def demo(*, output: Path = Path("out/demo")) -> int:
         output: folder for report.html, report.json and the parts.
     """
     with _torch_needed("the demo"):
-        from jaxmodels.compare import demo as command
+        from jaxmodels import demo as command
 
     return command.run(output)
 

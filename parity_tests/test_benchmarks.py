@@ -23,7 +23,7 @@ from benchmarks.problem import MODELS, Mode, ModelName
 from benchmarks.sizes import problem, workload_at
 from benchmarks.torch_side import TorchSide, reference
 from benchmarks.worker import Job
-from jaxmodels.compare import demo
+from jaxmodels import demo
 
 
 @pytest.fixture

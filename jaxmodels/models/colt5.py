@@ -18,6 +18,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
 from jaxmodels.nn import (
     Attending,
     LayerNorm,
@@ -29,10 +30,6 @@ from jaxmodels.nn import (
     l2_normalize,
     promote,
     rematerialized,
-    require_divisible,
-    require_height_width,
-    require_images,
-    require_integer,
     sincos_2d,
     uniform_fan_in,
 )

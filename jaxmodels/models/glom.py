@@ -16,6 +16,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
+from jaxmodels.checks import require_divisible, require_images, require_integer, require_shape
 from jaxmodels.nn import (
     Embed,
     Linear,
@@ -24,10 +25,6 @@ from jaxmodels.nn import (
     gelu,
     l2_normalize,
     promote,
-    require_divisible,
-    require_images,
-    require_integer,
-    require_shape,
     uniform_fan_in,
 )
 

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from jaxmodels.checks import require_floating, require_integer, require_shape, require_tokens
 from jaxmodels.nn import (
     Attending,
     Embed,
@@ -28,10 +29,6 @@ from jaxmodels.nn import (
     attend,
     gelu,
     rematerialized,
-    require_floating,
-    require_integer,
-    require_shape,
-    require_tokens,
 )
 
 

@@ -19,6 +19,13 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from jaxmodels.checks import (
+    require_divisible,
+    require_floating,
+    require_integer,
+    require_shape,
+    require_tokens,
+)
 from jaxmodels.nn import (
     Attending,
     Buffer,
@@ -30,11 +37,6 @@ from jaxmodels.nn import (
     attend,
     l2_normalize,
     rematerialized,
-    require_divisible,
-    require_floating,
-    require_integer,
-    require_shape,
-    require_tokens,
 )
 
 

@@ -16,6 +16,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
+from jaxmodels.checks import require_images, require_integer
 from jaxmodels.nn import (
     Attending,
     Conv,
@@ -27,8 +28,6 @@ from jaxmodels.nn import (
     gelu,
     promote,
     rematerialized,
-    require_images,
-    require_integer,
     uniform_fan_in,
 )
 

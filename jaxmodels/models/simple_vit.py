@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
+from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
 from jaxmodels.nn import (
     Attending,
     LayerNorm,
@@ -22,10 +23,6 @@ from jaxmodels.nn import (
     attend,
     gelu,
     rematerialized,
-    require_divisible,
-    require_height_width,
-    require_images,
-    require_integer,
     sincos_2d,
 )
 

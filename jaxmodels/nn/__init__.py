@@ -5,13 +5,6 @@ from jaxmodels.nn.attention import Attending as Attending
 from jaxmodels.nn.attention import Implementation as Implementation
 from jaxmodels.nn.attention import attend as attend
 from jaxmodels.nn.buffer import Buffer as Buffer
-from jaxmodels.nn.checks import require_divisible as require_divisible
-from jaxmodels.nn.checks import require_floating as require_floating
-from jaxmodels.nn.checks import require_height_width as require_height_width
-from jaxmodels.nn.checks import require_images as require_images
-from jaxmodels.nn.checks import require_integer as require_integer
-from jaxmodels.nn.checks import require_shape as require_shape
-from jaxmodels.nn.checks import require_tokens as require_tokens
 from jaxmodels.nn.coordinate_descent import coordinate_descent as coordinate_descent
 from jaxmodels.nn.dtypes import at_least_float32 as at_least_float32
 from jaxmodels.nn.dtypes import promote as promote

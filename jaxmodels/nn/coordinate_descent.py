@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from jaxmodels.nn.checks import require_integer, require_shape
+from jaxmodels.checks import require_integer, require_shape
 from jaxmodels.nn.normalize import l2_normalize
 from jaxmodels.nn.torch_like import by_rows
 

@@ -1,5 +1,5 @@
 """Training: the five models on real data, on one device or many; see docs/train.md."""
 
 from jaxmodels.training.experiment import Experiment as Experiment
-from jaxmodels.training.loop import train as train
 from jaxmodels.training.presets import PRESETS as PRESETS
+from jaxmodels.training.run.loop import train as train

@@ -10,8 +10,8 @@ import tyro
 from jaxmodels.models.hourglass import as_depth
 from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.loop import train
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
+from jaxmodels.training.run.loop import train
 
 
 def run(arguments: list[str]) -> int:

@@ -13,8 +13,8 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"  # one device, u
 import jax
 
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.loop import train
 from jaxmodels.training.mesh import HostsConfig
+from jaxmodels.training.run.loop import train
 from tests.training.tiny import Tiny
 
 

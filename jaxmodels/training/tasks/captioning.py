@@ -22,14 +22,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from jaxmodels.data.splits import CaptionedImages, CaptionedSplits
+from jaxmodels.checks import require_divisible, require_height_width, require_integer
+from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
 from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig, contrastive_loss
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-from jaxmodels.nn import at_least_float32, require_divisible, require_height_width, require_integer
-from jaxmodels.training.byte_baselines import ByteCounts
-from jaxmodels.training.caption_figures import caption_figure, retrieval_figure
-from jaxmodels.training.pictures import (
+from jaxmodels.nn import at_least_float32
+from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import (
     in_batches,
     moved,
     recolored,
@@ -38,8 +38,9 @@ from jaxmodels.training.pictures import (
     require_shift,
     scaled,
 )
-from jaxmodels.training.retrieval import chance, pixel_neighbours, recalls, right_answers
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.byte_baselines import ByteCounts
+from jaxmodels.training.tasks.caption_figures import caption_figure, retrieval_figure
+from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 
 END = "\n"  # after every caption

@@ -11,13 +11,12 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from jaxmodels.data.splits import LabelledSplits
+from jaxmodels.data.datasets import LabelledSplits
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
-from jaxmodels.training.baselines import accuracies, classify_pixels
-from jaxmodels.training.figures import confusion_figure, prediction_figure, routing_figure
-from jaxmodels.training.pictures import (
+from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import (
     in_batches,
     moved,
     recolored,
@@ -26,7 +25,8 @@ from jaxmodels.training.pictures import (
     require_shift,
     scaled,
 )
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.baselines import accuracies, classify_pixels
+from jaxmodels.training.tasks.figures import confusion_figure, prediction_figure, routing_figure
 
 
 SHOWN = 28  # predictions

@@ -16,14 +16,22 @@ from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
-from jaxmodels.data.splits import LabelledImages, LabelledSplits
+from jaxmodels.checks import require_divisible
+from jaxmodels.data.datasets import LabelledImages, LabelledSplits
 from jaxmodels.models.glom import Glom, GlomConfig
-from jaxmodels.nn import Linear, at_least_float32, require_divisible
-from jaxmodels.training.baselines import LinearFilter, classify_pixels, logistic_regression
-from jaxmodels.training.figures import island_figure, reconstruction_figure
-from jaxmodels.training.pictures import in_batches, moved, psnr, require_pictures, require_shift, scaled
+from jaxmodels.nn import Linear, at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import (
+    in_batches,
+    moved,
+    psnr,
+    require_pictures,
+    require_shift,
+    scaled,
+)
+from jaxmodels.training.tasks.baselines import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.tasks.classification import describe_splits
+from jaxmodels.training.tasks.figures import island_figure, reconstruction_figure
 
 
 FILTERED = 512  # training pictures to which the linear filter is fitted

@@ -25,12 +25,12 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, UInt8
 from matplotlib.figure import Figure
 
-from jaxmodels.data.splits import TextSplits
+from jaxmodels.data.datasets import TextSplits
 from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
 from jaxmodels.nn import at_least_float32
-from jaxmodels.training.byte_baselines import entropy_bits, gzip_bits, xz_bits
-from jaxmodels.training.figures import show
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.byte_baselines import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.tasks.figures import show
 
 
 PADDING = -1  # after the end of a text; never a target

@@ -1,0 +1,1 @@
+"""The data inside the package: three emoji sets with captions, and the State of the Union addresses."""

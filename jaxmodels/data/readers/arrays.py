@@ -1,0 +1,228 @@
+"""Pictures as arrays: `.npz` files, and folders in the IDX format of MNIST.
+
+An `.npz` file holds unsigned bytes with the axes n height width, or n height width channels, and perhaps their classes,
+integers, under these names:
+
+| split | pictures, under one of | classes, under one of |
+| --- | --- | --- |
+| train | images, data, x_train, train_images | labels, y_train, train_labels |
+| validation (may be missing) | x_val, val_images, validation_images | y_val, val_labels, validation_labels |
+| test (may be missing) | x_test, test_images | y_test, test_labels |
+
+A folder in the IDX format holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and the test data with `t10k`
+or `test` in place of `train`; each may be compressed (`.gz`). Fashion-MNIST's folder is one.
+
+What is not there is taken out of the training data, by the number of the picture (`held_out.py`).
+"""
+
+import gzip
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from jaxmodels.data.readers.paths import by_suffix, permission, visible, whole
+from jaxmodels.data.readers.splitting import SPLITS, Split, held_out
+
+
+IMAGES: dict[Split, tuple[str, ...]] = {
+    "train": ("images", "data", "x_train", "train_images"),
+    "validation": ("x_val", "val_images", "validation_images"),
+    "test": ("x_test", "test_images"),
+}
+LABELS: dict[Split, tuple[str, ...]] = {
+    "train": ("labels", "y_train", "train_labels"),
+    "validation": ("y_val", "val_labels", "validation_labels"),
+    "test": ("y_test", "test_labels"),
+}
+
+IDX_NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
+UNSIGNED_BYTES = b"\0\0\x08"  # what an IDX file of bytes begins with; the number of axes follows
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Arrays:
+    """The pictures of a split, as they are stored, and their classes, if there are any."""
+
+    images: UInt8[np.ndarray, "n ..."]
+    labels: Integer[np.ndarray, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether `read_arrays` is the reader for this path."""
+    if path.is_dir():
+        return any(IDX_NAME.fullmatch(entry.name) for entry in visible(path))
+    return path.suffix.lower() == ".npz"
+
+
+def read_arrays(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
+    """The three splits of an `.npz` file or an IDX folder, and what was left out.
+
+    Raises:
+        ValueError: a damaged file, or arrays that are no pictures or do not fit one another.
+        PermissionError: a file may not be read.
+    """
+    arrays, skipped = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
+    for split, part in arrays.items():
+        _check(path, split, part)
+    with_labels = [split for split, part in arrays.items() if part.labels is not None]
+    if with_labels and len(with_labels) < len(arrays):
+        raise ValueError(
+            f"every split must have labels, or none; got labels for {', '.join(with_labels)} and images for "
+            f"{', '.join(arrays)} in path={str(path)!r}; add the other labels"
+        )
+    return _complete(arrays), skipped
+
+
+def _complete(arrays: dict[Split, Arrays]) -> dict[Split, Arrays]:
+    """Takes the missing splits out of the training data."""
+    if len(arrays) == len(SPLITS):
+        return arrays
+    train = arrays["train"]
+    splits = np.array([held_out(str(index), arrays) for index in range(len(train))])
+    taken: dict[Split, Arrays] = {
+        split: Arrays(
+            images=train.images[splits == split],
+            labels=None if train.labels is None else train.labels[splits == split],
+        )
+        for split in SPLITS
+        if split == "train" or split not in arrays
+    }
+    return {**arrays, **taken}
+
+
+def _check(path: Path, split: Split, part: Arrays) -> None:
+    images, labels = part.images, part.labels
+    where = f"for {split} in path={str(path)!r}"
+    if images.dtype != np.uint8 or images.ndim < 2 or not images.size:
+        raise ValueError(
+            f"images must be a uint8 array (0 is black, 255 white) whose first axis is the picture; got "
+            f"dtype={images.dtype}, shape={images.shape} {where}; values between 0 and 1 become such bytes by "
+            "(images * 255).round().astype('uint8')"
+        )
+    if labels is None:
+        return
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            "labels must be an array of integers, one for each picture; got "
+            f"dtype={labels.dtype}, shape={labels.shape} {where}; number the classes from 0"
+        )
+    if len(labels) != len(images):
+        raise ValueError(
+            f"there must be as many labels as images; got {len(labels)} labels and {len(images)} images {where}; "
+            "write the file again"
+        )
+
+
+def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
+    kind = ".npz file without Python objects"
+    with permission(path), path.open("rb") as stream:
+        with whole(path, kind):
+            file = np.load(stream, allow_pickle=False)
+            present = list(file.files)
+        chosen = _chosen(path, present)
+        with whole(path, kind):
+            arrays = {
+                split: Arrays(
+                    images=np.asarray(file[images]),  # bytes, if it is a file of another kind in the archive
+                    labels=None if labels is None else _column(np.asarray(file[labels])),
+                )
+                for split, (images, labels) in chosen.items()
+            }
+    others = sorted(set(present) - {name for names in chosen.values() for name in names})
+    return arrays, tuple(f"array {name!r}: neither pictures nor classes by its name" for name in others)
+
+
+def _chosen(path: Path, present: list[str]) -> dict[Split, tuple[str, str | None]]:
+    """The names of pictures and classes of every split that is there."""
+    chosen: dict[Split, tuple[str, str | None]] = {}
+    for split in SPLITS:
+        images, labels = _one_of(path, IMAGES[split], present), _one_of(path, LABELS[split], present)
+        if images is not None:
+            chosen[split] = images, labels
+        elif labels is not None or split == "train":
+            raise ValueError(
+                f"one of the arrays must hold pictures and be called {' or '.join(IMAGES[split])}; "
+                f"got {', '.join(present) or 'none'} in path={str(path)!r}; rename or add it"
+            )
+    return chosen
+
+
+def _one_of(path: Path, names: tuple[str, ...], present: list[str]) -> str | None:
+    """The one of several possible names which is present."""
+    found = [name for name in names if name in present]
+    if len(found) > 1:
+        raise ValueError(
+            f"only one of the arrays {', '.join(names)} may be there; got {' and '.join(found)} in path={str(path)!r}; "
+            "rename or remove the others"
+        )
+    return found[0] if found else None
+
+
+def _column(labels: np.ndarray) -> np.ndarray:
+    """Many files have their labels in one column of a table."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _read_idx_folder(folder: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
+    found, others = _idx_files(folder)
+    arrays: dict[Split, Arrays] = {}
+    for split in ("train", "test"):
+        images, labels = found.get((split, "images")), found.get((split, "labels"))
+        if images is not None:
+            arrays[split] = Arrays(
+                images=read_idx(images), labels=None if labels is None else read_idx(labels)
+            )
+        elif split == "train" or labels is not None:
+            raise ValueError(
+                f"the folder must have the {split} images, for instance train-images-idx3-ubyte.gz or "
+                f"t10k-images-idx3-ubyte.gz; got {', '.join(file.name for file in found.values())} in "
+                f"path={str(folder)!r}; add them"
+            )
+    return arrays, by_suffix(others, "no file in the IDX format by its name")
+
+
+def _idx_files(folder: Path) -> tuple[dict[tuple[Split, str], Path], list[Path]]:
+    """Files by split and content, and the others; where a file is there twice, that which is not compressed."""
+    found: dict[tuple[Split, str], Path] = {}
+    others: list[Path] = []
+    for file in visible(folder):
+        match = IDX_NAME.fullmatch(file.name)
+        if match is None:
+            others.append(file)
+            continue
+        key: tuple[Split, str] = ("train" if match[1].lower() == "train" else "test", match[2].lower())
+        previous = found.setdefault(key, file)  # x sorts before x.gz
+        if previous.name != file.name.removesuffix(".gz") and previous != file:
+            raise ValueError(
+                f"the folder must have one file with the {key[0]} {key[1]}; got {previous.name} and {file.name} in "
+                f"path={str(folder)!r}; put every data set into a folder of its own"
+            )
+    return found, others
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """The array in an IDX file of unsigned bytes: type, number of axes, big-endian sizes, values.
+
+    Raises:
+        ValueError: not such a file, or more or fewer values than its header says.
+        PermissionError: it may not be read.
+    """
+    with whole(path, "IDX file"):
+        content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+        if content[:3] != UNSIGNED_BYTES or len(content) < 8:
+            raise ValueError(
+                f"it begins with {content[:4]!r} instead of {UNSIGNED_BYTES!r} and the number of axes"
+            )
+        start = 4 + 4 * content[3]
+        shape = struct.unpack(f">{content[3]}I", content[4:start])
+        if math.prod(shape) != len(content) - start:
+            raise ValueError(f"its header says shape={shape}, but {len(content) - start} values follow")
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

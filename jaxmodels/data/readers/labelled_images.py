@@ -1,0 +1,163 @@
+"""The user's own pictures with classes: a folder of class folders, an `.npz` file, or a folder in the IDX format.
+
+`folders.py` and `arrays.py` say what may be where, `pictures.py` how pictures become squares, and `held_out.py` what is
+validated and tested on where the data is not split.
+
+Memory: everything is held as bytes, pictures · size² · channels of them (1 channel if all are stored as grey, otherwise
+3), for instance 0.6 GiB for 50,000 coloured pictures at 64 × 64. Arrays are there twice while they are split.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+from jaxmodels.checks import require_integer
+from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.readers.arrays import holds_arrays, read_arrays
+from jaxmodels.data.readers.folders import UNLABELLED, Picture, read_folder
+from jaxmodels.data.readers.image_files import read_pictures, same_channels, squares, unreadable
+from jaxmodels.data.readers.paths import existing, listed
+from jaxmodels.data.readers.splitting import SPLITS, Split, require_examples
+
+
+WAY_OUT = "add pictures, or split them yourself (folders train, validation and test; arrays x_train, x_val and x_test)"
+
+
+def labelled_images(
+    path: str | os.PathLike[str], *, size: int, skip_unreadable: bool = False, require_classes: bool = True
+) -> LabelledSplits:
+    """Reads pictures and their classes, each picture as the middle of it, `size` × `size`.
+
+    Args:
+        path: a folder of class folders or of pictures, an `.npz` file, or a folder in the IDX format.
+        size: height and width in pixels.
+        skip_unreadable: leave out files that cannot be read, and list them in `skipped`, instead of an error.
+        require_classes: `False` allows pictures without classes; they all have label 0.
+
+    Raises:
+        ValueError: unreadable pictures, damaged files, labels that do not fit, fewer than two classes, a class or a
+            split without pictures, a layout that is none of these.
+        FileNotFoundError: `path` leads nowhere.
+        PermissionError: a file or folder may not be read.
+    """
+    size = require_integer("size", size, minimum=1)
+    found = existing(path)
+    if holds_arrays(found):
+        return _from_arrays(found, size, require_classes)
+    if found.is_dir():
+        return _from_folder(found, size, skip_unreadable, require_classes)
+    raise ValueError(
+        "path must be a folder of pictures, an .npz file or a folder of IDX files; "
+        f"got path={str(found)!r}; for an IDX file give the folder it is in, and unpack an archive first"
+    )
+
+
+def _from_folder(folder: Path, size: int, skip_unreadable: bool, require_classes: bool) -> LabelledSplits:
+    pictures, class_names, skipped = read_folder(folder)
+    planned = {split: [picture for picture in pictures if picture.split == split] for split in SPLITS}
+    # Now, before the pictures are opened, which takes its time, and again for those that could be read.
+    _check(
+        folder,
+        class_names,
+        {split: _labels(planned[split], class_names) for split in SPLITS},
+        require_classes,
+    )
+
+    images, labels, problems = {}, {}, []
+    for split, part in planned.items():
+        images[split], reasons = read_pictures([picture.path for picture in part], size=size)
+        readable = []
+        for picture, reason in zip(part, reasons, strict=True):
+            if reason is None:
+                readable.append(picture)
+            else:
+                problems.append(f"{picture.path.relative_to(folder).as_posix()}: {reason}")
+        labels[split] = _labels(readable, class_names)
+    if problems and not skip_unreadable:
+        raise unreadable(folder, problems, len(pictures))
+    _check(folder, class_names, labels, require_classes)
+    return _splits(folder, images, labels, class_names, (*skipped, *problems))
+
+
+def _labels(pictures: Sequence[Picture], class_names: Sequence[str]) -> Int32[np.ndarray, " n"]:
+    number = {name: index for index, name in enumerate(class_names)}
+    return np.array([number[picture.class_name] for picture in pictures], np.int32)
+
+
+def _from_arrays(path: Path, size: int, require_classes: bool) -> LabelledSplits:
+    arrays, skipped = read_arrays(path)
+    if arrays["train"].labels is None:
+        values, class_names = np.zeros(1, int), (UNLABELLED,)
+    else:
+        values = np.unique(np.concatenate([part.labels for part in arrays.values()]))
+        class_names = tuple(str(value) for value in values)
+    labels = {
+        split: (
+            np.zeros(len(part), np.int32)
+            if part.labels is None
+            else np.searchsorted(values, part.labels).astype(np.int32)
+        )
+        for split, part in arrays.items()
+    }
+    _check(path, class_names, labels, require_classes)
+    images = {split: squares(_with_channels(path, part.images), size) for split, part in arrays.items()}
+    return _splits(path, images, labels, class_names, skipped)
+
+
+def _with_channels(path: Path, images: UInt8[np.ndarray, "n ..."]) -> UInt8[np.ndarray, "n height width c"]:
+    if images.ndim == 3:
+        return images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            "images must have the axes n height width, or n height width channels with 1, 3 or 4 channels; got "
+            f"shape={images.shape} in path={str(path)!r}; images.transpose(0, 2, 3, 1) puts channels last, and "
+            "images.reshape(n, 3, height, width) unfolds rows first"
+        )
+    return images
+
+
+def _check(
+    path: Path,
+    class_names: Sequence[str],
+    labels: Mapping[Split, Int[np.ndarray, " _"]],
+    require_classes: bool,
+) -> None:
+    """ValueError unless there are classes, all of them in the training data, and examples in every split."""
+    if require_classes and len(class_names) < 2:
+        raise ValueError(
+            f"there must be at least two classes; got {len(class_names)} ({', '.join(class_names)}) from "
+            f"path={str(path)!r}; put the pictures of each class into a folder of its own, or give arrays with labels"
+        )
+    missing = sorted(set(range(len(class_names))) - set(labels["train"].tolist()))
+    if missing:
+        counts = [
+            f"{class_names[index]}: "
+            + ", ".join(f"{split} {np.sum(labels[split] == index)}" for split in SPLITS)
+            for index in missing
+        ]
+        raise ValueError(
+            f"every class must have pictures to train on; got {len(missing)} of {len(class_names)} classes without, "
+            f"from path={str(path)!r}:{listed(counts)}\nremove these classes, or {WAY_OUT}"
+        )
+    require_examples(path, labels, "pictures", WAY_OUT)
+
+
+def _splits(
+    path: Path,
+    images: Mapping[Split, UInt8[np.ndarray, "n size size _"]],
+    labels: Mapping[Split, Int32[np.ndarray, " n"]],
+    class_names: tuple[str, ...],
+    skipped: tuple[str, ...],
+) -> LabelledSplits:
+    images = same_channels(images)
+    return LabelledSplits(
+        source=str(path),
+        train=LabelledImages(images=images["train"], labels=labels["train"]),
+        validation=LabelledImages(images=images["validation"], labels=labels["validation"]),
+        test=LabelledImages(images=images["test"], labels=labels["test"]),
+        class_names=class_names,
+        skipped=skipped,
+    )

@@ -1,0 +1,1 @@
+"""The four tasks, with what belongs to them: augmentation, baselines and figures."""
