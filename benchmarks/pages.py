@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks import plots, remat, report, roofline
 from benchmarks.machine import ROOT
 from benchmarks.problem import MODELS
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,7 +32,7 @@ def write() -> None:
     spared = json.loads(remat.SUMMARY.read_text(encoding="utf-8"))
     texts[FULL] = replaced(texts[FULL], "remat", remat.text(spared), FULL)
     for page, text in texts.items():
-        with replacing(page) as path:
+        with atomic_write(page) as path:
             path.write_text(text, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def write(rows: "Sequence[Row]", curves: "Mapping[str, Sequence[Row]]", folder: 
         figures["ratios.png"] = ratios(rows)
     figures |= {f"curve-{model}.png": curve(model, points) for model, points in curves.items()}
     for name, figure in figures.items():
-        with replacing(folder / name) as path:
+        with atomic_write(folder / name) as path:
             figure.savefig(path, format="png", dpi=110)
     return [folder / name for name in figures]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.problem import MODELS, ModelName, Problem
 from benchmarks.report import markdown
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 from jaxmodels.training.allocator import KEEPING
 
 
@@ -29,7 +29,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         models = {name: measure(name, Path(folder)) for name in MODELS}
-    with replacing(SUMMARY) as path:
+    with atomic_write(SUMMARY) as path:
         summary = {"environment": environment("cpu", []), "rounds": ROUNDS, "models": models}
         path.write_text(json.dumps(summary, indent=1) + "\n")
     print(text(summary))

@@ -11,7 +11,7 @@ from statistics import quantiles
 from typing import Any, Literal, NamedTuple
 
 from benchmarks import plots
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 
 
 Results = dict[str, Any]
@@ -114,7 +114,7 @@ def read(path: Path) -> Results:
 
 def write(results: Results, folder: Path) -> None:
     """results.json, whole or not at all."""
-    with replacing(folder / "results.json") as path:
+    with atomic_write(folder / "results.json") as path:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
@@ -129,9 +129,9 @@ def write_report(results: Results, folder: Path) -> None:
     text = "# Benchmark\n\n" + f"{summary(results)}\n\n{measured_on(results)}\n\n"
     text += "\n".join(f"## {title}\n\n{markdown(head, body)}" for title, head, body in parts)
     text += "\n" + "\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures) + "\n"
-    with replacing(folder / "results.md") as path:
+    with atomic_write(folder / "results.md") as path:
         path.write_text(text, encoding="utf-8")
-    with replacing(folder / "report.html") as path:
+    with atomic_write(folder / "report.html") as path:
         path.write_text(page(results, parts, pictures), encoding="utf-8")
 
 

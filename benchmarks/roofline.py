@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks import jax_side
 from benchmarks.problem import MODELS, ModelName
 from benchmarks.sizes import Workload, build, shapes, workload_at
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 from jaxmodels.training.blueprint import Blueprint
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     models = {name: analysis(*workload_at(name, "gpu")) for name in MODELS}
     environment = {"python": platform.python_version(), "jax": metadata.version("jax")}
-    with replacing(SUMMARY) as path:
+    with atomic_write(SUMMARY) as path:
         path.write_text(json.dumps({"environment": environment, "models": models}, indent=1) + "\n")
 
 

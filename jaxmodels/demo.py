@@ -11,9 +11,9 @@ from typing import Any
 
 import jinja2
 
+from jaxmodels.atomic import atomic_write
 from jaxmodels.compare import command
 from jaxmodels.compare.torch_training import TorchTask
-from jaxmodels.convert.files import replacing
 from jaxmodels.training import PRESETS, train
 
 
@@ -86,7 +86,7 @@ def _write(output: Path, ours: dict[str, float], theirs: dict[str, float], *, sa
             (title, (output / folder / "report.html").read_text(encoding="utf-8")) for title, folder in parts
         ],
     )
-    with replacing(output / "report.html") as path:
+    with atomic_write(output / "report.html") as path:
         path.write_text(html, encoding="utf-8")
     report = json.loads((output / "compare" / "report.json").read_text())
     report["trained"] = {
@@ -94,5 +94,5 @@ def _write(output: Path, ours: dict[str, float], theirs: dict[str, float], *, sa
         "pytorch": theirs,
         **json.loads((output / "compare-trained" / "report.json").read_text())["models"][0],
     }
-    with replacing(output / "report.json") as path:
+    with atomic_write(output / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

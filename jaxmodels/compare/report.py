@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxmodels.atomic import atomic_write
 from jaxmodels.compare.engine import FACTOR, Check, Result
-from jaxmodels.convert.files import replacing
 
 
 matplotlib.use("Agg", force=False)
@@ -145,9 +145,9 @@ def environment(command: str = "") -> dict[str, str]:
 def write(results: Sequence[Result], folder: Path, *, command: str = "") -> None:
     """Writes report.json and report.html into `folder`, each whole or not at all."""
     report = to_json(results, command=command)
-    with replacing(folder / "report.json") as path:
+    with atomic_write(folder / "report.json") as path:
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    with replacing(folder / "report.html") as path:
+    with atomic_write(folder / "report.html") as path:
         path.write_text(html(results, report))
 
 

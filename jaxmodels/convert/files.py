@@ -1,12 +1,13 @@
 """Weight files <-> dicts of NumPy arrays. Needs PyTorch only for .pt, .pth and .bin."""
 
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from jaxmodels.atomic import atomic_write
 
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -47,7 +48,7 @@ def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
     """
     _check_suffix(path)
     write = write_safetensors if path.suffix == ".safetensors" else _torch_io().write
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         write(temporary, state_dict)
 
 
@@ -59,30 +60,6 @@ def write_safetensors(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
         safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
-
-
-class replacing:
-    """A temporary path beside `path`; what the block writes there takes its place if it ends without an error."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary.touch(exist_ok=False)
-        self.mode = (
-            self.temporary.stat().st_mode
-        )  # that of any new file of the user; safetensors makes its own
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.temporary.chmod(self.mode)
-                self.temporary.replace(self.path)
-        finally:
-            self.temporary.unlink(missing_ok=True)
 
 
 def _check_suffix(path: Path) -> None:

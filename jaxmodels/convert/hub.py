@@ -16,8 +16,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import DTypeLike
 
+from jaxmodels.atomic import atomic_write
 from jaxmodels.convert.core import load_state_dict, to_state_dict
-from jaxmodels.convert.files import read_state_dict, replacing, write_safetensors
+from jaxmodels.convert.files import read_state_dict, write_safetensors
 from jaxmodels.convert.tables import CONVERSIONS, accept_older_keys, conversion_of, infer_config
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.simple_vit import SimpleViT
@@ -44,9 +45,9 @@ def save_pretrained(model: nnx.Module, folder: str | os.PathLike) -> None:
     text = json.dumps(description, indent=2, default=np.generic.item) + "\n"  # also NumPy's integers
     # The last to be entered is the first to be put in its place: a folder with a configuration has its weights.
     with (
-        replacing(folder / CONFIG_FILE) as config,
-        replacing(folder / CARD_FILE) as card,
-        replacing(folder / WEIGHTS_FILE) as weights,
+        atomic_write(folder / CONFIG_FILE) as config,
+        atomic_write(folder / CARD_FILE) as card,
+        atomic_write(folder / WEIGHTS_FILE) as weights,
     ):
         write_safetensors(weights, state_dict)
         card.write_text(_card(description, state_dict), encoding="utf-8")

@@ -14,8 +14,9 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+from jaxmodels.atomic import atomic_write
 from jaxmodels.convert import files
-from jaxmodels.convert.files import read_state_dict, replacing, write_state_dict
+from jaxmodels.convert.files import read_state_dict, write_state_dict
 from tests.convert.conftest import full_disk, names, unprivileged
 from tests.convert.tiny import bits
 
@@ -238,7 +239,7 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "note"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == tmp_path  # a move across file systems would not be atomic

@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx
 from rich.console import Console
 
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 from jaxmodels.convert.hub import save_pretrained
 from jaxmodels.training.batches import batches
 from jaxmodels.training.blueprint import Blueprint
@@ -222,7 +222,7 @@ class Run:
         baselines = task.baselines()
         save_pretrained(model, self.workdir.model)
         if extras:
-            with replacing(self.workdir.model / "extras.safetensors") as path:
+            with atomic_write(self.workdir.model / "extras.safetensors") as path:
                 safetensors.numpy.save_file({k: np.asarray(v, order="C") for k, v in extras.items()}, path)
         results = {
             "task": task.name,

@@ -10,7 +10,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.run.progress import minutes
 from jaxmodels.training.run.workdir import Workdir
@@ -57,7 +57,7 @@ def write_report(
         settings=_flat(experiment.describe()),
         environment=results["environment"],
     )
-    with replacing(workdir.folder / "report.html") as path:
+    with atomic_write(workdir.folder / "report.html") as path:
         path.write_text(html, encoding="utf-8")
 
 

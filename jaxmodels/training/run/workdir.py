@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxmodels.convert.files import replacing
+from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment, differences
 from jaxmodels.training.run.checkpoints import read_json
 
@@ -72,7 +72,7 @@ class Workdir:
         if not self.writes or not self.metrics_file.exists():
             return
         lines = [line for line in self.read_metrics() if line["step"] <= step]
-        with replacing(self.metrics_file) as path:
+        with atomic_write(self.metrics_file) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Workdir:
 
     def _write(self, path: Path, value: Any) -> None:
         if self.writes:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
