@@ -20,7 +20,7 @@ from jaxmodels.models.hourglass import HourglassTransformerLM, next_token_loss
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.scalable_vit import ScalableViT
 from jaxmodels.nn import Implementation
-from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.functional_model import FunctionalModel
 
 
 Call = Callable[[], np.ndarray]
@@ -57,18 +57,18 @@ class JaxSide:
         def fresh() -> nnx.Module:
             return build(workload, dtype=dtype)
 
-        blueprint = Blueprint(fresh, attention=attention)
-        self.parameters = blueprint.split(load_state_dict(nnx.eval_shape(fresh), weights))
+        functional = FunctionalModel(fresh, attention=attention)
+        self.parameters = functional.split(load_state_dict(nnx.eval_shape(fresh), weights))
         self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
         self.mode = mode
         tx = optax.adamw(LEARNING_RATE, **ADAMW)
         self.moments = jax.jit(tx.init)(self.parameters) if mode == "train" else None
 
         def run(parameters: dict[str, Array], inputs: Mapping[str, Array]) -> Array:
-            return outputs(blueprint.merge(parameters), inputs, workload)
+            return outputs(functional.merge(parameters), inputs, workload)
 
         def step(parameters: dict[str, Array], moments: Any, inputs: Mapping[str, Array]) -> tuple:
-            value, gradients = jax.value_and_grad(lambda p: loss(blueprint.merge(p, remat=remat), inputs))(
+            value, gradients = jax.value_and_grad(lambda p: loss(functional.merge(p, remat=remat), inputs))(
                 parameters
             )
             updates, moments = tx.update(gradients, moments, parameters)

@@ -21,7 +21,7 @@ from benchmarks import jax_side
 from benchmarks.problem import MODELS, ModelName
 from benchmarks.sizes import Workload, build, shapes, workload_at
 from jaxmodels.atomic import atomic_write
-from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.functional_model import FunctionalModel
 
 
 SUMMARY = Path(__file__).parent / "results" / "roofline.json"
@@ -48,15 +48,15 @@ def main() -> None:
 
 def analysis(workload: Workload, side: int) -> dict[str, float]:
     """Parameters, and FLOP and bytes before fusion of one forward pass and of one training step in bfloat16."""
-    blueprint = Blueprint(lambda: build(workload, dtype=jnp.bfloat16))
-    parameters = jax.eval_shape(lambda: blueprint.split(build(workload, dtype=jnp.bfloat16)))
+    functional = FunctionalModel(lambda: build(workload, dtype=jnp.bfloat16))
+    parameters = jax.eval_shape(lambda: functional.split(build(workload, dtype=jnp.bfloat16)))
     batch = shapes(workload, side)
 
     def forward(parameters: Any, batch: Any) -> Any:
-        return jax_side.outputs(blueprint.merge(parameters), batch, workload)
+        return jax_side.outputs(functional.merge(parameters), batch, workload)
 
     def training(parameters: Any, batch: Any) -> Any:
-        return jax.value_and_grad(lambda p: jax_side.loss(blueprint.merge(p), batch))(parameters)
+        return jax.value_and_grad(lambda p: jax_side.loss(functional.merge(p), batch))(parameters)
 
     found: dict[str, float] = {"parameters": sum(p.size for p in jax.tree.leaves(parameters))}
     for name, function in (("forward", forward), ("train", training)):

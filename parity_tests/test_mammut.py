@@ -499,7 +499,7 @@ def test_processes_agree_with_one(tmp_path) -> None:
     ]
     weights = fill(torch_reference.MaMMUT(**GOLDEN)).state_dict()
     torch.save({"models": models, "runs": runs, "weights": weights}, tmp_path / "task.pt")
-    command = [sys.executable, "-m", "parity_tests.two_processes"]
+    command = [sys.executable, "-m", "parity_tests.torch_mammut_worker"]
     workers = [
         subprocess.Popen(
             [*command, str(rank), "2", str(tmp_path)],
@@ -545,7 +545,7 @@ def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "parity_tests.two_jax_processes"]
+    command = [sys.executable, "-m", "parity_tests.jax_mammut_worker"]
     workers = [
         subprocess.Popen(
             [*command, str(rank), coordinator, str(tmp_path)],

@@ -13,13 +13,13 @@ from flax import nnx
 
 import jaxmodels as jm
 from jaxmodels.compare.torch_training import TorchTask, train_torch
-from jaxmodels.training.blueprint import Blueprint
 from jaxmodels.training.experiment import Experiment
+from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.run.loop import train
 from jaxmodels.training.task import Task
-from tests.training.tiny_tasks import TASKS
+from tests.training.small_tasks import TASKS
 
 
 class Sides:
@@ -31,14 +31,14 @@ class Sides:
         def make() -> nnx.Module:
             return task.model(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(1))
 
-        self.blueprint = Blueprint(make)
-        fresh = self.blueprint.split(make())
+        self.functional = FunctionalModel(make)
+        fresh = self.functional.split(make())
         random = np.random.default_rng(0)
         self.parameters = {
             name: value + 0.05 * random.normal(size=value.shape).astype(np.float32)
             for name, value in fresh.items()
         }
-        model, extras = task.export(self.blueprint.merge(self.parameters))
+        model, extras = task.export(self.functional.merge(self.parameters))
         jm.save_pretrained(model, folder)
         if extras:
             import safetensors.numpy
@@ -48,7 +48,7 @@ class Sides:
         self.theirs = TorchTask(task).load(folder)
 
     def call(self, name: str, batch: dict[str, np.ndarray]) -> Any:
-        function = jax.jit(lambda p, b: self.task.functions[name](self.blueprint.merge(p), b))
+        function = jax.jit(lambda p, b: self.task.functions[name](self.functional.merge(p), b))
         return jax.tree.map(np.asarray, function(self.parameters, batch))
 
     def batch(self) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ def test_loss_and_metrics(sides: Sides) -> None:
     task, batch = sides.task, sides.batch()
 
     def total(parameters: Any, batch: Any) -> Any:
-        model = sides.blueprint.merge(parameters)
+        model = sides.functional.merge(parameters)
         return task.loss(model, task.forward(model, batch, None))[0]
 
     theirs = sides.theirs.loss({key: torch.from_numpy(value) for key, value in batch.items()})

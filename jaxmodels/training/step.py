@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.task import Task
 
 
@@ -35,10 +35,14 @@ class TrainState(NamedTuple):
 
 
 def initial_state(
-    blueprint: Blueprint, make: Callable[[], nnx.Module], tx: optax.GradientTransformation, *, average: bool
+    functional: FunctionalModel,
+    make: Callable[[], nnx.Module],
+    tx: optax.GradientTransformation,
+    *,
+    average: bool,
 ) -> TrainState:
     """The state before the first step. To be traced, so that every array is born where it belongs."""
-    parameters = blueprint.split(make())
+    parameters = functional.split(make())
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         parameters=parameters,
@@ -50,7 +54,7 @@ def initial_state(
 
 def make_step(
     task: Task,
-    blueprint: Blueprint,
+    functional: FunctionalModel,
     tx: optax.GradientTransformation,
     *,
     key: Key[Array, ""],
@@ -66,7 +70,7 @@ def make_step(
 
     Args:
       task: gives the loss.
-      blueprint: of the task's model.
+      functional: of the task's model.
       tx: the update rule.
       key: of dropout; the step number is folded in, so that a resumed run repeats an unbroken one.
       accumulate: parts into which the batch is cut to save memory; the gradient is that of the whole batch.
@@ -75,7 +79,7 @@ def make_step(
       remat: recompute activations in the backward pass, all but the inputs of layers.
       gathered: where parameters that are cut over devices go for their use; None leaves that to the compiler.
     """
-    gradient = loss_and_gradient(task, blueprint, accumulate=accumulate, remat=remat, gathered=gathered)
+    gradient = loss_and_gradient(task, functional, accumulate=accumulate, remat=remat, gathered=gathered)
 
     def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         loss, metrics, gradients = gradient(state.parameters, batch, jax.random.fold_in(key, state.step))
@@ -101,7 +105,7 @@ def make_step(
 
 def loss_and_gradient(
     task: Task,
-    blueprint: Blueprint,
+    functional: FunctionalModel,
     *,
     accumulate: int = 1,
     remat: bool = False,
@@ -115,7 +119,7 @@ def loss_and_gradient(
     pass.
     """
 
-    forward, total = loss_of_outputs(task, blueprint, remat=remat, gathered=gathered)
+    forward, total = loss_of_outputs(task, functional, remat=remat, gathered=gathered)
 
     def at_once(parameters, batch, key):
         (loss, metrics), gradients = jax.value_and_grad(
@@ -145,7 +149,7 @@ def loss_and_gradient(
 
 
 def loss_of_outputs(
-    task: Task, blueprint: Blueprint, *, remat: bool, gathered: Sharding | None = None
+    task: Task, functional: FunctionalModel, *, remat: bool, gathered: Sharding | None = None
 ) -> tuple[Forward, Total]:
     """The two halves of the loss as functions of the parameters: outputs of some examples, loss of all outputs.
 
@@ -156,7 +160,7 @@ def loss_of_outputs(
     def forward(parameters: Parameters, part: Mapping[str, Array], key: Array) -> dict[str, Array]:
         if gathered is not None:
             parameters = checkpoint_name(jax.lax.with_sharding_constraint(parameters, gathered), GATHERED)
-        model = blueprint.merge(parameters, training=True, remat=remat)
+        model = functional.merge(parameters, training=True, remat=remat)
         outputs = task.forward(model, part, nnx.Rngs(dropout=key))
         return {name: _floating(value) for name, value in outputs.items()}
 
@@ -165,16 +169,16 @@ def loss_of_outputs(
         forward = jax.checkpoint(forward, policy=policy)  # ty: ignore[invalid-assignment]
 
     def total(parameters: Parameters, outputs: Mapping[str, Array]) -> tuple[Array, Metrics]:
-        return task.loss(blueprint.merge(parameters, training=True), outputs)
+        return task.loss(functional.merge(parameters, training=True), outputs)
 
     return forward, total
 
 
 def unhealthy(
-    task: Task, blueprint: Blueprint, parameters: Parameters, batch: Mapping[str, Array], key: Array
+    task: Task, functional: FunctionalModel, parameters: Parameters, batch: Mapping[str, Array], key: Array
 ) -> dict[str, Any]:
     """What is not finite in the step that failed: parts of the batch, parameters, gradients (names)."""
-    loss, _, gradients = jax.jit(loss_and_gradient(task, blueprint))(parameters, batch, key)
+    loss, _, gradients = jax.jit(loss_and_gradient(task, functional))(parameters, batch, key)
 
     def names(arrays: Mapping[str, Array]) -> list[str]:
         finite = jax.jit(lambda arrays: {name: jnp.isfinite(x).all() for name, x in arrays.items()})(arrays)

@@ -8,13 +8,13 @@ import pytest
 
 from jaxmodels.training.batches import batches
 from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, replicated, sharding_of
-from tests.training.tiny import Tiny
+from tests.training.toy_task import ToyTask
 
 
 SHARDING = batch_sharding(make_mesh(MeshConfig(data=1)))
 
 
-class Echo(Tiny):
+class Echo(ToyTask):
     """Shows which examples it was asked for, and one number from each generator."""
 
     def batch(self, indices, draws):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxmodels as jm
-from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.optimizer import OptimizerConfig, is_decayed, optimizer, schedule
 
 
@@ -42,7 +42,7 @@ def test_a_short_run_warms_up_in_a_tenth() -> None:
 
 
 def names(make) -> list[str]:
-    return Blueprint(make).parameters
+    return FunctionalModel(make).parameters
 
 
 def exempt(make) -> set[str]:
@@ -53,7 +53,7 @@ def exempt(make) -> set[str]:
 def test_decay_of_each_model() -> None:
     from flax import nnx
 
-    from tests.training.tiny import Tiny
+    from tests.training.toy_task import ToyTask
 
     rngs = nnx.Rngs
     lm = jm.HourglassTransformerLMConfig(num_tokens=8, dim=8, max_seq_len=8, depth=1)
@@ -66,7 +66,7 @@ def test_decay_of_each_model() -> None:
     glom = jm.GlomConfig(dim=8, levels=2, image_size=8, patch_size=4)
     # The biases of GLOM's grouped layers are matrices; a rule by rank would decay them.
     assert exempt(lambda: jm.Glom(glom, rngs=rngs(0))) == {"bias", "embedding", "init_levels"}
-    assert exempt(lambda: Tiny().model(dtype=None, param_dtype=jnp.float32, rngs=rngs(0))) == {
+    assert exempt(lambda: ToyTask().model(dtype=None, param_dtype=jnp.float32, rngs=rngs(0))) == {
         "bias",
         "scale",
     }

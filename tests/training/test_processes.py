@@ -28,8 +28,8 @@ KILLS = 20
 def fork() -> Callable[..., Any]:
     """Starts a run in a process that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.tiny_run"])
-    from tests.training.tiny_run import child
+    context.set_forkserver_preload(["tests.training.toy_run"])
+    from tests.training.toy_run import child
 
     def start(workdir: Path, steps: int, log: Path, **settings: Any) -> Any:
         process = context.Process(target=child, args=(str(workdir), steps, settings, str(log)))
@@ -40,7 +40,7 @@ def fork() -> Callable[..., Any]:
 
 
 def command(workdir: Path, steps: int, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "tests.training.tiny_run", str(workdir), str(steps), *settings]
+    return [sys.executable, "-m", "tests.training.toy_run", str(workdir), str(steps), *settings]
 
 
 def start(workdir: Path, steps: int, *settings: str) -> subprocess.Popen[str]:

@@ -11,11 +11,11 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.training.batches import batches
-from jaxmodels.training.blueprint import Blueprint
+from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import MeshConfig, batch_sharding, gathered, make_mesh, replicated, sharding_of
 from jaxmodels.training.step import TrainState, initial_state, loss_and_gradient, make_step
 from jaxmodels.training.task import Task
-from tests.training.tiny_tasks import TASKS
+from tests.training.small_tasks import TASKS
 
 
 ONE, EIGHT = MeshConfig(data=1), MeshConfig(data=2, fsdp=4)
@@ -29,14 +29,14 @@ def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState
     def make() -> nnx.Module:
         return task.model(dtype=None, param_dtype=dtype, rngs=nnx.Rngs(0))
 
-    blueprint, tx = Blueprint(make), optax.adamw(1e-3)
+    functional, tx = FunctionalModel(make), optax.adamw(1e-3)
 
     def initial() -> TrainState:
-        return initial_state(blueprint, make, tx, average=False)
+        return initial_state(functional, make, tx, average=False)
 
     places = jax.tree.map(lambda x: sharding_of(mesh, x.shape), jax.eval_shape(initial))
     step = jax.jit(
-        make_step(task, blueprint, tx, key=jax.random.key(0), gathered=gathered(mesh)),
+        make_step(task, functional, tx, key=jax.random.key(0), gathered=gathered(mesh)),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
     )
@@ -101,12 +101,12 @@ def test_accumulation_is_exact_for_real_tasks(name: str) -> None:
     def make() -> nnx.Module:
         return task.model(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
 
-    blueprint = Blueprint(make)
-    parameters = blueprint.split(make())
+    functional = FunctionalModel(make)
+    parameters = functional.split(make())
     batch = task.batch(np.arange(8), [np.random.default_rng(i) for i in range(8)])
     key = jax.random.key(0)
-    loss, _, whole = jax.jit(loss_and_gradient(task, blueprint))(parameters, batch, key)
-    loss2, _, parts = jax.jit(loss_and_gradient(task, blueprint, accumulate=4))(parameters, batch, key)
+    loss, _, whole = jax.jit(loss_and_gradient(task, functional))(parameters, batch, key)
+    loss2, _, parts = jax.jit(loss_and_gradient(task, functional, accumulate=4))(parameters, batch, key)
     np.testing.assert_allclose(loss2, loss, rtol=1e-6)
     norm = float(optax.tree.norm(whole))
     for parameter in whole:

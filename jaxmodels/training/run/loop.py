@@ -17,8 +17,8 @@ from rich.console import Console
 from jaxmodels.atomic import atomic_write
 from jaxmodels.convert.hub import save_pretrained
 from jaxmodels.training.batches import batches
-from jaxmodels.training.blueprint import Blueprint
 from jaxmodels.training.experiment import Experiment
+from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import (
     batch_sharding,
     everywhere,
@@ -111,8 +111,8 @@ class Run:
                 f"attention must be 'xla' on a {jax.default_backend().upper()}: cuDNN belongs to NVIDIA GPUs; "
                 "got attention='cudnn'"
             )
-        self.blueprint = Blueprint(self.make, attention=experiment.attention)
-        self.tx = optimizer(experiment.optim, experiment.steps, self.blueprint.parameters)
+        self.functional = FunctionalModel(self.make, attention=experiment.attention)
+        self.tx = optimizer(experiment.optim, experiment.steps, self.functional.parameters)
         self.key = jax.random.key(experiment.seed)
         self.compiled: dict[str, Any] = {}  # evaluation functions
         self.keep_average = experiment.optim.ema_decay > 0
@@ -125,7 +125,7 @@ class Run:
         return jax.tree.map(place, shapes)
 
     def _initial(self) -> TrainState:
-        return initial_state(self.blueprint, self.make, self.tx, average=self.keep_average)
+        return initial_state(self.functional, self.make, self.tx, average=self.keep_average)
 
     def step(self) -> Any:
         """The compiled step: (state, batch) -> (state, metrics); the state's memory is reused."""
@@ -133,7 +133,7 @@ class Run:
         return jax.jit(
             make_step(
                 self.task,
-                self.blueprint,
+                self.functional,
                 self.tx,
                 key=self.key,
                 accumulate=experiment.accumulate,
@@ -214,7 +214,7 @@ class Run:
         reporter.say("evaluating on the test data")
         metrics = task.evaluate(self.call, "test")
         samples = task.samples(self.call)
-        model, extras = task.export(self.blueprint.merge(self._gathered()))
+        model, extras = task.export(self.functional.merge(self._gathered()))
         if not self.workdir.writes:
             _together("finished")
             return
@@ -249,7 +249,7 @@ class Run:
         if name not in self.compiled:
             function = self.task.functions[name]
             self.compiled[name] = jax.jit(
-                lambda parameters, batch: function(self.blueprint.merge(parameters), batch),
+                lambda parameters, batch: function(self.functional.merge(parameters), batch),
                 out_shardings=replicated(self.mesh),
             )
         placed = {key: everywhere(self.mesh, np.asarray(value)) for key, value in batch.items()}
@@ -311,7 +311,7 @@ class Run:
             return
         self.checkpoints.wait()
         key = jax.random.fold_in(self.key, number - 1)
-        bad = unhealthy(self.task, self.blueprint, self.state.parameters, batch, key)
+        bad = unhealthy(self.task, self.functional, self.state.parameters, batch, key)
         steps = self.checkpoints.steps()
         raise Diverged(
             f"stopped at step {number}: the loss is {float(metrics['loss'])} and the norm of its gradient "

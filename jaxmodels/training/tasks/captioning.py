@@ -38,8 +38,8 @@ from jaxmodels.training.tasks.augmentation import (
     require_shift,
     scaled,
 )
-from jaxmodels.training.tasks.byte_baselines import ByteCounts
-from jaxmodels.training.tasks.caption_figures import caption_figure, retrieval_figure
+from jaxmodels.training.tasks.baselines.bytes import ByteCounts
+from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 

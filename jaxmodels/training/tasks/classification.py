@@ -25,8 +25,8 @@ from jaxmodels.training.tasks.augmentation import (
     require_shift,
     scaled,
 )
-from jaxmodels.training.tasks.baselines import accuracies, classify_pixels
-from jaxmodels.training.tasks.figures import confusion_figure, prediction_figure, routing_figure
+from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
+from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
 SHOWN = 28  # predictions

@@ -29,9 +29,9 @@ from jaxmodels.training.tasks.augmentation import (
     require_shift,
     scaled,
 )
-from jaxmodels.training.tasks.baselines import LinearFilter, classify_pixels, logistic_regression
+from jaxmodels.training.tasks.baselines.images import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.tasks.classification import describe_splits
-from jaxmodels.training.tasks.figures import island_figure, reconstruction_figure
+from jaxmodels.training.tasks.figures.images import island_figure, reconstruction_figure
 
 
 FILTERED = 512  # training pictures to which the linear filter is fitted

@@ -29,8 +29,8 @@ from jaxmodels.data.datasets import TextSplits
 from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.byte_baselines import entropy_bits, gzip_bits, xz_bits
-from jaxmodels.training.tasks.figures import show
+from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.tasks.figures.images import show
 
 
 PADDING = -1  # after the end of a text; never a target

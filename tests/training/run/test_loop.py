@@ -18,7 +18,7 @@ from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.run.loop import train
-from tests.training.tiny import Tiny
+from tests.training.toy_task import ToyTask
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -28,15 +28,15 @@ UNTIMED = ("examples_per_second",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyExperiment(Experiment):
+class ToyExperiment(Experiment):
     width: int = 16  # stands for the configuration of a model
     poison: int | None = None
 
     def task(self) -> Any:
-        return Tiny(patch_dropout=0.5, poison=self.poison)
+        return ToyTask(patch_dropout=0.5, poison=self.poison)
 
 
-def experiment(workdir: Path, **changes: Any) -> TinyExperiment:
+def experiment(workdir: Path, **changes: Any) -> ToyExperiment:
     settings: dict[str, Any] = {
         "workdir": workdir,
         "steps": 12,
@@ -44,13 +44,13 @@ def experiment(workdir: Path, **changes: Any) -> TinyExperiment:
         "mesh": ONE,
         "evaluate_every": 6,
     }
-    return TinyExperiment(**settings | changes)
+    return ToyExperiment(**settings | changes)
 
 
 def run(experiment: Experiment) -> tuple[int, str]:
     """Exit status and everything that was said."""
     out = StringIO()
-    status = train(experiment, preset="tiny", console=Console(file=out, width=200))
+    status = train(experiment, preset="toy", console=Console(file=out, width=200))
     return status, out.getvalue()
 
 
@@ -96,7 +96,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
 
 def test_the_saved_model_is_the_trained_one(finished: tuple[Path, str]) -> None:
     workdir, _ = finished
-    task = Tiny()
+    task = ToyTask()
     model = jm.from_pretrained(workdir / "model")
     accuracy = float(np.mean(np.argmax(model(jnp.asarray(task.images)), axis=1) == task.labels))
     assert accuracy == json.loads((workdir / "results.json").read_text())["test"]["accuracy"]
@@ -139,7 +139,7 @@ def test_going_on_with_other_settings_is_refused(
 def test_going_on_with_other_data_is_refused(
     finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tiny, "examples", 39)
+    monkeypatch.setattr(ToyTask, "examples", 39)
     with pytest.raises(ValueError, match=r"data\.examples: 40 in the run, 39 now"):
         run(experiment(finished[0], resume=True))
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from jaxmodels.training.tasks import byte_baselines
-from jaxmodels.training.tasks.byte_baselines import ByteCounts, entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.tasks.baselines import bytes as byte_baselines
+from jaxmodels.training.tasks.baselines.bytes import ByteCounts, entropy_bits, gzip_bits, xz_bits
 
 
 TEXT = b"the cat sat on the mat and the dog sat on the log; " * 40

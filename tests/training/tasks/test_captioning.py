@@ -16,8 +16,8 @@ from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.training.tasks import captioning
 from jaxmodels.training.tasks.augmentation import EVALUATION_BATCH
-from jaxmodels.training.tasks.caption_figures import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.captioning import Captioning
+from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 
 
 SIZES: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.training.tasks.figures import (
+from jaxmodels.training.tasks.figures.images import (
     OUTLINE,
     confusion_figure,
     neighbour_cosine,

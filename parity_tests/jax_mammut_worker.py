@@ -1,6 +1,6 @@
 """One of two JAX processes that compute MaMMUT's loss over a global batch; test_mammut.py starts them.
 
-    python -m parity_tests.two_jax_processes RANK COORDINATOR FOLDER
+    python -m parity_tests.jax_mammut_worker RANK COORDINATOR FOLDER
 
 FOLDER/config.json, FOLDER/weights.npz and FOLDER/batch.npz are read; each process holds its half of the batch.
 The first one writes loss and gradients, in PyTorch's layout, to FOLDER/jax.npz.

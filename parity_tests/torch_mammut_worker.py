@@ -1,6 +1,6 @@
 """One of several processes that train the reference MaMMUT on parts of a batch; test_mammut.py starts them.
 
-    python -m parity_tests.two_processes RANK WORLD_SIZE FOLDER
+    python -m parity_tests.torch_mammut_worker RANK WORLD_SIZE FOLDER
 
 FOLDER/task.pt holds the model, its weights and the runs; FOLDER/rank<RANK>.pt receives losses and averaged
 gradients. It has no JAX to import, so that it starts quickly.

@@ -1,4 +1,4 @@
-"""Runs the tiny task in a process of its own: python -m tests.training.tiny_run WORKDIR STEPS [SETTING=VALUE …]."""
+"""Runs the toy task in a process of its own: python -m tests.training.toy_run WORKDIR STEPS [SETTING=VALUE …]."""
 
 import os
 import resource
@@ -15,21 +15,21 @@ import jax
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.mesh import HostsConfig
 from jaxmodels.training.run.loop import train
-from tests.training.tiny import Tiny
+from tests.training.toy_task import ToyTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyExperiment(Experiment):
+class ToyExperiment(Experiment):
     def task(self) -> Any:
-        return Tiny(patch_dropout=0.5)
+        return ToyTask(patch_dropout=0.5)
 
 
 def run(workdir: Path, steps: int, **settings: Any) -> int:
-    cache = os.environ.get("TINY_RUN_CACHE", Path(__file__).parents[2] / ".jax_cache")
+    cache = os.environ.get("TOY_RUN_CACHE", Path(__file__).parents[2] / ".jax_cache")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     settings = {"batch_size": 8, "evaluate_every": 1000, "log_every": 1, **settings}
-    return train(TinyExperiment(workdir=workdir, steps=steps, resume=True, **settings), preset="tiny")
+    return train(ToyExperiment(workdir=workdir, steps=steps, resume=True, **settings), preset="toy")
 
 
 def child(workdir: str, steps: int, settings: dict[str, Any], log: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
 from jaxmodels.training.tasks import baselines
-from jaxmodels.training.tasks.baselines import (
+from jaxmodels.training.tasks.baselines.images import (
     LinearFilter,
     accuracies,
     classify_pixels,

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from jaxmodels.nn import Implementation
 
 
-class Blueprint:
+class FunctionalModel:
     """The structure of one model, for training and for evaluation.
 
     The trainer holds parameters as {dotted name: array}: cheap to pass to a compiled function, easy to shard,

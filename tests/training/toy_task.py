@@ -12,10 +12,10 @@ from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.training.task import Metric, Sample
 
 
-class Tiny:
+class ToyTask:
     """Pulls the outputs of pictures of one class together and those of two classes apart."""
 
-    name = "tiny"
+    name = "toy"
     examples = 40
     metric = Metric(name="accuracy", better="higher")
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from jaxmodels.training.tasks.figures import RIGHT, WRONG, show
+from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, show
 
 
 def caption_figure(

@@ -1,0 +1,1 @@
+"""What each task has to beat: simple methods that learn nothing deep."""
