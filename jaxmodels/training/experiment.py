@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxmodels.data import captioned_images, labelled_images, texts
-from jaxmodels.data.embedded.emoji_captions import emoji_captions
-from jaxmodels.data.embedded.emoji_splits import emoji_splits
-from jaxmodels.data.embedded.union_splits import union_splits
+from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
+from jaxmodels.data.embedded.state_of_the_union import union_splits
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
 from jaxmodels.models.hourglass import HourglassTransformerLMConfig

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxmodels.data.datasets import CaptionedImages
-from jaxmodels.data.embedded.emoji_splits import box_means
+from jaxmodels.data.downsampling import box_means
 
 
 RANKS = (1, 5, 10)

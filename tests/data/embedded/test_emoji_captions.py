@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.data import emoji
-from jaxmodels.data.embedded.emoji_captions import emoji_captions
+from jaxmodels.data.embedded.emoji_splits import emoji_captions
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxmodels.data import emoji, emoji_splits
-from jaxmodels.data.embedded.emoji_splits import box_means
 
 
 def keys(images: np.ndarray) -> list[bytes]:
@@ -83,16 +82,6 @@ def test_smaller_pictures_are_box_means(size):
     assert small.train.images.dtype == np.uint8
     means = large.train.images[:20].reshape(20, size, box, size, box, 3).mean(axis=(2, 4))
     np.testing.assert_array_equal(small.train.images[:20], np.rint(means))
-
-
-def test_what_does_not_fill_a_box_is_left_out():
-    images = np.arange(2 * 5 * 7, dtype=np.uint8).reshape(2, 5, 7, 1)
-
-    means = box_means(images, 2)
-
-    assert means.shape == (2, 2, 3, 1)
-    assert means[1, 1, 2, 0] == np.rint(images[1, 2:4, 4:6].mean())
-    assert box_means(images, 1) is images
 
 
 @pytest.mark.parametrize(

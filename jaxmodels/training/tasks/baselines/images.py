@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Float32, Int, Num
 
 from jaxmodels.data.datasets import LabelledSplits
-from jaxmodels.data.embedded.emoji_splits import box_means
+from jaxmodels.data.downsampling import box_means
 
 
 PENALTIES = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # each fit starts where the one before ended
