@@ -15,13 +15,13 @@ TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
 PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.13
 
-.PHONY: demo test lint test-without-torch test-with-torch tables results benchmarks data clean
+.PHONY: demo test lint docs test-without-torch test-with-torch tables results benchmarks data clean
 
 demo: $(STAMP)
 	$(BIN)/jaxmodels demo --output out/demo
 
 # The two suites do not touch each other: side by side they use both cores.
-test: lint
+test: lint docs
 	$(MAKE) --jobs=2 --output-sync=target test-without-torch test-with-torch
 
 lint: $(STAMP)
@@ -30,6 +30,10 @@ lint: $(STAMP)
 	$(BIN)/ty check
 	$(BIN)/lint-imports
 
+# The site, in out/docs; a warning is an error.
+docs: $(STAMP)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs out/docs
+
 # tests/no_torch holds a module `torch` that refuses to be imported, also in subprocesses.
 test-without-torch: $(STAMP)
 	PYTHONPATH=tests/no_torch $(BIN)/python -m pytest tests
@@ -37,23 +41,24 @@ test-without-torch: $(STAMP)
 test-with-torch: $(STAMP)
 	$(BIN)/python -m pytest parity_tests
 
-# The table in README.md, from two fresh runs.
+# The tables in README.md and docs/compare.md, from two fresh runs.
 tables: $(STAMP)
 	$(BIN)/jaxmodels compare --dtype float64 --output out/compare-float64
 	$(BIN)/jaxmodels compare --dtype float32 --output out/compare-float32
 	$(BIN)/python tools/update_readme.py
 
-# The tables of trained models in README.md and the memory table in docs/train.md: about an hour and a half.
+# The tables in docs/train.md: about an hour and a half.
 results: $(STAMP)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/memory.py
 
-# The tables and plots of benchmarks/README.md and the short one in README.md: under 40 minutes on an idle machine.
+# The tables and plots of benchmarks/README.md and the speed in README.md: under 40 minutes on an idle machine.
 benchmarks: $(STAMP)
 	$(BIN)/python -m benchmarks --output out/benchmarks
 	cp out/benchmarks/results.json benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks --tables
+	$(BIN)/python tools/update_readme.py --tables
 
 # The data files inside the package; see the script for what it needs.
 data: $(STAMP)
@@ -62,7 +67,7 @@ data: $(STAMP)
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(TORCH) $(PUBLISHED)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' $(TORCH) $(PUBLISHED)
 	$(BIN)/python -m pip install --quiet --no-deps $(PUBLISHED_BARE)
 	touch $(STAMP)
 

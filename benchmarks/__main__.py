@@ -56,7 +56,7 @@ def main(
         rounds: turns of every side in a row.
         threads: cores that both sides may use.
         curves: also measure how time and memory grow with the size of the input.
-        tables: measure nothing; write README.md and benchmarks/README.md from benchmarks/results.
+        tables: measure nothing; write benchmarks/README.md and docs/benchmarks.md from benchmarks/results.
     """
     if tables:
         pages.write()

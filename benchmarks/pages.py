@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and benchmarks/README.md from benchmarks/results: `python -m benchmarks --tables`."""
+"""Writes the tables of benchmarks/README.md and docs/benchmarks.md from benchmarks/results: `python -m benchmarks --tables`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxmodels.atomic import atomic_write
 
 
 RESULTS = ROOT / "benchmarks" / "results"
-FULL, SHORT = ROOT / "benchmarks" / "README.md", ROOT / "README.md"
+FULL, SHORT = ROOT / "benchmarks" / "README.md", ROOT / "docs" / "benchmarks.md"
 NOTHING = "Not measured yet: `make benchmarks` writes this table."
 
 

@@ -1,4 +1,4 @@
-"""Trains every task on two CPU cores and writes what came out into README.md; `make results` runs it.
+"""Trains every task on two CPU cores and writes what came out into docs/train.md; `make results` runs it.
 
     python tools/results.py            # runs what is missing under out/results, then writes the tables
     python tools/results.py --tables   # only writes the tables, from docs/results.json
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "out" / "results"
 SUMMARY = ROOT / "docs" / "results.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "train.md"
 SEEDS = range(3)
 
 
@@ -87,10 +87,10 @@ def main() -> None:
         rows = [measure(row) for row in ROWS]
         SUMMARY.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
     summary = json.loads(SUMMARY.read_text())
-    readme = README.read_text()
+    readme = PAGE.read_text()
     for mark, text in (("results", results_table(summary)), ("seeds", seeds_table(summary))):
         readme = with_table(readme, mark, text)
-    README.write_text(readme)
+    PAGE.write_text(readme)
 
 
 def measure(row: Row) -> dict[str, Any]:
@@ -254,13 +254,13 @@ def seeds_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, mark: str, table: str) -> str:
-    """The README with what stands between the marks replaced."""
+def with_table(page: str, mark: str, table: str) -> str:
+    """The page with what stands between the marks replaced."""
     begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
-    before, found, rest = readme.partition(begin)
+    before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        sys.exit(f"{README} has no marks {begin.strip()} and {end.strip()}")
+        sys.exit(f"{PAGE} has no marks {begin.strip()} and {end.strip()}")
     return before + begin + table + end + after
 
 
