@@ -1,4 +1,4 @@
-"""Writes the tables of benchmarks/README.md and docs/benchmarks.md from benchmarks/results: `python -m benchmarks --tables`."""
+"""Writes the tables of both pages on benchmarks from the results: `python -m benchmarks --tables`."""
 
 import json
 from pathlib import Path
