@@ -9,20 +9,20 @@ What it does, in order:
 
 1. Downloads the packages named in `SOURCES` with `npm pack`; refuses one whose SHA-256 is not the expected.
 2. Reads groups and English captions from emojibase-data. Emoji without a group (regional indicator letters)
-   and the group "component" are left out, and with them the pictures which remain without a caption
+   and the group "component" are left out, and with them the images which remain without a caption
    (OpenMoji's extras, a few private or unassigned code points of Noto).
 3. Renders the SVGs at 64 x 64 pixels on white with resvg. A drawing which is not square is centred in a
    square, not cropped.
 4. Writes `emoji.tsv.xz` (code points, concept, group, caption, styles; one emoji a line in Unicode's order),
-   `<style>.u8.xz` (raw RGB bytes, picture after picture in the order of the index) and
+   `<style>.u8.xz` (raw RGB bytes, image after image in the order of the index) and
    `state_of_the_union.tsv.xz` (year, president, text; one address a line).
 
 Deterministic: a second run writes the same bytes. Another liblzma may pack them differently, and another
 resvg may draw other pixels; `tests/data` holds checksums of the decoded content. The texts in `LICENSES/` are
 written by hand.
 
-Why this layout: xz of interleaved RGB, picture after picture, was smaller than planes (by a third to a half),
-left-neighbour differences (by a quarter) and rows of all pictures side by side (by 5 to 12 %), and the
+Why this layout: xz of interleaved RGB, image after image, was smaller than planes (by a third to a half),
+left-neighbour differences (by a quarter) and rows of all images side by side (by 5 to 12 %), and the
 standard library reads it.
 """
 
@@ -121,7 +121,7 @@ def render(svg: str) -> np.ndarray:
     pixels = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
     if pixels.shape != (SIZE, SIZE, 3):
         raise ValueError(
-            f"a picture must have shape {(SIZE, SIZE, 3)}; got shape={pixels.shape}, svg={svg[:200]!r}"
+            f"an image must have shape {(SIZE, SIZE, 3)}; got shape={pixels.shape}, svg={svg[:200]!r}"
         )
     return pixels
 
@@ -181,8 +181,8 @@ def main() -> None:
                 index.append(f"{hexcode}\t{concept}\t{group}\t{caption}\t{styles}\n")
         write(output / "emoji.tsv.xz", "".join(index).encode())
         for style, drawings in svgs.items():
-            pictures = [render(drawings[hexcode]) for hexcode, *_ in catalogue if hexcode in drawings]
-            write(output / f"{style}.u8.xz", np.stack(pictures).tobytes())
+            images = [render(drawings[hexcode]) for hexcode, *_ in catalogue if hexcode in drawings]
+            write(output / f"{style}.u8.xz", np.stack(images).tobytes())
         write(
             output / "state_of_the_union.tsv.xz",
             "".join(f"{line}\n" for line in read_addresses(sotu)).encode(),

@@ -8,7 +8,7 @@ from jaxtyping import Int32, UInt8
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImages:
-    """Pictures of one size with their classes."""
+    """Images of one size with their classes."""
 
     images: UInt8[np.ndarray, "n height width c"]
     labels: Int32[np.ndarray, " n"]
@@ -25,13 +25,13 @@ class LabelledSplits:
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages
-    class_names: tuple[str, ...]  # one name if the pictures have no classes
+    class_names: tuple[str, ...]  # one name if the images have no classes
     skipped: tuple[str, ...] = ()  # what was left out, and why
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CaptionedImages:
-    """Pictures of one size with a caption each."""
+    """Images of one size with a caption each."""
 
     images: UInt8[np.ndarray, "n height width c"]
     captions: tuple[str, ...]
@@ -57,5 +57,5 @@ class TextSplits:
     train: bytes
     validation: bytes
     test: bytes
-    row: int | None = None  # bytes of one record, where the data has fixed ones, such as pictures
+    row: int | None = None  # bytes of one record, where the data has fixed ones, such as images
     skipped: tuple[str, ...] = ()

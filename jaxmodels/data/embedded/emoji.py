@@ -1,28 +1,28 @@
-"""Emoji in three drawing styles, each picture with a caption and a group.
+"""Emoji in three drawing styles, each image with a caption and a group.
 
-| style | source | licence | pictures |
+| style | source | licence | images |
 | --- | --- | --- | --- |
 | openmoji | OpenMoji 17.0.0 | CC BY-SA 4.0 | 3,944 |
 | noto | Noto Emoji (@iconify-json/noto 1.2.9) | Apache-2.0 | 3,682 |
 | fluent | Fluent Emoji Flat (@iconify-json/fluent-emoji-flat 1.2.6) | MIT | 3,139 |
 
 Captions and groups are Unicode's English ones (emojibase-data 17.0.0, MIT), the same for every style.
-Pictures which have no group there are left out (OpenMoji's extras, regional indicator letters, a few
+Images which have no group there are left out (OpenMoji's extras, regional indicator letters, a few
 private or unassigned code points), and so are the swatches of skin and hair.
 
 Two protocols:
 
 * Within a style: a concept belongs to the test set when `crc32(concept) % 10 == 0`. The skin-tone variants
   of an emoji share its concept, so they are never on both sides. Some concepts are drawn alike to the last
-  pixel (in OpenMoji "artist" and "man artist"): pictures of other concepts which equal a test picture are
+  pixel (in OpenMoji "artist" and "man artist"): images of other concepts which equal a test image are
   in neither set.
 * Across styles (`holdout`): train on two styles, test on the third, over the 3,139 emoji which all three
   draw.
 
-Retrieval: several captions may belong to the same pixels (OpenMoji: 404 pictures in 182 sets of equals), so
+Retrieval: several captions may belong to the same pixels (OpenMoji: 404 images in 182 sets of equals), so
 count any of them as a hit.
 
-Shapes: n pictures of 64 by 64 pixels, channels last, on white.
+Shapes: n images of 64 by 64 pixels, channels last, on white.
 """
 
 import zlib
@@ -58,7 +58,7 @@ INDEX_FILE = "emoji.tsv.xz"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmojiSet:
-    """Pictures with their captions and groups; entry i of every field belongs to picture i."""
+    """Images with their captions and groups; entry i of every field belongs to image i."""
 
     images: UInt8[np.ndarray, "n 64 64 3"]  # read-only
     captions: tuple[str, ...]  # English, e.g. "waving hand: dark skin tone"
@@ -89,7 +89,7 @@ def emoji(
     holdout: Style | None = None,
     skin_tones: bool = True,
 ) -> EmojiSet:
-    """The pictures of one style, of several, or of all (`None`), in Unicode's order within each style.
+    """The images of one style, of several, or of all (`None`), in Unicode's order within each style.
 
     Args:
         style: "openmoji", "noto", "fluent", or several of them; they always come in this order.
@@ -118,7 +118,7 @@ def emoji(
             chosen = chosen & np.array([row.hexcode == row.concept for row in style_rows])
         rows += [row for row, keep in zip(style_rows, chosen, strict=True) if keep]
         styles += [name] * int(chosen.sum())
-        images.append(_pictures(name) if chosen.all() else _pictures(name)[chosen])
+        images.append(_images(name) if chosen.all() else _images(name)[chosen])
 
     return EmojiSet(
         images=_read_only(images[0] if len(images) == 1 else np.concatenate(images)),
@@ -160,20 +160,20 @@ def _styles_around(holdout: Style, style: object, split: str | None) -> tuple[St
 
 
 def _within_style(style: Style, split: str | None) -> tuple[Style, Bool[np.ndarray, " n"]]:
-    """Which pictures of a style are in a split by concept."""
+    """Which images of a style are in a split by concept."""
     rows = _rows(style)
     if split is None:
         return style, np.ones(len(rows), bool)
     test = np.array([zlib.crc32(row.concept.encode()) % 10 == 0 for row in rows])
     if split == "test":
         return style, test
-    images = _pictures(style)
-    test_pictures = {image.tobytes() for image in images[test]}
-    return style, ~test & np.array([image.tobytes() not in test_pictures for image in images])
+    images = _images(style)
+    test_images = {image.tobytes() for image in images[test]}
+    return style, ~test & np.array([image.tobytes() not in test_images for image in images])
 
 
 def _across_styles(style: Style) -> tuple[Style, Bool[np.ndarray, " n"]]:
-    """Which pictures of a style show an emoji that every style draws."""
+    """Which images of a style show an emoji that every style draws."""
     return style, np.array([row.styles == STYLES for row in _rows(style)])
 
 
@@ -193,7 +193,7 @@ def _index() -> tuple[IndexRow, ...]:
 
 
 @lru_cache(maxsize=len(STYLES))
-def _pictures(style: Style) -> UInt8[np.ndarray, "n 64 64 3"]:
+def _images(style: Style) -> UInt8[np.ndarray, "n 64 64 3"]:
     name = f"{style}.u8.xz"
     pixels = np.frombuffer(unpack(name), np.uint8)  # a view of bytes, hence read-only
     shape = (len(_rows(style)), 64, 64, 3)

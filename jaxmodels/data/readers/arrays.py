@@ -1,9 +1,9 @@
-"""Pictures as arrays: `.npz` files, and folders in the IDX format of MNIST.
+"""Images as arrays: `.npz` files, and folders in the IDX format of MNIST.
 
 An `.npz` file holds unsigned bytes with the axes n height width, or n height width channels, and perhaps their classes,
 integers, under these names:
 
-| split | pictures, under one of | classes, under one of |
+| split | images, under one of | classes, under one of |
 | --- | --- | --- |
 | train | images, data, x_train, train_images | labels, y_train, train_labels |
 | validation (may be missing) | x_val, val_images, validation_images | y_val, val_labels, validation_labels |
@@ -12,7 +12,7 @@ integers, under these names:
 A folder in the IDX format holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and the test data with `t10k`
 or `test` in place of `train`; each may be compressed (`.gz`). Fashion-MNIST's folder is one.
 
-What is not there is taken out of the training data, by the number of the picture (`held_out.py`).
+What is not there is taken out of the training data, by the number of the image (`splitting.py`).
 """
 
 import gzip
@@ -46,7 +46,7 @@ UNSIGNED_BYTES = b"\0\0\x08"  # what an IDX file of bytes begins with; the numbe
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Arrays:
-    """The pictures of a split, as they are stored, and their classes, if there are any."""
+    """The images of a split, as they are stored, and their classes, if there are any."""
 
     images: UInt8[np.ndarray, "n ..."]
     labels: Integer[np.ndarray, " n"] | None
@@ -66,7 +66,7 @@ def read_arrays(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
     """The three splits of an `.npz` file or an IDX folder, and what was left out.
 
     Raises:
-        ValueError: a damaged file, or arrays that are no pictures or do not fit one another.
+        ValueError: a damaged file, or arrays that are no images or do not fit one another.
         PermissionError: a file may not be read.
     """
     arrays, skipped = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
@@ -103,7 +103,7 @@ def _check(path: Path, split: Split, part: Arrays) -> None:
     where = f"for {split} in path={str(path)!r}"
     if images.dtype != np.uint8 or images.ndim < 2 or not images.size:
         raise ValueError(
-            f"images must be a uint8 array (0 is black, 255 white) whose first axis is the picture; got "
+            f"images must be a uint8 array (0 is black, 255 white) whose first axis is the image; got "
             f"dtype={images.dtype}, shape={images.shape} {where}; values between 0 and 1 become such bytes by "
             "(images * 255).round().astype('uint8')"
         )
@@ -111,7 +111,7 @@ def _check(path: Path, split: Split, part: Arrays) -> None:
         return
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
-            "labels must be an array of integers, one for each picture; got "
+            "labels must be an array of integers, one for each image; got "
             f"dtype={labels.dtype}, shape={labels.shape} {where}; number the classes from 0"
         )
     if len(labels) != len(images):
@@ -137,11 +137,11 @@ def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
                 for split, (images, labels) in chosen.items()
             }
     others = sorted(set(present) - {name for names in chosen.values() for name in names})
-    return arrays, tuple(f"array {name!r}: neither pictures nor classes by its name" for name in others)
+    return arrays, tuple(f"array {name!r}: neither images nor classes by its name" for name in others)
 
 
 def _chosen(path: Path, present: list[str]) -> dict[Split, tuple[str, str | None]]:
-    """The names of pictures and classes of every split that is there."""
+    """The names of images and classes of every split that is there."""
     chosen: dict[Split, tuple[str, str | None]] = {}
     for split in SPLITS:
         images, labels = _one_of(path, IMAGES[split], present), _one_of(path, LABELS[split], present)
@@ -149,7 +149,7 @@ def _chosen(path: Path, present: list[str]) -> dict[Split, tuple[str, str | None
             chosen[split] = images, labels
         elif labels is not None or split == "train":
             raise ValueError(
-                f"one of the arrays must hold pictures and be called {' or '.join(IMAGES[split])}; "
+                f"one of the arrays must hold images and be called {' or '.join(IMAGES[split])}; "
                 f"got {', '.join(present) or 'none'} in path={str(path)!r}; rename or add it"
             )
     return chosen

@@ -1,12 +1,12 @@
-"""The user's own pictures with captions, as listed in a JSONL, CSV or Parquet file.
+"""The user's own images with captions, as listed in a JSONL, CSV or Parquet file.
 
-Every line has an `image`, the path of a picture relative to the file, and a `caption`; several lines may be about the
-same picture. A column `split` (train, validation or test) is optional; what it does not name is taken out of the
-training data by the path of the picture (`held_out.py`), so that all captions of a picture are on the same side.
-`pictures.py` says how pictures become squares.
+Every line has an `image`, the path of an image relative to the file, and a `caption`; several lines may be about the
+same image. A column `split` (train, validation or test) is optional; what it does not name is taken out of the
+training data by the path of the image (`splitting.py`), so that all captions of an image are on the same side.
+`image_files.py` says how images become squares.
 
-Memory: everything is held as bytes, captions · size² · channels of them (1 channel if all pictures are stored as grey,
-otherwise 3), for instance 1.1 GiB for 100,000 captions of coloured pictures at 64 × 64. A picture is decoded once, but
+Memory: everything is held as bytes, captions · size² · channels of them (1 channel if all images are stored as grey,
+otherwise 3), for instance 1.1 GiB for 100,000 captions of coloured images at 64 × 64. An image is decoded once, but
 held once for each of its captions; where there are several, once more for a moment.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from jaxmodels.checks import require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
-from jaxmodels.data.readers.image_files import read_pictures, same_channels, unreadable
+from jaxmodels.data.readers.image_files import read_images, same_channels, unreadable
 from jaxmodels.data.readers.paths import existing, listed, permission, whole
 from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, held_out, require_examples
 
@@ -32,7 +32,7 @@ COLUMNS = ("image", "caption")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A picture and a caption of it."""
+    """An image and a caption of it."""
 
     where: str  # in the file, for messages
     image: str  # relative to the file, in its shortest form
@@ -48,18 +48,18 @@ def captioned_images(
     skip_unreadable: bool = False,
     skip_long: bool = False,
 ) -> CaptionedSplits:
-    """Reads pictures and their captions, each picture as the middle of it, `size` × `size`.
+    """Reads images and their captions, each image as the middle of it, `size` × `size`.
 
     Args:
         path: a file that ends in `.jsonl`, `.csv` (comma-separated, with a header) or `.parquet`.
         size: height and width in pixels.
         longest: how many bytes of UTF-8 a caption may have.
-        skip_unreadable: leave out pictures that are missing or cannot be read, and list them in `skipped`,
+        skip_unreadable: leave out images that are missing or cannot be read, and list them in `skipped`,
             instead of an error.
         skip_long: the same for captions that are too long.
 
     Raises:
-        ValueError: lines or columns that are not as above, captions that are too long, unreadable pictures, a
+        ValueError: lines or columns that are not as above, captions that are too long, unreadable images, a
             damaged file, a split without examples.
         FileNotFoundError: `path` leads nowhere.
         PermissionError: the file may not be read.
@@ -84,17 +84,17 @@ def captioned_images(
     splits, unread = _decoded(file, rows, size)
     if unread and not skip_unreadable:
         raise unreadable(file, unread, len({row.image for row in rows}))
-    require_examples(file, splits, "captions", "add pictures, or split them yourself with a column split")
+    require_examples(file, splits, "captions", "add images, or split them yourself with a column split")
     return CaptionedSplits(source=str(file), skipped=(*too_long, *unread), **splits)
 
 
 def _decoded(file: Path, rows: Sequence[Row], size: int) -> tuple[dict[Split, CaptionedImages], list[str]]:
-    """The splits, with the captions whose pictures can be read, and what is wrong with the other pictures."""
+    """The splits, with the captions whose images can be read, and what is wrong with the other images."""
     images, captions, problems = {}, {}, []
     for split in SPLITS:
         part = [row for row in rows if row.split == split]
         names = list(dict.fromkeys(row.image for row in part))
-        pictures, reasons = read_pictures([file.parent / name for name in names], size=size)
+        decoded, reasons = read_images([file.parent / name for name in names], size=size)
         problems += [
             f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason is not None
         ]
@@ -102,10 +102,8 @@ def _decoded(file: Path, rows: Sequence[Row], size: int) -> tuple[dict[Split, Ca
         place = {name: index for index, name in enumerate(readable)}
         part = [row for row in part if row.image in place]
         captions[split] = tuple(row.caption for row in part)
-        # With one caption each, the pictures are in place already.
-        images[split] = (
-            pictures if len(part) == len(readable) else pictures[[place[row.image] for row in part]]
-        )
+        # With one caption each, the images are in place already.
+        images[split] = decoded if len(part) == len(readable) else decoded[[place[row.image] for row in part]]
     images = same_channels(images)
     return {
         split: CaptionedImages(images=images[split], captions=captions[split]) for split in SPLITS
@@ -154,7 +152,7 @@ def _problem(record: Mapping[str, Any]) -> str | None:
 
 
 def _with_splits(file: Path, rows: Sequence[Row]) -> list[Row]:
-    """Fills in the splits that the file does not name; a picture must be in one of them only."""
+    """Fills in the splits that the file does not name; an image must be in one of them only."""
     given = {row.split for row in rows if row.split is not None}
     problems = [f"{row.where}: there is no split" for row in rows if given and row.split is None]
     first: dict[str, Row] = {}
@@ -175,7 +173,7 @@ def _with_splits(file: Path, rows: Sequence[Row]) -> list[Row]:
 def _wrong_lines(file: Path, problems: Sequence[str]) -> ValueError:
     return ValueError(
         "every line must have an image, a caption and, if any has one, a split that is the same for all captions of a "
-        f"picture; got {len(problems)} in path={str(file)!r} which are wrong:{listed(problems)}\nrepair or remove them"
+        f"image; got {len(problems)} in path={str(file)!r} which are wrong:{listed(problems)}\nrepair or remove them"
     )
 
 
@@ -185,7 +183,7 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     if reader is None or file.is_dir():
         raise ValueError(
             "path must be a .jsonl, .csv or .parquet file with the columns image and caption; "
-            f"got path={str(file)!r}; write such a file, with paths of pictures relative to it"
+            f"got path={str(file)!r}; write such a file, with paths of images relative to it"
         )
     records = reader(file)
     if not records:

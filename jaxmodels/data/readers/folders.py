@@ -1,14 +1,14 @@
-"""Folders of pictures: one folder for each class, or none, and perhaps a folder for each split above them.
+"""Folders of images: one folder for each class, or none, and perhaps a folder for each split above them.
 
 | what is there | is read as |
 | --- | --- |
 | `cat/1.png`, `dog/1.png` | classes |
 | `train/cat/1.png`, `validation/cat/2.png`, `test/cat/3.png` | classes, already split |
-| `1.png`, `2.png` | pictures without classes |
-| `train/1.png`, `test/2.png` | pictures without classes, already split |
+| `1.png`, `2.png` | images without classes |
+| `train/1.png`, `test/2.png` | images without classes, already split |
 
 `train` must be there for the names of splits to count; `validation` may be called `val` or `valid`, and it or `test`
-may be missing. Hidden files are passed over; other files that are no pictures by their suffix are left out and told.
+may be missing. Hidden files are passed over; other files that are no images by their suffix are left out and told.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ from jaxmodels.data.readers.paths import by_suffix, listed, visible
 from jaxmodels.data.readers.splitting import SPLIT_NAMES, Split, held_out
 
 
-UNLABELLED = "unlabelled"  # the one class of pictures without classes
+UNLABELLED = "unlabelled"  # the one class of images without classes
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """A file and what its place in the folder says about it."""
 
     path: Path
@@ -30,36 +30,36 @@ class Picture(NamedTuple):
     split: Split
 
 
-def read_folder(folder: Path) -> tuple[list[Picture], tuple[str, ...], tuple[str, ...]]:
-    """Pictures, the names of all classes, and what was left out; no picture is opened.
+def read_folder(folder: Path) -> tuple[list[ImageFile], tuple[str, ...], tuple[str, ...]]:
+    """Images, the names of all classes, and what was left out; no image is opened.
 
     Raises:
-        ValueError: no pictures, or a layout from which classes and splits do not follow.
+        ValueError: no images, or a layout from which classes and splits do not follow.
         PermissionError: a folder may not be read.
     """
     parts = _split_folders(folder)
     class_names: set[str] = set()
-    pictures: list[Picture] = []
+    images: list[ImageFile] = []
     others: list[Path] = []
     for split, part in parts.items():
         names, files = _class_folders(part)
         class_names.update(names)
         for name, file in files:
-            if not _is_picture(file):
+            if not _is_image(file):
                 others.append(file)
                 continue
             key = file.relative_to(folder).as_posix()
-            pictures.append(Picture(file, name, held_out(key, parts) if split == "train" else split))
-    if not pictures:
+            images.append(ImageFile(file, name, held_out(key, parts) if split == "train" else split))
+    if not images:
         raise ValueError(
-            f"the folder must hold pictures ({', '.join(SUFFIXES)}), or a folder of them for each class; "
+            f"the folder must hold images ({', '.join(SUFFIXES)}), or a folder of them for each class; "
             f"got none, and {len(others)} other files, in path={str(folder)!r}; add some, as in cat/1.png and dog/1.png"
         )
-    skipped = by_suffix(others, "no picture that can be read, by its suffix")
-    return pictures, tuple(sorted(class_names)), skipped
+    skipped = by_suffix(others, "no image that can be read, by its suffix")
+    return images, tuple(sorted(class_names)), skipped
 
 
-def _is_picture(file: Path) -> bool:
+def _is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES
 
 
@@ -76,7 +76,7 @@ def _split_folders(folder: Path) -> dict[Split, Path]:
     if not named or (len(named) < len(folders) and not train_has_classes):
         return {"train": folder}
 
-    beside = [entry.name for entry in entries if entry.is_dir() or _is_picture(entry)]
+    beside = [entry.name for entry in entries if entry.is_dir() or _is_image(entry)]
     parts = dict(named)
     if train is None or len(parts) < len(named) or len(beside) > len(named):
         raise ValueError(
@@ -94,15 +94,15 @@ def _class_folders(folder: Path) -> tuple[list[str], list[tuple[str, Path]]]:
     loose = [(UNLABELLED, entry) for entry in entries if not entry.is_dir()]
     if not classes:
         return [UNLABELLED], loose
-    if pictures := [file.name for _, file in loose if _is_picture(file)]:
+    if images := [file.name for _, file in loose if _is_image(file)]:
         raise ValueError(
-            f"every picture must be in the folder of a class where there are such folders; got {listed(pictures)}\n"
-            f"beside {len(classes)} folders in path={str(folder)!r}; move the pictures into a folder, or away"
+            f"every image must be in the folder of a class where there are such folders; got {listed(images)}\n"
+            f"beside {len(classes)} folders in path={str(folder)!r}; move the images into a folder, or away"
         )
     files = [(entry.name, file) for entry in classes for file in visible(entry)]
     if nested := [f"{file.parent.name}/{file.name}" for _, file in files if file.is_dir()]:
         raise ValueError(
-            f"the folder of a class must hold pictures and no folders; got {listed(nested)}\nin path={str(folder)!r}; "
-            "move the pictures one level up, or, if these are splits, call them train, validation and test"
+            f"the folder of a class must hold images and no folders; got {listed(nested)}\nin path={str(folder)!r}; "
+            "move the images one level up, or, if these are splits, call them train, validation and test"
         )
     return [entry.name for entry in classes], loose + files

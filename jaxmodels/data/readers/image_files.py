@@ -1,4 +1,4 @@
-"""Picture files and arrays of pictures as squares of one size.
+"""Image files and arrays of images as squares of one size.
 
 The short side is scaled to `size` (bilinear, with antialiasing) and the long side is cut to it, equally at both ends.
 Transparent pixels lie on white, the camera's orientation (EXIF) is respected, 16 bits become 8. Of an animation the
@@ -30,33 +30,33 @@ MAX_PIXELS = (
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
 
 
-def read_pictures(
+def read_images(
     paths: Sequence[Path], *, size: int
 ) -> tuple[UInt8[np.ndarray, "n size size c"], list[str | None]]:
-    """The pictures that can be read, and for every path why it could not be read, or `None`.
+    """The images that can be read, and for every path why it could not be read, or `None`.
 
-    There is one channel if all pictures are grey, otherwise three.
+    There is one channel if all images are grey, otherwise three.
     """
-    pictures = np.empty((len(paths), size, size, 1), np.uint8)
+    images = np.empty((len(paths), size, size, 1), np.uint8)
     reasons: list[str | None] = []
     count = 0
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         # Odd metadata is of no interest here, and what matters comes back as a reason.
         warnings.filterwarnings("ignore", module="PIL")
-        for picture in pool.map(partial(_read, size=size), paths):
-            if isinstance(picture, str):
-                reasons.append(picture)
+        for image in pool.map(partial(_read, size=size), paths):
+            if isinstance(image, str):
+                reasons.append(image)
                 continue
-            if picture.shape[-1] > pictures.shape[-1]:
-                pictures = np.repeat(pictures, 3, axis=-1)
-            pictures[count] = picture  # a grey one is repeated where the others have three channels
+            if image.shape[-1] > images.shape[-1]:
+                images = np.repeat(images, 3, axis=-1)
+            images[count] = image  # a grey one is repeated where the others have three channels
             count += 1
             reasons.append(None)
-    return pictures[:count], reasons
+    return images[:count], reasons
 
 
 def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
-    """The picture, or why it cannot be read."""
+    """The image, or why it cannot be read."""
     too_large = f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb"
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -72,13 +72,13 @@ def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
     except PermissionError:
         return "not enough permission to read it"
     except UnidentifiedImageError:
-        return f"no picture in one of the formats {', '.join(FORMATS)}"
+        return f"no image in one of the formats {', '.join(FORMATS)}"
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         return str(error) or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as the camera was held; as it is stored if the camera's notes are damaged."""
+    """The image as the camera was held; as it is stored if the camera's notes are damaged."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # whatever is wrong with the notes, the pixels were read
@@ -86,15 +86,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def unreadable(path: Path, problems: Sequence[str], count: int) -> ValueError:
-    """The error for pictures that could not be read."""
+    """The error for images that could not be read."""
     return ValueError(
-        f"every picture must be readable; got {len(problems)} of {count} in path={str(path)!r} which are not:"
+        f"every image must be readable; got {len(problems)} of {count} in path={str(path)!r} which are not:"
         f"{listed(problems)}\nrepair or remove them, or leave them out with skip_unreadable=True (--skip-unreadable)"
     )
 
 
 def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
-    """The middle of a picture, with one channel if it is grey and three if not.
+    """The middle of an image, with one channel if it is grey and three if not.
 
     Raises:
         ValueError: black and white are not defined in its type of pixels.
@@ -102,7 +102,7 @@ def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
     if image.mode.startswith("I;16"):  # Pillow would cut off everything above 255
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of type {image.mode!r} have no fixed range: save the picture with 8 bits")
+        raise ValueError(f"pixels of type {image.mode!r} have no fixed range: save the image with 8 bits")
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -112,22 +112,22 @@ def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
 
 
 def squares(images: UInt8[np.ndarray, "n height width c"], size: int) -> UInt8[np.ndarray, "n size size d"]:
-    """`square` for every picture of an array; four channels are red, green, blue and alpha."""
+    """`square` for every image of an array; four channels are red, green, blue and alpha."""
     n, height, width, channels = images.shape
     if (height, width) == (size, size) and channels != 4:
         return images
     result = np.empty((n, size, size, 1 if channels == 1 else 3), np.uint8)
-    for picture, image in zip(result, images, strict=True):
-        picture[...] = square(Image.fromarray(image[..., 0] if channels == 1 else image), size)
+    for index, image in enumerate(images):
+        result[index] = square(Image.fromarray(image[..., 0] if channels == 1 else image), size)
     return result
 
 
 def same_channels(
     images: Mapping[Split, UInt8[np.ndarray, "n height width _"]],
 ) -> dict[Split, UInt8[np.ndarray, "n height width c"]]:
-    """Grey pictures get three channels when those of another split have three."""
-    most = max(pictures.shape[-1] for pictures in images.values())
+    """Grey images get three channels when those of another split have three."""
+    most = max(part.shape[-1] for part in images.values())
     return {
-        split: pictures if pictures.shape[-1] == most else np.repeat(pictures, most, axis=-1)
-        for split, pictures in images.items()
+        split: part if part.shape[-1] == most else np.repeat(part, most, axis=-1)
+        for split, part in images.items()
     }

@@ -1,10 +1,10 @@
-"""The user's own pictures with classes: a folder of class folders, an `.npz` file, or a folder in the IDX format.
+"""The user's own images with classes: a folder of class folders, an `.npz` file, or a folder in the IDX format.
 
-`folders.py` and `arrays.py` say what may be where, `pictures.py` how pictures become squares, and `held_out.py` what is
+`folders.py` and `arrays.py` say what may be where, `image_files.py` how images become squares, and `splitting.py` what is
 validated and tested on where the data is not split.
 
-Memory: everything is held as bytes, pictures · size² · channels of them (1 channel if all are stored as grey, otherwise
-3), for instance 0.6 GiB for 50,000 coloured pictures at 64 × 64. Arrays are there twice while they are split.
+Memory: everything is held as bytes, images · size² · channels of them (1 channel if all are stored as grey, otherwise
+3), for instance 0.6 GiB for 50,000 coloured images at 64 × 64. Arrays are there twice while they are split.
 """
 
 import os
@@ -17,29 +17,29 @@ from jaxtyping import Int, Int32, UInt8
 from jaxmodels.checks import require_integer
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
 from jaxmodels.data.readers.arrays import holds_arrays, read_arrays
-from jaxmodels.data.readers.folders import UNLABELLED, Picture, read_folder
-from jaxmodels.data.readers.image_files import read_pictures, same_channels, squares, unreadable
+from jaxmodels.data.readers.folders import UNLABELLED, ImageFile, read_folder
+from jaxmodels.data.readers.image_files import read_images, same_channels, squares, unreadable
 from jaxmodels.data.readers.paths import existing, listed
 from jaxmodels.data.readers.splitting import SPLITS, Split, require_examples
 
 
-WAY_OUT = "add pictures, or split them yourself (folders train, validation and test; arrays x_train, x_val and x_test)"
+WAY_OUT = "add images, or split them yourself (folders train, validation and test; arrays x_train, x_val and x_test)"
 
 
 def labelled_images(
     path: str | os.PathLike[str], *, size: int, skip_unreadable: bool = False, require_classes: bool = True
 ) -> LabelledSplits:
-    """Reads pictures and their classes, each picture as the middle of it, `size` × `size`.
+    """Reads images and their classes, each image as the middle of it, `size` × `size`.
 
     Args:
-        path: a folder of class folders or of pictures, an `.npz` file, or a folder in the IDX format.
+        path: a folder of class folders or of images, an `.npz` file, or a folder in the IDX format.
         size: height and width in pixels.
         skip_unreadable: leave out files that cannot be read, and list them in `skipped`, instead of an error.
-        require_classes: `False` allows pictures without classes; they all have label 0.
+        require_classes: `False` allows images without classes; they all have label 0.
 
     Raises:
-        ValueError: unreadable pictures, damaged files, labels that do not fit, fewer than two classes, a class or a
-            split without pictures, a layout that is none of these.
+        ValueError: unreadable images, damaged files, labels that do not fit, fewer than two classes, a class or a
+            split without images, a layout that is none of these.
         FileNotFoundError: `path` leads nowhere.
         PermissionError: a file or folder may not be read.
     """
@@ -50,15 +50,15 @@ def labelled_images(
     if found.is_dir():
         return _from_folder(found, size, skip_unreadable, require_classes)
     raise ValueError(
-        "path must be a folder of pictures, an .npz file or a folder of IDX files; "
+        "path must be a folder of images, an .npz file or a folder of IDX files; "
         f"got path={str(found)!r}; for an IDX file give the folder it is in, and unpack an archive first"
     )
 
 
 def _from_folder(folder: Path, size: int, skip_unreadable: bool, require_classes: bool) -> LabelledSplits:
-    pictures, class_names, skipped = read_folder(folder)
-    planned = {split: [picture for picture in pictures if picture.split == split] for split in SPLITS}
-    # Now, before the pictures are opened, which takes its time, and again for those that could be read.
+    files, class_names, skipped = read_folder(folder)
+    planned = {split: [file for file in files if file.split == split] for split in SPLITS}
+    # Now, before the images are opened, which takes its time, and again for those that could be read.
     _check(
         folder,
         class_names,
@@ -68,23 +68,23 @@ def _from_folder(folder: Path, size: int, skip_unreadable: bool, require_classes
 
     images, labels, problems = {}, {}, []
     for split, part in planned.items():
-        images[split], reasons = read_pictures([picture.path for picture in part], size=size)
+        images[split], reasons = read_images([file.path for file in part], size=size)
         readable = []
-        for picture, reason in zip(part, reasons, strict=True):
+        for file, reason in zip(part, reasons, strict=True):
             if reason is None:
-                readable.append(picture)
+                readable.append(file)
             else:
-                problems.append(f"{picture.path.relative_to(folder).as_posix()}: {reason}")
+                problems.append(f"{file.path.relative_to(folder).as_posix()}: {reason}")
         labels[split] = _labels(readable, class_names)
     if problems and not skip_unreadable:
-        raise unreadable(folder, problems, len(pictures))
+        raise unreadable(folder, problems, len(files))
     _check(folder, class_names, labels, require_classes)
     return _splits(folder, images, labels, class_names, (*skipped, *problems))
 
 
-def _labels(pictures: Sequence[Picture], class_names: Sequence[str]) -> Int32[np.ndarray, " n"]:
+def _labels(files: Sequence[ImageFile], class_names: Sequence[str]) -> Int32[np.ndarray, " n"]:
     number = {name: index for index, name in enumerate(class_names)}
-    return np.array([number[picture.class_name] for picture in pictures], np.int32)
+    return np.array([number[file.class_name] for file in files], np.int32)
 
 
 def _from_arrays(path: Path, size: int, require_classes: bool) -> LabelledSplits:
@@ -129,7 +129,7 @@ def _check(
     if require_classes and len(class_names) < 2:
         raise ValueError(
             f"there must be at least two classes; got {len(class_names)} ({', '.join(class_names)}) from "
-            f"path={str(path)!r}; put the pictures of each class into a folder of its own, or give arrays with labels"
+            f"path={str(path)!r}; put the images of each class into a folder of its own, or give arrays with labels"
         )
     missing = sorted(set(range(len(class_names))) - set(labels["train"].tolist()))
     if missing:
@@ -139,10 +139,10 @@ def _check(
             for index in missing
         ]
         raise ValueError(
-            f"every class must have pictures to train on; got {len(missing)} of {len(class_names)} classes without, "
+            f"every class must have images to train on; got {len(missing)} of {len(class_names)} classes without, "
             f"from path={str(path)!r}:{listed(counts)}\nremove these classes, or {WAY_OUT}"
         )
-    require_examples(path, labels, "pictures", WAY_OUT)
+    require_examples(path, labels, "images", WAY_OUT)
 
 
 def _splits(

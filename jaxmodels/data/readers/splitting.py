@@ -1,7 +1,7 @@
 """What becomes validation and test data where the user does not say so, and what every split must have.
 
 An example of the training data is test data when crc32 of its key is a multiple of ten, and validation data when one
-is left over; each only if the data brings no such split. The key is the path of a picture, or its number in an array:
+is left over; each only if the data brings no such split. The key is the path of an image, or its number in an array:
 what is added later moves nothing that is already there.
 """
 

@@ -1,4 +1,4 @@
-"""The user's own text, as bytes: a file, a folder of files, or pictures read as records of bytes.
+"""The user's own text, as bytes: a file, a folder of files, or images read as records of bytes.
 
 A single file may have any suffix and hold any bytes. In a folder, and in the folders inside it, files with one of the
 suffixes below count, sorted by their path, with an empty line between one and the next.
@@ -31,7 +31,7 @@ def texts(path: str | os.PathLike[str]) -> TextSplits:
     """Reads bytes in their order and holds the last ones back.
 
     Args:
-        path: a file, a folder with text files, or pictures – an `.npz` file or a folder in the IDX format – whose
+        path: a file, a folder with text files, or images – an `.npz` file or a folder in the IDX format – whose
             bytes are records of one length, `row`, in the order in which the array has them.
 
     Raises:
@@ -58,15 +58,15 @@ def texts(path: str | os.PathLike[str]) -> TextSplits:
 
 
 def _records(path: Path) -> TextSplits:
-    """Pictures as one text: the bytes of the first, of the second, and so on."""
+    """Images as one text: the bytes of the first, of the second, and so on."""
     arrays, skipped = read_arrays(path)
     sizes = {split: math.prod(part.images.shape[1:]) for split, part in arrays.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"all pictures must have the same number of bytes; got {sizes} in path={str(path)!r}; make them one size"
+            f"all images must have the same number of bytes; got {sizes} in path={str(path)!r}; make them one size"
         )
     splits = {split: part.images.tobytes() for split, part in arrays.items()}
-    require_examples(path, splits, "bytes", "give more pictures, or arrays x_train, x_val and x_test")
+    require_examples(path, splits, "bytes", "give more images, or arrays x_train, x_val and x_test")
     return TextSplits(source=str(path), row=sizes["train"], skipped=skipped, **splits)
 
 

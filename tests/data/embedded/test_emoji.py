@@ -10,7 +10,7 @@ import pytest
 
 from jaxmodels.data import emoji
 from jaxmodels.data.embedded import packed
-from jaxmodels.data.embedded.emoji import GROUPS, STYLES, _index, _pictures
+from jaxmodels.data.embedded.emoji import GROUPS, STYLES, _images, _index
 
 
 COUNTS = {"openmoji": 3944, "noto": 3682, "fluent": 3139}
@@ -25,7 +25,7 @@ INDEX_SHA256 = "97f24b592aa1a0b9e223693850045e674c79332fe6bb7f61bdad721d891555a6
 
 def forget_decoded_files():
     _index.cache_clear()
-    _pictures.cache_clear()
+    _images.cache_clear()
 
 
 @pytest.fixture
@@ -39,21 +39,21 @@ def files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_content(style):
-    pictures = emoji(style)
+    emoji_set = emoji(style)
 
-    assert len(pictures) == COUNTS[style]
-    assert pictures.images.shape == (COUNTS[style], 64, 64, 3)
-    assert pictures.images.dtype == np.uint8
-    assert hashlib.sha256(pictures.images.tobytes()).hexdigest() == PIXELS_SHA256[style]
-    assert pictures.labels.shape == (COUNTS[style],)
-    assert pictures.labels.dtype == np.int32
-    assert pictures.group_names == GROUPS
-    assert sorted(set(pictures.labels.tolist())) == list(range(9))
-    assert all(pictures.captions)
-    assert set(pictures.styles) == {style}
-    for field in (pictures.captions, pictures.concepts, pictures.hexcodes, pictures.styles):
+    assert len(emoji_set) == COUNTS[style]
+    assert emoji_set.images.shape == (COUNTS[style], 64, 64, 3)
+    assert emoji_set.images.dtype == np.uint8
+    assert hashlib.sha256(emoji_set.images.tobytes()).hexdigest() == PIXELS_SHA256[style]
+    assert emoji_set.labels.shape == (COUNTS[style],)
+    assert emoji_set.labels.dtype == np.int32
+    assert emoji_set.group_names == GROUPS
+    assert sorted(set(emoji_set.labels.tolist())) == list(range(9))
+    assert all(emoji_set.captions)
+    assert set(emoji_set.styles) == {style}
+    for field in (emoji_set.captions, emoji_set.concepts, emoji_set.hexcodes, emoji_set.styles):
         assert len(field) == COUNTS[style]
-    assert len(set(pictures.hexcodes)) == COUNTS[style]
+    assert len(set(emoji_set.hexcodes)) == COUNTS[style]
 
 
 def test_index_checksum():
@@ -61,47 +61,47 @@ def test_index_checksum():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_pictures_are_drawn_on_white(style):
+def test_images_are_drawn_on_white(style):
     images = emoji(style).images
 
     assert np.mean(images[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 255) > 0.99
-    assert np.all(images.min(axis=(1, 2, 3)) < 255), "an empty picture"
+    assert np.all(images.min(axis=(1, 2, 3)) < 255), "an empty image"
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_known_entry(style):
-    pictures = emoji(style)
-    i = pictures.hexcodes.index("1F469-1F3FE-200D-1F692")
+    emoji_set = emoji(style)
+    i = emoji_set.hexcodes.index("1F469-1F3FE-200D-1F692")
 
-    assert pictures.captions[i] == "woman firefighter: medium-dark skin tone"
-    assert pictures.concepts[i] == "1F469-200D-1F692"
-    assert pictures.group_names[pictures.labels[i]] == "people-body"
+    assert emoji_set.captions[i] == "woman firefighter: medium-dark skin tone"
+    assert emoji_set.concepts[i] == "1F469-200D-1F692"
+    assert emoji_set.group_names[emoji_set.labels[i]] == "people-body"
 
 
 def test_skin_tone_of_two_people_shares_the_concept():
-    pictures = emoji("openmoji")
-    i = pictures.hexcodes.index("1FAF1-1F3FB-200D-1FAF2-1F3FC")
+    emoji_set = emoji("openmoji")
+    i = emoji_set.hexcodes.index("1FAF1-1F3FB-200D-1FAF2-1F3FC")
 
-    assert pictures.concepts[i] == "1F91D"  # handshake
+    assert emoji_set.concepts[i] == "1F91D"  # handshake
 
 
 def test_styles_agree_on_captions_and_groups():
     known = {}
-    pictures = emoji()
+    emoji_set = emoji()
     for hexcode, *entry in zip(
-        pictures.hexcodes, pictures.concepts, pictures.captions, pictures.labels.tolist(), strict=True
+        emoji_set.hexcodes, emoji_set.concepts, emoji_set.captions, emoji_set.labels.tolist(), strict=True
     ):
         assert known.setdefault(hexcode, entry) == entry
 
 
 @pytest.mark.parametrize("split", [None, "train", "test"])
 def test_arrays_are_read_only(split):
-    pictures = emoji("fluent", split=split)
+    emoji_set = emoji("fluent", split=split)
 
     with pytest.raises(ValueError, match="read-only"):
-        pictures.images[0] = 0
+        emoji_set.images[0] = 0
     with pytest.raises(ValueError, match="read-only"):
-        pictures.labels[0] = 0
+        emoji_set.labels[0] = 0
 
 
 def test_several_styles():
@@ -115,18 +115,18 @@ def test_several_styles():
 
 
 @pytest.mark.parametrize("style", [*STYLES, None])
-def test_no_concept_and_no_picture_is_on_both_sides(style):
+def test_no_concept_and_no_image_is_on_both_sides(style):
     train, test = emoji(style, split="train"), emoji(style, split="test")
 
     assert not set(train.concepts) & set(test.concepts)
     assert all(zlib.crc32(concept.encode()) % 10 == 0 for concept in test.concepts)
     assert not any(zlib.crc32(concept.encode()) % 10 == 0 for concept in train.concepts)
     for name in set(train.styles):
-        test_pictures = {
+        test_images = {
             image.tobytes() for image, s in zip(test.images, test.styles, strict=True) if s == name
         }
         assert not any(
-            image.tobytes() in test_pictures
+            image.tobytes() in test_images
             for image, s in zip(train.images, train.styles, strict=True)
             if s == name
         )
@@ -142,11 +142,11 @@ def test_split_sizes(style, train, test):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_skin_tones_can_be_left_out(style):
-    pictures = emoji(style, skin_tones=False)
+    emoji_set = emoji(style, skin_tones=False)
 
-    assert len(pictures) == WITHOUT_SKIN_TONES[style]
-    assert pictures.hexcodes == pictures.concepts
-    assert not any("skin tone" in caption for caption in pictures.captions)
+    assert len(emoji_set) == WITHOUT_SKIN_TONES[style]
+    assert emoji_set.hexcodes == emoji_set.concepts
+    assert not any("skin tone" in caption for caption in emoji_set.captions)
 
 
 @pytest.mark.parametrize("holdout", STYLES)
@@ -213,7 +213,7 @@ def test_flipped_bytes_are_noticed(files):
         emoji("noto")
 
 
-def test_pictures_that_do_not_fit_the_index_are_noticed(files):
+def test_images_that_do_not_fit_the_index_are_noticed(files):
     source = Path(packed.__file__).with_name("files")
     shutil.copy(source / "emoji.tsv.xz", files)
     shutil.copy(source / "fluent.u8.xz", files / "noto.u8.xz")

@@ -1,4 +1,4 @@
-"""The embedded emoji with their names: no leak, and pictures of the size that was asked for."""
+"""The embedded emoji with their names: no leak, and images of the size that was asked for."""
 
 import zlib
 
@@ -15,8 +15,8 @@ def splits():
 
 
 def concept_of() -> dict[str, str]:
-    pictures = emoji()
-    return dict(zip(pictures.captions, pictures.concepts, strict=True))
+    emoji_set = emoji()
+    return dict(zip(emoji_set.captions, emoji_set.concepts, strict=True))
 
 
 def test_sizes(splits) -> None:
@@ -36,7 +36,7 @@ def test_validation_is_made_of_other_concepts(splits) -> None:
     assert {zlib.crc32(concept.encode()) % 10 for concept in validation} == {1}
 
 
-def test_no_validation_picture_is_trained_on() -> None:
+def test_no_validation_image_is_trained_on() -> None:
     splits = emoji_captions(size=64)
     seen = {image.tobytes() for image in splits.train.images}
     assert not any(image.tobytes() in seen for image in splits.validation.images)
@@ -50,7 +50,7 @@ def test_test_is_the_style_that_was_held_out() -> None:
         assert np.array_equal(splits.test.images[i], expected.images[number[splits.test.captions[i]]])
 
 
-def test_small_pictures_are_means(splits) -> None:
+def test_small_images_are_means(splits) -> None:
     whole = emoji_captions(size=64).test.images[5].astype(float)
     means = whole.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
     assert np.abs(splits.test.images[5] - means).max() <= 0.5

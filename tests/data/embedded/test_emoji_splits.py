@@ -23,10 +23,12 @@ def splits(protocol):
 
 
 def concepts_of(protocol: str, split: str) -> dict[bytes, set[str]]:
-    """The concepts that each picture of a side shows."""
+    """The concepts that each image of a side shows."""
     found: dict[bytes, set[str]] = {}
-    pictures = emoji(split=split, holdout="fluent" if protocol == "across-styles" else None, skin_tones=False)
-    for key, concept in zip(keys(pictures.images), pictures.concepts, strict=True):
+    emoji_set = emoji(
+        split=split, holdout="fluent" if protocol == "across-styles" else None, skin_tones=False
+    )
+    for key, concept in zip(keys(emoji_set.images), emoji_set.concepts, strict=True):
         found.setdefault(key, set()).add(concept)
     return found
 
@@ -39,7 +41,7 @@ def test_counts(protocol, splits):
     assert splits.source == f"emoji, {protocol.replace('-', ' ')}"
 
 
-def test_no_group_is_most_of_the_test_pictures(splits):
+def test_no_group_is_most_of_the_test_images(splits):
     assert np.bincount(splits.test.labels).max() / len(splits.test) < 0.25
 
 
@@ -53,7 +55,7 @@ def test_validation_concepts_are_not_trained_on(protocol, splits):
     assert not any(map(is_held_out, keys(splits.train.images)))
 
 
-def test_no_picture_is_on_two_sides(splits):
+def test_no_image_is_on_two_sides(splits):
     train, validation, test = (
         set(keys(part.images)) for part in (splits.train, splits.validation, splits.test)
     )
@@ -62,19 +64,19 @@ def test_no_picture_is_on_two_sides(splits):
     assert not validation & test
 
 
-def test_labels_belong_to_their_pictures(protocol, splits):
-    pictures = emoji(
+def test_labels_belong_to_their_images(protocol, splits):
+    emoji_set = emoji(
         split="train", holdout="fluent" if protocol == "across-styles" else None, skin_tones=False
     )
     groups: dict[bytes, set[int]] = {}
-    for key, label in zip(keys(pictures.images), pictures.labels, strict=True):
+    for key, label in zip(keys(emoji_set.images), emoji_set.labels, strict=True):
         groups.setdefault(key, set()).add(int(label))
     for key, label in zip(keys(splits.train.images), splits.train.labels, strict=True):
         assert label in groups[key]
 
 
 @pytest.mark.parametrize("size", [32, 16])
-def test_smaller_pictures_are_box_means(size):
+def test_smaller_images_are_box_means(size):
     large, small = emoji_splits("across-styles", size=64), emoji_splits("across-styles", size=size)
     box = 64 // size
 

@@ -1,4 +1,4 @@
-"""Pictures as arrays: names, splits, IDX files, and every way in which they can be wrong."""
+"""Images as arrays: names, splits, IDX files, and every way in which they can be wrong."""
 
 import gzip
 import struct
@@ -114,9 +114,7 @@ def test_channels_and_size(tmp_path, channels, expected):
 def test_arrays_that_are_not_known_are_told(tmp_path):
     path = npz(tmp_path, images=IMAGES, labels=LABELS, mean=np.zeros(3))
 
-    assert labelled_images(path, size=4).skipped == (
-        "array 'mean': neither pictures nor classes by its name",
-    )
+    assert labelled_images(path, size=4).skipped == ("array 'mean': neither images nor classes by its name",)
 
 
 def test_arrays_without_labels(tmp_path):
@@ -170,7 +168,7 @@ class TestErrors:
         [
             (
                 {"labels": LABELS},
-                "must hold pictures and be called images or data or x_train or train_images; got labels in path=",
+                "must hold images and be called images or data or x_train or train_images; got labels in path=",
             ),
             (
                 {"pixels": IMAGES},
@@ -195,7 +193,7 @@ class TestErrors:
             ),
             (
                 {"images": IMAGES, "labels": np.eye(3, dtype=int)[LABELS]},
-                r"one for each picture; got dtype=int64, shape=\(60, 3\)",
+                r"one for each image; got dtype=int64, shape=\(60, 3\)",
             ),
             (
                 {"images": IMAGES, "labels": LABELS, "x_test": IMAGES},
@@ -203,7 +201,7 @@ class TestErrors:
             ),
             (
                 {"images": IMAGES, "labels": LABELS, "y_test": LABELS},
-                "must hold pictures and be called x_test or test_images; got images, labels, y_test in",
+                "must hold images and be called x_test or test_images; got images, labels, y_test in",
             ),
             (
                 {"images": IMAGES / 255},
@@ -341,7 +339,7 @@ class TestErrors:
         ):
             read(tmp_path / name if name == "data.npz" else tmp_path)
 
-    def test_too_few_pictures_for_a_split(self, tmp_path, read):
+    def test_too_few_images_for_a_split(self, tmp_path, read):
         with pytest.raises(
             ValueError,
             match=r"to train on, .* got train=\d+, validation=0, test=0 from .* arrays x_train, x_val and x_test",
@@ -359,7 +357,7 @@ def test_a_file_of_another_kind_in_the_archive(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(60, 3072), (60, 3, 32, 32), (60, 4, 4, 2), (60, 2, 4, 4, 3)])
-def test_arrays_that_are_no_pictures(tmp_path, shape):
+def test_arrays_that_are_no_images(tmp_path, shape):
     path = npz(tmp_path, images=np.zeros(shape, np.uint8), labels=LABELS)
 
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Pictures with captions from JSONL, CSV and Parquet, and every way in which they can be wrong."""
+"""Images with captions from JSONL, CSV and Parquet, and every way in which they can be wrong."""
 
 import csv
 import json
@@ -13,15 +13,15 @@ from jaxmodels.data import captioned_images
 from jaxmodels.data.readers.splitting import held_out
 
 
-ROWS = [{"image": f"pictures/{index}.png", "caption": f"ünber {index}"} for index in range(60)]
+ROWS = [{"image": f"images/{index}.png", "caption": f"ünber {index}"} for index in range(60)]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """60 pictures; the red of each is its number."""
-    (tmp_path / "pictures").mkdir()
+    """60 images; the red of each is its number."""
+    (tmp_path / "images").mkdir()
     for index in range(60):
-        Image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / f"pictures/{index}.png")
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / f"images/{index}.png")
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def pairs(part):
 
 @pytest.mark.parametrize("write", [jsonl, comma_separated, parquet])
 def test_formats(folder, write):
-    rows = [*ROWS, {"image": "./pictures//3.png", "caption": 'a "quoted", 2nd\ncaption'}]
+    rows = [*ROWS, {"image": "./images//3.png", "caption": 'a "quoted", 2nd\ncaption'}]
 
     splits = read(write(folder, rows), longest=30)
 
@@ -69,7 +69,7 @@ def test_formats(folder, write):
     assert splits.skipped == ()
     for name in ("train", "validation", "test"):
         part = getattr(splits, name)
-        numbers = [number for number in range(60) if held_out(f"pictures/{number}.png", ()) == name]
+        numbers = [number for number in range(60) if held_out(f"images/{number}.png", ()) == name]
         expected = [(number, f"ünber {number}") for number in numbers]
         if 3 in numbers:
             expected.append((3, 'a "quoted", 2nd\ncaption'))
@@ -99,11 +99,11 @@ def test_a_split_that_no_line_has_is_a_tenth_of_the_training_data(folder):
     assert [number for number, _ in pairs(splits.validation)] == [
         number
         for number in range(5, 60)
-        if held_out(f"pictures/{number}.png", {"train", "test"}) == "validation"
+        if held_out(f"images/{number}.png", {"train", "test"}) == "validation"
     ]
 
 
-def test_several_captions_of_a_picture_in_any_order(folder):
+def test_several_captions_of_an_image_in_any_order(folder):
     rows = [{"image": row["image"], "caption": f"{row['caption']} {k}"} for k in range(3) for row in ROWS]
 
     splits = read(jsonl(folder, rows))
@@ -114,15 +114,15 @@ def test_several_captions_of_a_picture_in_any_order(folder):
         assert pairs(part) == [(number, f"ünber {number} {k}") for k in range(3) for number in numbers]
 
 
-def test_grey_pictures_have_one_channel(folder):
-    for path in folder.glob("pictures/*"):
+def test_grey_images_have_one_channel(folder):
+    for path in folder.glob("images/*"):
         Image.new("L", (4, 4), 7).save(path)
 
     assert read(jsonl(folder, ROWS)).test.images.shape[1:] == (4, 4, 1)
 
 
-def test_a_split_of_grey_pictures_has_three_channels_when_another_is_coloured(folder):
-    Image.new("L", (4, 4), 7).save(folder / "pictures/0.png")
+def test_a_split_of_grey_images_has_three_channels_when_another_is_coloured(folder):
+    Image.new("L", (4, 4), 7).save(folder / "images/0.png")
     rows = [{**row, "split": "train" if index else "test"} for index, row in enumerate(ROWS)]
 
     np.testing.assert_array_equal(read(jsonl(folder, rows)).test.images, np.full((1, 4, 4, 3), 7))
@@ -154,7 +154,7 @@ def test_longest_counts_bytes(folder):
 
 
 def test_long_captions_can_be_left_out(folder):
-    rows = [*ROWS, {"image": "pictures/3.png", "caption": "x" * 21}]
+    rows = [*ROWS, {"image": "images/3.png", "caption": "x" * 21}]
 
     splits = read(jsonl(folder, rows), skip_long=True)
 
@@ -162,27 +162,27 @@ def test_long_captions_can_be_left_out(folder):
     assert splits.skipped == (f"line 61: 21 bytes, '{'x' * 21}'…",)
 
 
-def test_unreadable_pictures_are_named(folder):
-    (folder / "pictures/7.png").unlink()
-    (folder / "pictures/8.png").write_bytes(b"no picture")
-    rows = [*ROWS, {"image": "pictures/7.png", "caption": "again"}]
+def test_unreadable_images_are_named(folder):
+    (folder / "images/7.png").unlink()
+    (folder / "images/8.png").write_bytes(b"no image")
+    rows = [*ROWS, {"image": "images/7.png", "caption": "again"}]
 
     with pytest.raises(
-        ValueError, match=r"every picture must be readable; got 2 of 60 in path=.*captions\.jsonl"
+        ValueError, match=r"every image must be readable; got 2 of 60 in path=.*captions\.jsonl"
     ) as caught:
         read(jsonl(folder, rows))
 
-    assert "\n  pictures/7.png: there is no such file" in str(caught.value)
-    assert "\n  pictures/8.png: no picture in one of the formats" in str(caught.value)
+    assert "\n  images/7.png: there is no such file" in str(caught.value)
+    assert "\n  images/8.png: no image in one of the formats" in str(caught.value)
     assert "skip_unreadable=True (--skip-unreadable)" in str(caught.value)
 
 
-def test_unreadable_pictures_can_be_left_out(folder):
-    (folder / "pictures/7.png").unlink()
+def test_unreadable_images_can_be_left_out(folder):
+    (folder / "images/7.png").unlink()
     rows = [
         *ROWS,
-        {"image": "pictures/7.png", "caption": "again"},
-        {"image": "pictures/9.png", "caption": "again"},
+        {"image": "images/7.png", "caption": "again"},
+        {"image": "images/9.png", "caption": "again"},
     ]
 
     splits = read(jsonl(folder, rows), skip_unreadable=True)
@@ -191,7 +191,7 @@ def test_unreadable_pictures_can_be_left_out(folder):
     assert kept == sorted(
         [(number, f"ünber {number}") for number in range(60) if number != 7] + [(9, "again")]
     )
-    assert splits.skipped == ("pictures/7.png: there is no such file",)
+    assert splits.skipped == ("images/7.png: there is no such file",)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,11 @@ def test_a_line_without_a_split_where_others_have_one(folder):
         read(jsonl(folder, rows))
 
 
-def test_a_picture_in_two_splits(folder):
+def test_an_image_in_two_splits(folder):
     rows = [{**row, "split": "train" if index else "test"} for index, row in enumerate(ROWS)]
-    rows.append({"image": "./pictures/0.png", "caption": "again", "split": "train"})
+    rows.append({"image": "./images/0.png", "caption": "again", "split": "train"})
 
-    with pytest.raises(ValueError, match=r"line 61: pictures/0\.png is in train, but in test at line 1\n"):
+    with pytest.raises(ValueError, match=r"line 61: images/0\.png is in train, but in test at line 1\n"):
         read(jsonl(folder, rows))
 
 
@@ -363,9 +363,9 @@ def test_parquet_without_pyarrow(folder, monkeypatch):
         read(path)
 
 
-@pytest.mark.parametrize("name", ["captions.json", "captions", "pictures"])
+@pytest.mark.parametrize("name", ["captions.json", "captions", "images"])
 def test_another_kind_of_file(folder, name):
-    if name != "pictures":
+    if name != "images":
         (folder / name).write_text("[]")
 
     with pytest.raises(
@@ -405,7 +405,7 @@ def test_no_permission(folder, write, monkeypatch):
 
 
 def test_too_few_captions_for_a_split(folder):
-    with pytest.raises(
+        ValueError, match=r"must be captions to train on.* got train=8, validation=0, test=1 .*column split"
         ValueError, match=r"must be captions to train on.* got train=2, validation=1, test=0 .*column split"
     ):
         read(jsonl(folder, ROWS[:3]))

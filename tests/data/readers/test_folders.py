@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, splits, and every way in which they can be wrong."""
+"""Folders of images: layouts, splits, and every way in which they can be wrong."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from jaxmodels.data.readers.splitting import held_out
 
 
 def fill(folder, names=range(40), colour=(10, 20, 30)):
-    """Pictures of one colour each, whose red is their number."""
+    """Images of one colour each, whose red is their number."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         Image.new("RGB", (4, 4), (index, *colour[1:])).save(folder / f"{name}.png")
@@ -19,7 +19,7 @@ def fill(folder, names=range(40), colour=(10, 20, 30)):
 
 @pytest.fixture
 def animals(tmp_path):
-    """80 pictures of two classes, told apart by their blue."""
+    """80 images of two classes, told apart by their blue."""
     fill(tmp_path / "cat", colour=(0, 0, 100))
     fill(tmp_path / "dog", colour=(0, 0, 200))
     return tmp_path
@@ -55,7 +55,7 @@ def test_the_split_does_not_depend_on_where_the_folder_is(animals, tmp_path_fact
     np.testing.assert_array_equal(before.test.images, after.test.images)
 
 
-def test_added_pictures_move_no_others(animals):
+def test_added_images_move_no_others(animals):
     before = labelled_images(animals, size=4).test.images[:, 0, 0].tolist()
     fill(animals / "cat", names=[f"more-{index}" for index in range(40)], colour=(0, 1, 100))
     after = labelled_images(animals, size=4).test.images[:, 0, 0].tolist()
@@ -97,7 +97,7 @@ def test_a_missing_split_is_a_tenth_of_the_training_folder(tmp_path, given, othe
 
 
 @pytest.mark.parametrize("folder", ["", "train"])
-def test_pictures_without_classes(tmp_path, folder):
+def test_images_without_classes(tmp_path, folder):
     fill(tmp_path / folder)
 
     splits = labelled_images(tmp_path, size=4, require_classes=False)
@@ -115,7 +115,7 @@ def test_classes_may_be_called_like_splits(animals):
 
 def test_hidden_files_are_passed_over_and_other_files_told(animals):
     for name in (".DS_Store", "cat/._1.png", "cat/Thumbs.db", "cat/notes.txt", "dog/notes.TXT", "LICENSE"):
-        (animals / name).write_text("no picture")
+        (animals / name).write_text("no image")
     fill(animals / "__MACOSX")
     fill(animals / ".cache")
 
@@ -123,9 +123,9 @@ def test_hidden_files_are_passed_over_and_other_files_told(animals):
 
     assert splits.class_names == ("cat", "dog")
     assert splits.skipped == (
-        "1 × file without suffix: no picture that can be read, by its suffix",
-        "1 × *.db: no picture that can be read, by its suffix",
-        "2 × *.txt: no picture that can be read, by its suffix",
+        "1 × file without suffix: no image that can be read, by its suffix",
+        "1 × *.db: no image that can be read, by its suffix",
+        "2 × *.txt: no image that can be read, by its suffix",
     )
 
 
@@ -135,10 +135,10 @@ def damage(folder, numbers):
         path.write_bytes(path.read_bytes()[:50])
 
 
-def test_unreadable_pictures_are_named(animals):
+def test_unreadable_images_are_named(animals):
     damage(animals / "dog", range(7))
 
-    with pytest.raises(ValueError, match="every picture must be readable") as caught:
+    with pytest.raises(ValueError, match="every image must be readable") as caught:
         labelled_images(animals, size=4)
 
     message = str(caught.value)
@@ -149,10 +149,10 @@ def test_unreadable_pictures_are_named(animals):
     assert "skip_unreadable=True (--skip-unreadable)" in message
 
 
-def test_unreadable_pictures_can_be_left_out(animals):
+def test_unreadable_images_can_be_left_out(animals):
     whole = labelled_images(animals, size=4)
     damage(animals / "dog", [3, 5])
-    (animals / "dog" / "note.txt").write_text("no picture")
+    (animals / "dog" / "note.txt").write_text("no image")
 
     splits = labelled_images(animals, size=4, skip_unreadable=True)
 
@@ -165,7 +165,7 @@ def test_unreadable_pictures_can_be_left_out(animals):
     np.testing.assert_array_equal(splits.train.images[:, 0, 0, 2], 100 + 100 * splits.train.labels)
 
 
-def test_broken_link_is_an_unreadable_picture(animals):
+def test_broken_link_is_an_unreadable_image(animals):
     (animals / "cat" / "link.png").symlink_to(animals / "nowhere.png")
 
     with pytest.raises(ValueError, match=r"got 1 of 81 .*\n  cat/link\.png: there is no such file"):
@@ -194,12 +194,12 @@ def test_a_path_that_is_empty():
 
 
 def test_a_file_of_another_kind(tmp_path):
-    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    (tmp_path / "images.zip").write_bytes(b"PK")
 
     with pytest.raises(
-        ValueError, match=r"an \.npz file or a folder of IDX files; got path='.*pictures\.zip'; .* unpack"
+        ValueError, match=r"an \.npz file or a folder of IDX files; got path='.*images\.zip'; .* unpack"
     ):
-        labelled_images(tmp_path / "pictures.zip", size=4)
+        labelled_images(tmp_path / "images.zip", size=4)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
@@ -209,12 +209,12 @@ def test_size(tmp_path, size):
 
 
 @pytest.mark.parametrize(("names", "count"), [([], 0), (["a.txt", "b.heic"], 2)])
-def test_no_pictures(tmp_path, names, count):
+def test_no_images(tmp_path, names, count):
     for name in names:
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
 
     with pytest.raises(
-        ValueError, match=rf"must hold pictures \(\.bmp.*got none, and {count} other files, in path="
+        ValueError, match=rf"must hold images \(\.bmp.*got none, and {count} other files, in path="
     ):
         labelled_images(tmp_path, size=4)
 
@@ -239,7 +239,7 @@ def test_an_empty_class(animals):
         labelled_images(animals, size=4)
 
 
-def test_a_class_that_is_only_tested_is_found_before_pictures_are_opened(tmp_path):
+def test_a_class_that_is_only_tested_is_found_before_images_are_opened(tmp_path):
     for name in ("train", "test"):
         fill(tmp_path / name / "cat")
         fill(tmp_path / name / "dog")
@@ -248,18 +248,18 @@ def test_a_class_that_is_only_tested_is_found_before_pictures_are_opened(tmp_pat
 
     with pytest.raises(
         ValueError,
-        match=r"every class must have pictures to train on.*\n  bird: train 0, validation 0, test 3",
+        match=r"every class must have images to train on.*\n  bird: train 0, validation 0, test 3",
     ):
         labelled_images(tmp_path, size=4)
 
 
-def test_too_few_pictures_for_a_split(tmp_path):
+def test_too_few_images_for_a_split(tmp_path):
     fill(tmp_path / "cat", range(2))
     fill(tmp_path / "dog", range(2))
 
     with pytest.raises(
         ValueError,
-        match=r"must be pictures to train on.* got train=3, validation=0, test=1 .*folders train, validation and test",
+        match=r"must be images to train on.* got train=3, validation=0, test=1 .*folders train, validation and test",
     ):
         labelled_images(tmp_path, size=4)
 
@@ -284,7 +284,7 @@ def test_folders_of_splits_that_do_not_fit(tmp_path, names):
     assert all(Path(name).parts[0] in str(caught.value) for name in names)
 
 
-def test_a_picture_beside_folders_of_splits(tmp_path):
+def test_an_image_beside_folders_of_splits(tmp_path):
     fill(tmp_path / "train" / "cat", range(2))
     fill(tmp_path, ["logo"])
 
@@ -292,7 +292,7 @@ def test_a_picture_beside_folders_of_splits(tmp_path):
         labelled_images(tmp_path, size=4)
 
 
-def test_a_picture_beside_class_folders(animals):
+def test_an_image_beside_class_folders(animals):
     fill(animals, ["stray"])
 
     with pytest.raises(
@@ -307,7 +307,7 @@ def test_folders_inside_a_class(tmp_path):
 
     with pytest.raises(
         ValueError,
-        match=r"must hold pictures and no folders; got \n  Testing/cat\n.*\n.*\n.*\nin path=.*call them train",
+        match=r"must hold images and no folders; got \n  Testing/cat\n.*\n.*\n.*\nin path=.*call them train",
     ):
         labelled_images(tmp_path, size=4)
 

@@ -1,4 +1,4 @@
-"""Picture files and arrays become squares of bytes; what cannot be read is named with a reason."""
+"""Image files and arrays become squares of bytes; what cannot be read is named with a reason."""
 
 import struct
 import zlib
@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from jaxmodels.data.readers import image_files
-from jaxmodels.data.readers.image_files import read_pictures, same_channels, squares
+from jaxmodels.data.readers.image_files import read_images, same_channels, squares
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 def read(path, size):
-    images, reasons = read_pictures([path], size=size)
+    images, reasons = read_images([path], size=size)
     assert reasons == [None]
     return images[0]
 
 
 def reason(path, size=4):
-    images, reasons = read_pictures([path], size=size)
+    images, reasons = read_images([path], size=size)
     assert len(images) == 0
     return reasons[0]
 
@@ -42,7 +42,7 @@ def bomb(path, side):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".ppm"])
-def test_a_picture_of_the_right_size_keeps_its_pixels(tmp_path, suffix):
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path, suffix):
     Image.fromarray(NOISE[:8, :8]).save(tmp_path / f"a{suffix}")
 
     np.testing.assert_array_equal(read(tmp_path / f"a{suffix}", 8), NOISE[:8, :8])
@@ -128,7 +128,7 @@ def test_the_orientation_of_the_camera(tmp_path):
 
 
 @pytest.mark.parametrize("notes", [b"junk", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"], ids=["junk", "cut"])
-def test_a_picture_is_readable_when_the_notes_of_the_camera_are_not(tmp_path, notes):
+def test_an_image_is_readable_when_the_notes_of_the_camera_are_not(tmp_path, notes):
     Image.fromarray(NOISE[:8, :8]).save(tmp_path / "a.png", exif=notes)
 
     np.testing.assert_array_equal(read(tmp_path / "a.png", 8), NOISE[:8, :8])
@@ -142,30 +142,30 @@ def test_the_first_frame_of_an_animation(tmp_path):
 
 
 @pytest.mark.parametrize("modes", [["L", "RGB", "L"], ["RGB", "L", "L"]])
-def test_grey_pictures_among_coloured_ones_have_three_channels(tmp_path, modes):
+def test_grey_images_among_coloured_ones_have_three_channels(tmp_path, modes):
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for index, (mode, path) in enumerate(zip(modes, paths, strict=True)):
         Image.new("L", (4, 4), 50 * index).convert(mode).save(path)
 
-    images, reasons = read_pictures(paths, size=4)
+    images, reasons = read_images(paths, size=4)
 
     assert reasons == [None] * 3
     np.testing.assert_array_equal(images, np.full((3, 4, 4, 3), np.uint8([[[[0]]], [[[50]]], [[[100]]]])))
 
 
-def test_unreadable_pictures_leave_no_gap(tmp_path):
+def test_unreadable_images_leave_no_gap(tmp_path):
     paths = [tmp_path / f"{index}.png" for index in range(5)]
     for index in (0, 2, 4):
         Image.new("L", (4, 4), index).save(paths[index])
 
-    images, reasons = read_pictures(paths, size=4)
+    images, reasons = read_images(paths, size=4)
 
     assert images[:, 0, 0, 0].tolist() == [0, 2, 4]
     assert [text is None for text in reasons] == [True, False, True, False, True]
 
 
-def test_no_pictures():
-    images, reasons = read_pictures([], size=4)
+def test_no_images():
+    images, reasons = read_images([], size=4)
 
     assert images.shape == (0, 4, 4, 1)
     assert reasons == []
@@ -173,7 +173,7 @@ def test_no_pictures():
 
 @pytest.mark.parametrize("suffix", [".bmp", ".gif", ".jpg", ".png", ".ppm", ".tiff", ".webp"])
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_truncated_picture(tmp_path, suffix, share):
+def test_truncated_image(tmp_path, suffix, share):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(NOISE).save(path)
     content = path.read_bytes()
@@ -191,8 +191,8 @@ def test_reasons(tmp_path):
 
     assert reason(tmp_path / "none.png") == "there is no such file"
     for path in (empty, text, postscript):
-        assert reason(path) == "no picture in one of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
-    assert reason(floats) == "pixels of type 'F' have no fixed range: save the picture with 8 bits"
+        assert reason(path) == "no image in one of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
+    assert reason(floats) == "pixels of type 'F' have no fixed range: save the image with 8 bits"
 
 
 @pytest.mark.parametrize("side", [9_460, 40_000])  # just above our limit, and far above Pillow's

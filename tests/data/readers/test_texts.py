@@ -1,4 +1,4 @@
-"""Files, folders and pictures as bytes: order, splits, and every way in which they can be wrong."""
+"""Files, folders and images as bytes: order, splits, and every way in which they can be wrong."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_only_train(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3072,), (4, 4), (2, 2, 3)])
-def test_pictures_are_records(tmp_path, shape):
+def test_images_are_records(tmp_path, shape):
     images = np.random.default_rng(1).integers(0, 256, (40, *shape), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", data=images, labels=np.arange(40))
 
