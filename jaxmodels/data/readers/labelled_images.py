@@ -1,7 +1,7 @@
 """The user's own images with classes: a folder of class folders, an `.npz` file, or a folder in the IDX format.
 
-`folders.py` and `arrays.py` say what may be where, `image_files.py` how images become squares, and `splitting.py` what is
-validated and tested on where the data is not split.
+`folders.py` and `arrays.py` say which layouts are read, `image_files.py` how images become squares, `splitting.py`
+which examples become validation and test data.
 
 Memory: everything is held as bytes, images · size² · channels of them (1 channel if all are stored as grey, otherwise
 3), for instance 0.6 GiB for 50,000 coloured images at 64 × 64. Arrays are there twice while they are split.
