@@ -104,10 +104,15 @@ def fit(
         match entry:
             case Parameter():
                 shape, sizes = _their_shape(entry.axes, variable_at(model, entry.ours).shape)
+                index, count = entry.part or (0, 1)
                 wanted = _converted(array.dtype, dtype, exact=entry.expected is not None)
-                found = _misfits(array, shape, wanted, entry.expected)
+                found = _misfits(
+                    array, shape if count == 1 else (count * shape[0], *shape[1:]), wanted, entry.expected
+                )
                 if not found:
-                    values[entry.ours] = rearrange(array.astype(wanted, copy=False), entry.axes, **sizes)
+                    block = np.split(array, count)[index] if entry.part else array
+                    value = rearrange(block.astype(wanted, copy=False), entry.axes, **sizes)
+                    values[entry.ours] = np.flip(value, range(entry.flip)) if entry.flip else value
             case Derived():
                 expected = entry.expected()
                 if array.shape != expected.shape:
@@ -179,12 +184,13 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                         "load weights first"
                     )
                 array = np.asarray(value)
+                array = np.flip(array, range(entry.flip)) if entry.flip else array
                 left, right = entry.axes.split(" -> ")
                 _, sizes = _their_shape(entry.axes, array.shape)
                 # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.
-                state_dict[entry.theirs] = np.array(
-                    rearrange(array, f"{right} -> {left}", **sizes), order="C"
-                )
+                block = np.array(rearrange(array, f"{right} -> {left}", **sizes), order="C")
+                earlier = state_dict.get(entry.theirs) if entry.part and entry.part[0] else None
+                state_dict[entry.theirs] = block if earlier is None else np.concatenate([earlier, block])
             case Derived() | Tied():
                 # Keeps the place; the value may depend on later entries.
                 state_dict[entry.theirs] = np.empty(0)
