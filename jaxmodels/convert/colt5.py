@@ -1,11 +1,11 @@
 """Names and layouts of the routed ViT, theirs -> ours, in the order of CoLT5-attention's state_dict."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxmodels.convert.inference import infer_patches
 from jaxmodels.convert.table import Entry, Parameter, Twin, layer_norm, linear
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 
@@ -74,7 +74,7 @@ def infer_config(state_dict: Mapping[str, np.ndarray], given: Mapping[str, Any])
     """
     dim, patch_dim = state_dict["to_patch_embedding.2.weight"].shape
     inferred: dict[str, Any] = {"num_classes": state_dict["linear_head.2.weight"].shape[0], "dim": dim}
-    inferred |= _patches(patch_dim, given)
+    inferred |= infer_patches(patch_dim, given, default_channels=ConditionalRoutedViTConfig.channels)
     inferred["depth"] = sum(key.endswith(".null_q_token") for key in state_dict)
     if inferred["depth"]:
         attn, ff = "transformer.layers.0.0", "transformer.layers.0.1"
@@ -86,22 +86,6 @@ def infer_config(state_dict: Mapping[str, np.ndarray], given: Mapping[str, Any])
             hidden_dim = state_dict[f"{ff}.{branch}_ff.1.weight"].shape[0]
             inferred[f"ff_{branch}_mult"] = _multiplier(hidden_dim, dim)
     return inferred | dict(given)
-
-
-def _patches(patch_dim: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """channels and patch_size; without a patch_size the patches are taken to be square."""
-    if "patch_size" in given:
-        side = given["patch_size"]
-        area = math.prod(side) if isinstance(side, tuple | list) else side**2
-        return {"channels": patch_dim // area}
-    channels = given.get("channels", ConditionalRoutedViTConfig.channels)
-    side = math.isqrt(patch_dim // channels)
-    if channels * side**2 != patch_dim:
-        raise ValueError(
-            f"patch_size and channels must be given when the patches are not square; the checkpoint has "
-            f"patch height · patch width · channels = {patch_dim}, channels={channels}"
-        )
-    return {"patch_size": side, "channels": channels}
 
 
 def _light_heads(inner_dim: int, given: Mapping[str, Any]) -> dict[str, Any]:

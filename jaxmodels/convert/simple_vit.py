@@ -1,11 +1,11 @@
 """Names and layouts of SimpleViT, theirs -> ours, in the order of vit-pytorch's state_dict."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxmodels.convert.inference import infer_patches
 from jaxmodels.convert.table import Entry, Twin, layer_norm, linear
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 
@@ -42,28 +42,12 @@ def infer_config(state_dict: Mapping[str, np.ndarray], given: Mapping[str, Any])
     patch_to_token = state_dict["to_patch_embedding.2.weight"]
     dim, patch_dim = patch_to_token.shape
     inferred: dict[str, Any] = {"num_classes": state_dict["linear_head.weight"].shape[0], "dim": dim}
-    inferred |= _patches(patch_dim, given)
+    inferred |= infer_patches(patch_dim, given, default_channels=SimpleViTConfig.channels)
     inferred["depth"] = sum(key.endswith(".0.to_out.weight") for key in state_dict)
     if inferred["depth"]:
         inferred |= _heads(state_dict["transformer.layers.0.0.to_out.weight"].shape[1], given)
         inferred["mlp_dim"] = state_dict["transformer.layers.0.1.net.1.weight"].shape[0]
     return inferred | dict(given)
-
-
-def _patches(patch_dim: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """channels and patch_size; without a patch_size the patches are taken to be square."""
-    if "patch_size" in given:
-        side = given["patch_size"]
-        area = math.prod(side) if isinstance(side, tuple | list) else side**2
-        return {"channels": patch_dim // area}
-    channels = given.get("channels", SimpleViTConfig.channels)
-    side = math.isqrt(patch_dim // channels)
-    if channels * side**2 != patch_dim:
-        raise ValueError(
-            f"patch_size and channels must be given when the patches are not square; the checkpoint has "
-            f"patch height · patch width · channels = {patch_dim}, channels={channels}"
-        )
-    return {"patch_size": side, "channels": channels}
 
 
 def _heads(inner_dim: int, given: Mapping[str, Any]) -> dict[str, Any]:
