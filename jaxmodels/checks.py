@@ -1,10 +1,12 @@
-"""The wording of argument errors, the same in every model: argument, rule, value."""
+"""Checks of arguments, with one wording for every model and reader: argument, rule, value.
+
+Needs neither JAX nor PyTorch: arrays are judged by their shape and the name of their dtype. `torch_reference/checks.py`
+repeats what the PyTorch twins need, because they must not import this package, which loads JAX.
+"""
 
 import operator
 from collections.abc import Sequence
 from typing import Any
-
-import jax.numpy as jnp
 
 
 def require_integer(name: str, value: Any, *, minimum: int) -> int:
@@ -55,7 +57,7 @@ def require_images(images: Any, channels: int) -> None:
 
 def require_floating(name: str, array: Any) -> None:
     """ValueError unless `array` holds floating-point numbers."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if "float" not in array.dtype.name:  # float32, but also bfloat16 and float8, which NumPy does not count
         raise ValueError(
             f"{name} must be floating-point; got {name}.dtype={array.dtype}; scale and convert it first"
         )
@@ -64,5 +66,5 @@ def require_floating(name: str, array: Any) -> None:
 def require_tokens(name: str, tokens: Any) -> None:
     """ValueError unless `tokens` are integers of shape (b, n)."""
     require_shape(name, tokens, ("b", "n"))
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+    if not tokens.dtype.name.startswith(("int", "uint")):
         raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
