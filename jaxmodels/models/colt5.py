@@ -10,7 +10,7 @@ position, r routes (independent selections), k selected tokens, w window side.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,12 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
 from jaxmodels.nn import (
-    Attending,
+    AttentionModule,
     LayerNorm,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
+    RematModule,
     at_least_float32,
     attend,
     gelu,
@@ -172,7 +174,7 @@ class RMSNorm(nnx.Module):
 class FeedForward(nnx.Module):
     """Pre-norm two-layer MLP."""
 
-    def __init__(self, dim: int, hidden_dim: int, **layer: Any) -> None:
+    def __init__(self, dim: int, hidden_dim: int, **layer: Unpack[LayerOptions]) -> None:
         self.norm = RMSNorm(dim, **layer)
         self.up = Linear(dim, hidden_dim, **layer)
         self.down = Linear(hidden_dim, dim, **layer)
@@ -181,10 +183,10 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(self.norm(x))))
 
 
-class SelfAttention(Attending):
+class SelfAttention(AttentionModule):
     """Pre-norm multi-head self-attention without biases: the light branch, within one window."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Any) -> None:
+    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Unpack[LayerOptions]) -> None:
         self.heads = heads
         self.norm = RMSNorm(dim, **layer)
         self.to_qkv = Linear(dim, 3 * heads * dim_head, use_bias=False, **layer)
@@ -197,7 +199,7 @@ class SelfAttention(Attending):
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
 
-class Attention(Attending):
+class Attention(AttentionModule):
     """Pre-norm attention of routed queries to routed tokens and a learned null pair: the heavy branch.
 
     The heads are divided among the routes of the context, route-major.
@@ -213,7 +215,7 @@ class Attention(Attending):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.heads = heads
         self.norm = RMSNorm(dim, **layer)
         self.null_kv = nnx.Param(jax.random.normal(rngs.params(), (2, heads, dim_head), param_dtype))
@@ -258,7 +260,7 @@ class ConditionalRoutedImageAttention(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         dim = config.dim
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         router: dict[str, Any] = config.router_options | {"param_dtype": param_dtype, "rngs": rngs}
         self.window_size = config.attn_light_window_size
         self.light_attn = SelfAttention(
@@ -311,7 +313,7 @@ class ConditionalRoutedFeedForward(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         dim = config.dim
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         router: dict[str, Any] = config.router_options | {"param_dtype": param_dtype, "rngs": rngs}
         self.router = CoordinateDescentRouter(dim, num_tokens=config.ff_num_heavy_tokens, **router)
         self.light_ff = FeedForward(dim, config.hidden_dim("ff_light_mult"), **layer)
@@ -336,10 +338,10 @@ def add_at(
     return x.at[batch, indices].add(rows, mode="promise_in_bounds", unique_indices=True)
 
 
-class Block(Rematerializable):
+class Block(RematModule):
     """Routed attention, then feed-forward; both include the residual."""
 
-    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Any) -> None:
+    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Unpack[LayerOptions]) -> None:
         self.attn = ConditionalRoutedImageAttention(config, **layer)
         self.ff = ConditionalRoutedFeedForward(config, **layer)
 
@@ -356,7 +358,7 @@ class Block(Rematerializable):
 class Transformer(nnx.Module):
     """A stack of blocks."""
 
-    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Any) -> None:
+    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Unpack[LayerOptions]) -> None:
         self.blocks = nnx.List([Block(config, **layer) for _ in range(config.depth)])
 
     def __call__(
@@ -367,7 +369,7 @@ class Transformer(nnx.Module):
         return x
 
 
-class ConditionalRoutedViT(nnx.Module):
+class ConditionalRoutedViT(Model):
     """Vision transformer that spends a heavy branch on routed tokens only; mean pooling, no class token.
 
     Args:
@@ -387,7 +389,7 @@ class ConditionalRoutedViT(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.config = config
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         patch_dim = config.channels * config.patch_sides[0] * config.patch_sides[1]
         self.patch_norm = LayerNorm(patch_dim, **layer)
         self.patch_to_token = Linear(patch_dim, config.dim, **layer)

@@ -7,7 +7,7 @@ i/j query/key column.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,13 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 
 from jaxmodels.checks import require_divisible, require_images, require_integer, require_shape
 from jaxmodels.nn import (
+    AttentionModule,
     Embed,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
     at_least_float32,
+    attend,
     gelu,
     l2_normalize,
     promote,
@@ -87,7 +90,7 @@ class GroupedLinear(nnx.Module):
 class GroupedFeedForward(nnx.Module):
     """One two-layer MLP per group, hidden width mult · dim."""
 
-    def __init__(self, *, dim: int, groups: int, mult: int = 4, **layer: Any) -> None:
+    def __init__(self, *, dim: int, groups: int, mult: int = 4, **layer: Unpack[LayerOptions]) -> None:
         self.up = GroupedLinear(groups, dim, mult * dim, **layer)
         self.down = GroupedLinear(groups, mult * dim, dim, **layer)
 
@@ -95,7 +98,7 @@ class GroupedFeedForward(nnx.Module):
         return self.down(gelu(self.up(levels)))
 
 
-class ConsensusAttention(nnx.Module):
+class ConsensusAttention(AttentionModule):
     """Attention between the columns of one level, without weights: the states are queries, keys and values."""
 
     def __init__(
@@ -107,13 +110,17 @@ class ConsensusAttention(nnx.Module):
 
     def __call__(self, levels: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
         _, _, n, d = levels.shape
-        logits = jnp.einsum("lbid,lbjd->lbij", levels, l2_normalize(levels))
-        logits = at_least_float32(logits) * d**-0.5
-        if not self.attend_self:
-            logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
+        keys, mask = l2_normalize(levels), None
         if self.local_consensus_radius > 0:
-            mask = non_local_mask(self.num_patches_side, self.local_consensus_radius)
-            logits = jnp.where(mask, jnp.finfo(logits.dtype).min, logits)
+            far = non_local_mask(self.num_patches_side, self.local_consensus_radius)
+            mask = jnp.asarray(~far)[None, None]
+        if self.attend_self:
+            return attend(levels, keys, levels, mask=mask, implementation=self.attention)
+        # Not `attend`: it can hide a logit but not replace one, and neither can any fused kernel.
+        logits = at_least_float32(jnp.einsum("lbid,lbjd->lbij", levels, keys)) * d**-0.5
+        logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
+        if mask is not None:
+            logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(levels.dtype)
         return jnp.einsum("lbij,lbjd->lbid", weights, levels)
 
@@ -125,7 +132,7 @@ def non_local_mask(num_patches_side: int, radius: float) -> Bool[np.ndarray, "n 
     return np.sqrt(square.astype(np.float32)) > np.float32(radius)  # float32, as PyTorch's cdist
 
 
-class Glom(Rematerializable):
+class Glom(Model):
     """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus.
 
     Args:
@@ -145,7 +152,7 @@ class Glom(Rematerializable):
     ) -> None:
         self.config = config
         side = config.image_size // config.patch_size
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.image_to_tokens = Linear(3 * config.patch_size**2, config.dim, **layer)
         self.pos_emb = Embed(side**2, config.dim, **layer)
         self.init_levels = nnx.Param(

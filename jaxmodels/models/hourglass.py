@@ -8,7 +8,7 @@ factor, v vocabulary.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_floating, require_integer, require_shape, require_tokens
 from jaxmodels.nn import (
-    Attending,
+    AttentionModule,
     Embed,
     LayerNorm,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
+    RematModule,
     at_least_float32,
     attend,
     gelu,
@@ -76,10 +78,12 @@ class HourglassTransformerLMConfig:
         normalize_config(self)
 
 
-class Attention(Attending):
+class Attention(AttentionModule):
     """Multi-head attention to `context`, by default to `x` itself."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, causal: bool, **layer: Any) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, causal: bool, **layer: Unpack[LayerOptions]
+    ) -> None:
         self.heads = heads
         self.causal = causal
         self.to_q = Linear(dim, heads * dim_head, use_bias=False, **layer)
@@ -110,7 +114,7 @@ class Attention(Attending):
 class FeedForward(nnx.Module):
     """Two-layer MLP with the exact (erf) GELU."""
 
-    def __init__(self, dim: int, *, mult: int, **layer: Any) -> None:
+    def __init__(self, dim: int, *, mult: int, **layer: Unpack[LayerOptions]) -> None:
         self.up = Linear(dim, mult * dim, **layer)
         self.down = Linear(mult * dim, dim, **layer)
 
@@ -118,11 +122,18 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(x)))
 
 
-class Block(Rematerializable):
+class Block(RematModule):
     """Pre-norm residual block: attention, then feed-forward. A context is not normed."""
 
     def __init__(
-        self, dim: int, *, causal: bool, heads: int, dim_head: int, ff_mult: int, **layer: Any
+        self,
+        dim: int,
+        *,
+        causal: bool,
+        heads: int,
+        dim_head: int,
+        ff_mult: int,
+        **layer: Unpack[LayerOptions],
     ) -> None:
         self.attn_norm = LayerNorm(dim, **layer)
         self.attn = Attention(dim, heads=heads, dim_head=dim_head, causal=causal, **layer)
@@ -160,9 +171,13 @@ class Transformer(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        sizes: dict[str, Any] = {"heads": heads, "dim_head": dim_head, "ff_mult": ff_mult}
-        self.blocks = nnx.List([Block(dim, causal=causal, **sizes, **layer) for _ in range(depth)])
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.blocks = nnx.List(
+            [
+                Block(dim, causal=causal, heads=heads, dim_head=dim_head, ff_mult=ff_mult, **layer)
+                for _ in range(depth)
+            ]
+        )
         self.norm = LayerNorm(dim, **layer) if norm_out else None
 
     def __call__(
@@ -180,7 +195,7 @@ class Transformer(nnx.Module):
 class Downsample(nnx.Module):
     """One row for every s consecutive ones: their mean, or a linear map of all of them."""
 
-    def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Any) -> None:
+    def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Unpack[LayerOptions]) -> None:
         self.shorten_factor = shorten_factor
         self.proj = Linear(shorten_factor * dim, dim, **layer) if linear else None
 
@@ -194,7 +209,7 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """s consecutive rows for every one: copies of it, or linear maps."""
 
-    def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Any) -> None:
+    def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Unpack[LayerOptions]) -> None:
         self.shorten_factor = shorten_factor
         self.proj = Linear(dim, shorten_factor * dim, **layer) if linear else None
 
@@ -204,7 +219,7 @@ class Upsample(nnx.Module):
         return rearrange(self.proj(x), "b n (s d) -> b (n s) d", s=self.shorten_factor)
 
 
-class HourglassTransformer(nnx.Module):
+class HourglassTransformer(Model):
     """Layers at full length, a shortened valley – another hourglass, if nested –, layers at full length.
 
     Args:
@@ -228,22 +243,22 @@ class HourglassTransformer(nnx.Module):
         pre_depth, valley_depth, post_depth = config.depth
         factor, *inner_factors = as_factors(config.shorten_factor, count_levels(config.depth))
         linear = config.updown_sample_type == "linear"
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        sizes: dict[str, Any] = {"heads": config.heads, "dim_head": config.dim_head}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        transformer = partial(Transformer, dim, heads=config.heads, dim_head=config.dim_head, **layer)
 
         self.shorten_factor = factor
         self.downsample = Downsample(dim, factor, linear=linear, **layer)
         self.upsample = Upsample(dim, factor, linear=linear, **layer)
         if isinstance(valley_depth, int):
-            self.valley_transformer = Transformer(dim, depth=valley_depth, causal=causal, **sizes, **layer)
+            self.valley_transformer = transformer(depth=valley_depth, causal=causal)
         else:
             inner = replace(config, depth=valley_depth, shorten_factor=tuple(inner_factors), norm_out=False)
             self.valley_transformer = HourglassTransformer(inner, **layer)
         resampling = config.attn_resampling
-        self.attn_resampling_pre_valley = Transformer(dim, depth=1, **sizes, **layer) if resampling else None
-        self.attn_resampling_post_valley = Transformer(dim, depth=1, **sizes, **layer) if resampling else None
-        self.pre_transformer = Transformer(dim, depth=pre_depth, causal=causal, **sizes, **layer)
-        self.post_transformer = Transformer(dim, depth=post_depth, causal=causal, **sizes, **layer)
+        self.attn_resampling_pre_valley = transformer(depth=1) if resampling else None
+        self.attn_resampling_post_valley = transformer(depth=1) if resampling else None
+        self.pre_transformer = transformer(depth=pre_depth, causal=causal)
+        self.post_transformer = transformer(depth=post_depth, causal=causal)
         self.norm_out = LayerNorm(dim, **layer) if config.norm_out else None
 
     def __call__(
@@ -299,7 +314,7 @@ class HourglassTransformer(nnx.Module):
         return x if self.norm_out is None else self.norm_out(x)
 
 
-class HourglassTransformerLM(nnx.Module):
+class HourglassTransformerLM(Model):
     """Token and position embeddings, an hourglass – or, for integer depth, one transformer –, logits.
 
     Args:
@@ -318,19 +333,32 @@ class HourglassTransformerLM(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.config = config
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.token_emb = Embed(config.num_tokens, config.dim, **layer)
         self.pos_emb = Embed(config.max_seq_len, config.dim, **layer)
-        names = ("dim", "depth", "heads", "dim_head", "causal")
-        shared: dict[str, Any] = {name: getattr(config, name) for name in names}
         if isinstance(config.depth, int):
-            self.transformer = Transformer(**shared, norm_out=True, **layer)
-        else:
-            sampling = ("shorten_factor", "attn_resampling", "updown_sample_type")
-            shared |= {name: getattr(config, name) for name in sampling}
-            self.transformer = HourglassTransformer(
-                HourglassTransformerConfig(**shared, norm_out=True), **layer
+            self.transformer = Transformer(
+                config.dim,
+                depth=config.depth,
+                causal=config.causal,
+                heads=config.heads,
+                dim_head=config.dim_head,
+                norm_out=True,
+                **layer,
             )
+        else:
+            hourglass = HourglassTransformerConfig(
+                dim=config.dim,
+                depth=config.depth,
+                shorten_factor=as_factors(config.shorten_factor, count_levels(config.depth)),
+                attn_resampling=config.attn_resampling,
+                updown_sample_type=config.updown_sample_type,
+                heads=config.heads,
+                dim_head=config.dim_head,
+                causal=config.causal,
+                norm_out=True,
+            )
+            self.transformer = HourglassTransformer(hourglass, **layer)
         self.to_logits = Linear(config.dim, config.num_tokens, **layer)
 
     def __call__(

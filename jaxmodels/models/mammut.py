@@ -10,7 +10,7 @@ tokens, q image queries, c image token width, f feed-forward width, v vocabulary
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,14 @@ from jaxmodels.checks import (
     require_tokens,
 )
 from jaxmodels.nn import (
-    Attending,
+    AttentionModule,
     Buffer,
     Embed,
     LayerNorm,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
+    RematModule,
     at_least_float32,
     attend,
     l2_normalize,
@@ -87,7 +89,7 @@ class MaMMUTConfig:
 class EmbedToLatents(nnx.Module):
     """Projects an embedding onto the unit sphere that text and images share."""
 
-    def __init__(self, dim: int, dim_latents: int, **layer: Any) -> None:
+    def __init__(self, dim: int, dim_latents: int, **layer: Unpack[LayerOptions]) -> None:
         self.to_latents = Linear(dim, dim_latents, use_bias=False, **layer)
 
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b z"]:
@@ -135,7 +137,7 @@ def swiglu(x: Float[Array, "*b g"]) -> Float[Array, "*b f"]:
 class FeedForward(nnx.Module):
     """Gated two-layer MLP without biases."""
 
-    def __init__(self, dim: int, *, mult: int, **layer: Any) -> None:
+    def __init__(self, dim: int, *, mult: int, **layer: Unpack[LayerOptions]) -> None:
         self.up = Linear(dim, 2 * mult * dim, use_bias=False, **layer)
         self.down = Linear(mult * dim, dim, use_bias=False, **layer)
 
@@ -143,10 +145,12 @@ class FeedForward(nnx.Module):
         return self.down(swiglu(self.up(x)))
 
 
-class ParallelTransformerBlock(Attending):
+class ParallelTransformerBlock(AttentionModule):
     """Causal multi-query attention and feed-forward side by side, from one projection, as in PaLM."""
 
-    def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, **layer: Any) -> None:
+    def __init__(
+        self, dim: int, *, dim_head: int, heads: int, ff_mult: int, **layer: Unpack[LayerOptions]
+    ) -> None:
         self.heads = heads
         self.widths = (heads * dim_head, dim_head, dim_head, 2 * ff_mult * dim)
         self.norm = LayerNorm(dim, use_bias=False, **layer)
@@ -171,7 +175,7 @@ class ParallelTransformerBlock(Attending):
         return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(swiglu(hidden))
 
 
-class CrossAttention(Attending):
+class CrossAttention(AttentionModule):
     """Multi-head queries from `x`, one head of keys and values from `context`; optionally a parallel MLP."""
 
     def __init__(
@@ -183,7 +187,7 @@ class CrossAttention(Attending):
         heads: int,
         norm_context: bool = False,
         ff_mult: int | None = None,
-        **layer: Any,
+        **layer: Unpack[LayerOptions],
     ) -> None:
         self.heads = heads
         self.norm = LayerNorm(dim, use_bias=False, **layer)
@@ -206,15 +210,25 @@ class CrossAttention(Attending):
         return out if self.ff is None else out + self.ff(x)
 
 
-class Layer(Rematerializable):
+class Layer(RematModule):
     """A text block and, in some layers, cross-attention to the image."""
 
     def __init__(
-        self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool, **layer: Any
+        self,
+        dim: int,
+        *,
+        dim_head: int,
+        heads: int,
+        ff_mult: int,
+        cross_attend: bool,
+        **layer: Unpack[LayerOptions],
     ) -> None:
-        sizes: dict[str, Any] = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
-        self.block = ParallelTransformerBlock(dim, **sizes, **layer)
-        self.cross = CrossAttention(dim, context_dim=dim, **sizes, **layer) if cross_attend else None
+        self.block = ParallelTransformerBlock(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, **layer)
+        self.cross = (
+            CrossAttention(dim, context_dim=dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, **layer)
+            if cross_attend
+            else None
+        )
 
     @rematerialized
     def __call__(
@@ -243,7 +257,7 @@ class MaMMUTLoss(NamedTuple):
     contrastive: Float[Array, ""]
 
 
-class MaMMUT(nnx.Module):
+class MaMMUT(Model):
     """A text stack that runs twice: alone for a contrastive embedding, with cross-attention for captions.
 
     Every method that looks at an image takes exactly one of `images` (b, height, width, channels), which go
@@ -276,8 +290,7 @@ class MaMMUT(nnx.Module):
         image_dim = dim if config.image_dim is None else config.image_dim
         dim_latents = dim if config.dim_latents is None else config.dim_latents
         cross = cross_attended_layers(config.depth, config.cross_attend_every, config.cross_attend_layers)
-        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        heads = {"dim_head": config.dim_head, "heads": config.heads}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         normal = jax.nn.initializers.normal(1.0)
 
         self.token_emb = Embed(config.num_tokens, dim, std=0.02, **layer)
@@ -285,7 +298,14 @@ class MaMMUT(nnx.Module):
         self.img_encoder = img_encoder
         # The first query pools for the contrastive embedding, the others for cross-attention.
         self.img_queries = nnx.Param(normal(rngs.params(), (config.num_img_queries + 1, dim), param_dtype))
-        self.img_attn_pool = CrossAttention(dim, context_dim=image_dim, norm_context=True, **heads, **layer)
+        self.img_attn_pool = CrossAttention(
+            dim,
+            context_dim=image_dim,
+            dim_head=config.dim_head,
+            heads=config.heads,
+            norm_context=True,
+            **layer,
+        )
         self.img_attn_pool_norm = LayerNorm(dim, use_bias=False, **layer)
         self.text_cls_norm = LayerNorm(dim, use_bias=False, **layer)
         self.img_to_latents = EmbedToLatents(dim, dim_latents, **layer)
@@ -293,7 +313,14 @@ class MaMMUT(nnx.Module):
         self.temperature = nnx.Param(jnp.ones((1,), param_dtype))
         self.layers = nnx.List(
             [
-                Layer(dim, ff_mult=config.ff_mult, cross_attend=number in cross, **heads, **layer)
+                Layer(
+                    dim,
+                    dim_head=config.dim_head,
+                    heads=config.heads,
+                    ff_mult=config.ff_mult,
+                    cross_attend=number in cross,
+                    **layer,
+                )
                 for number in range(1, config.depth + 1)
             ]
         )

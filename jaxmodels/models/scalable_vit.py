@@ -8,9 +8,8 @@ i/j query/key position, r reduction factor, w1/w2 window sides.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -18,11 +17,14 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxmodels.checks import require_images, require_integer
 from jaxmodels.nn import (
-    Attending,
+    AttentionModule,
     Conv,
+    Dropout,
     LayerNorm,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
+    RematModule,
     attend,
     by_rows,
     gelu,
@@ -130,38 +132,6 @@ def one_per_stage(name: str, value: Any, stages: int) -> tuple:
     return values
 
 
-class Dropout(nnx.Module):
-    """Dropout that is off until `nnx.view(model, deterministic=False)` asks for it."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self.deterministic = True
-
-    def __call__(self, x: Float[Array, "..."], *, rngs: nnx.Rngs | None = None) -> Float[Array, "..."]:
-        if not self.active:
-            return x
-        if not isinstance(rngs, nnx.Rngs):  # a bare key would give every layer the same mask
-            raise ValueError(
-                "rngs must be an nnx.Rngs when deterministic=False and dropout > 0; "
-                f"got {type(rngs).__name__}; pass rngs=nnx.Rngs(dropout=key)"
-            )
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, x.shape)
-        return jnp.where(keep, x / (1 - self.rate), 0)
-
-    @property
-    def active(self) -> bool:
-        return not self.deterministic and self.rate > 0
-
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Serves `nnx.view`.
-
-        Args:
-          deterministic: False turns dropout on.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
-
-
 class PatchLinear(nnx.Module):
     """Linear map of r×r patches, without bias; PyTorch's twin is a convolution with stride and kernel r.
 
@@ -214,7 +184,9 @@ class PEG(nnx.Module):
 class FeedForward(nnx.Module):
     """Pre-norm two-layer MLP per pixel."""
 
-    def __init__(self, dim: int, *, expansion_factor: int, dropout: float, **layer: Any) -> None:
+    def __init__(
+        self, dim: int, *, expansion_factor: int, dropout: float, **layer: Unpack[LayerOptions]
+    ) -> None:
         self.norm = LayerNorm(dim, **layer)
         self.up = Linear(dim, expansion_factor * dim, **layer)
         self.down = Linear(expansion_factor * dim, dim, **layer)
@@ -227,7 +199,7 @@ class FeedForward(nnx.Module):
         return self.dropout(self.down(hidden), rngs=rngs)
 
 
-class ScalableSelfAttention(Attending):
+class ScalableSelfAttention(AttentionModule):
     """Global attention whose keys and values come from r×r patches (section 3.2).
 
     Rows and columns that do not fill a patch are left out of the keys, as in the package.
@@ -242,7 +214,7 @@ class ScalableSelfAttention(Attending):
         dim_value: int,
         reduction_factor: int,
         dropout: float,
-        **layer: Any,
+        **layer: Unpack[LayerOptions],
     ) -> None:
         self.heads = heads
         self.dropout = Dropout(dropout)
@@ -264,7 +236,7 @@ class ScalableSelfAttention(Attending):
         return dropout(self.to_out(rearrange(out, "b h (x y) v -> b x y (h v)", x=height)))
 
 
-class InteractiveWindowedSelfAttention(Attending):
+class InteractiveWindowedSelfAttention(AttentionModule):
     """Attention inside windows, joined by a 3×3 convolution of the values between them (section 3.3)."""
 
     def __init__(
@@ -276,7 +248,7 @@ class InteractiveWindowedSelfAttention(Attending):
         dim_value: int,
         window_size: int | None,
         dropout: float,
-        **layer: Any,
+        **layer: Unpack[LayerOptions],
     ) -> None:
         self.heads = heads
         self.window_size = window_size
@@ -314,13 +286,13 @@ class InteractiveWindowedSelfAttention(Attending):
         return dropout(self.to_out(out + local))
 
 
-class Block(Rematerializable):
+class Block(RematModule):
     """Global attention, then windows, with a feed-forward before the windows and not after them.
 
     That order contradicts the paper; every published checkpoint depends on it.
     """
 
-    def __init__(self, stage: StageConfig, *, first: bool, **layer: Any) -> None:
+    def __init__(self, stage: StageConfig, *, first: bool, **layer: Unpack[LayerOptions]) -> None:
         dim, heads, dropout = stage.dim, stage.heads, stage.dropout
         self.ssa = ScalableSelfAttention(
             dim,
@@ -359,7 +331,7 @@ class Block(Rematerializable):
 class Stage(nnx.Module):
     """A stack of blocks and, except in the last stage, a norm."""
 
-    def __init__(self, stage: StageConfig, *, norm: bool, **layer: Any) -> None:
+    def __init__(self, stage: StageConfig, *, norm: bool, **layer: Unpack[LayerOptions]) -> None:
         self.blocks = nnx.List([Block(stage, first=i == 0, **layer) for i in range(stage.depth)])
         self.norm = LayerNorm(stage.dim, **layer) if norm else None
 
@@ -371,7 +343,7 @@ class Stage(nnx.Module):
         return x if self.norm is None else self.norm(x)
 
 
-class ScalableViT(nnx.Module):
+class ScalableViT(Model):
     """A pyramid of stages, each half as fine and twice as wide as the one before, and a linear classifier.
 
     Args:
@@ -391,7 +363,7 @@ class ScalableViT(nnx.Module):
     ) -> None:
         self.config = config
         stages, last = config.stages, len(config.stages) - 1
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.to_patches = Conv(config.channels, config.dim, kernel_size=7, stride=4, padding=3, **layer)
         self.stages = nnx.List([Stage(stage, norm=i < last, **layer) for i, stage in enumerate(stages)])
         self.downsamples = nnx.List(

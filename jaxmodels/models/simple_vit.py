@@ -6,7 +6,7 @@ Shapes: b batch, n tokens (image patches), d model width, h heads, k head width,
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,13 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
 from jaxmodels.nn import (
-    Attending,
+    AttentionModule,
+    Dropout,
     LayerNorm,
+    LayerOptions,
     Linear,
-    Rematerializable,
+    Model,
+    RematModule,
     attend,
     gelu,
     rematerialized,
@@ -61,42 +64,24 @@ class SimpleViTConfig:
             raise ValueError(f"patch_dropout must be a number in [0, 1); got patch_dropout={rate!r}")
 
 
-class PatchDropout(nnx.Module):
-    """Keeps a random choice of each image's tokens, without replacement; not by default (`deterministic`)."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self.deterministic = True
+class PatchDropout(Dropout):
+    """Keeps a random choice of each image's tokens, without replacement; off until `deterministic=False`."""
 
     def __call__(
-        self, tokens: Float[Array, "b n d"], *, rngs: nnx.Rngs | None = None
+        self, inputs: Float[Array, "b n d"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b kept d"]:
-        if self.deterministic or self.rate == 0:
-            return tokens
-        if not isinstance(rngs, nnx.Rngs):
-            raise ValueError(
-                "rngs must be an nnx.Rngs when deterministic=False and patch_dropout > 0; "
-                f"got {type(rngs).__name__}; pass rngs=nnx.Rngs(dropout=key)"
-            )
-        b, n, _ = tokens.shape
-        noise = jax.random.normal(rngs.dropout(), (b, n), jnp.float32)
+        if not self.active:
+            return inputs
+        b, n, _ = inputs.shape
+        noise = jax.random.normal(self.require_rngs(rngs).dropout(), (b, n), jnp.float32)
         _, kept = jax.lax.top_k(noise, max(1, int(n * (1 - self.rate))))  # b kept
-        return jnp.take_along_axis(tokens, kept[..., None], axis=1)
-
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Serves `nnx.view`.
-
-        Args:
-          deterministic: False drops patches.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
+        return jnp.take_along_axis(inputs, kept[..., None], axis=1)
 
 
-class Attention(Attending):
+class Attention(AttentionModule):
     """Pre-norm multi-head self-attention without biases."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Any) -> None:
+    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Unpack[LayerOptions]) -> None:
         self.heads = heads
         self.norm = LayerNorm(dim, **layer)
         self.to_qkv = Linear(dim, 3 * heads * dim_head, use_bias=False, **layer)
@@ -112,7 +97,7 @@ class Attention(Attending):
 class FeedForward(nnx.Module):
     """Pre-norm two-layer MLP."""
 
-    def __init__(self, dim: int, hidden_dim: int, **layer: Any) -> None:
+    def __init__(self, dim: int, hidden_dim: int, **layer: Unpack[LayerOptions]) -> None:
         self.norm = LayerNorm(dim, **layer)
         self.up = Linear(dim, hidden_dim, **layer)
         self.down = Linear(hidden_dim, dim, **layer)
@@ -121,10 +106,12 @@ class FeedForward(nnx.Module):
         return self.down(gelu(self.up(self.norm(x))))
 
 
-class Block(Rematerializable):
+class Block(RematModule):
     """Attention and feed-forward, each with a residual."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, **layer: Any) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, **layer: Unpack[LayerOptions]
+    ) -> None:
         self.attn = Attention(dim, heads=heads, dim_head=dim_head, **layer)
         self.ff = FeedForward(dim, mlp_dim, **layer)
 
@@ -138,7 +125,7 @@ class Transformer(nnx.Module):
     """A stack of blocks and a final norm."""
 
     def __init__(
-        self, dim: int, *, depth: int, heads: int, dim_head: int, mlp_dim: int, **layer: Any
+        self, dim: int, *, depth: int, heads: int, dim_head: int, mlp_dim: int, **layer: Unpack[LayerOptions]
     ) -> None:
         self.norm = LayerNorm(dim, **layer)
         self.blocks = nnx.List(
@@ -151,7 +138,7 @@ class Transformer(nnx.Module):
         return self.norm(x)
 
 
-class SimpleViT(nnx.Module):
+class SimpleViT(Model):
     """Vision transformer with fixed sin-cos positions and mean pooling.
 
     Args:
@@ -171,7 +158,7 @@ class SimpleViT(nnx.Module):
     ) -> None:
         self.config = config
         height, width = require_height_width("patch_size", config.patch_size, minimum=1)
-        layer: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.patch_norm = LayerNorm(config.channels * height * width, **layer)
         self.patch_to_token = Linear(config.channels * height * width, config.dim, **layer)
         self.token_norm = LayerNorm(config.dim, **layer)

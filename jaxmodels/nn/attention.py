@@ -18,7 +18,7 @@ BLOCK = 128
 Implementation = Literal["xla", "cudnn"]
 
 
-class Attending(nnx.Module):
+class AttentionModule(nnx.Module):
     """A module with attention, which `nnx.view(model, attention="cudnn")` sends through cuDNN's fused kernel."""
 
     attention: Implementation = "xla"

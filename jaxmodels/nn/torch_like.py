@@ -109,32 +109,38 @@ class Conv(nnx.Conv):
         return super().__call__(inputs, out_sharding)
 
 
-class Embed(nnx.Module):
+class Embed(nnx.Embed):
     """Table lookup, initialised from N(0, std²) with std 1 (Flax: 1/√dim).
 
-    Not a subclass of `nnx.Embed`, which fixes its compute type at construction and would cut a float64 table
-    that is loaded later to float32. Ids must be in range: inside a compiled function JAX cannot raise.
+    Ids must be in range: inside a compiled function JAX cannot raise.
     """
 
     def __init__(
         self,
         num_embeddings: int,
-        dim: int,
+        features: int,
         *,
         std: float = 1.0,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (num_embeddings, dim), param_dtype))
+        super().__init__(
+            num_embeddings,
+            features,
+            param_dtype=param_dtype,
+            embedding_init=jax.nn.initializers.normal(std),
+            rngs=rngs,
+        )
+        # Flax replaces None by param_dtype, which would cut a float64 table that is loaded later to float32.
         self.dtype = dtype
 
-    def __call__(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
-        return self.table[ids]
+    def __call__(self, inputs: Int[Array, "*b"], out_sharding=None) -> Float[Array, "*b d"]:
+        return self.table[inputs]
 
-    def attend(self, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Scores of every row of the table against `x`: the tied output projection of a language model."""
-        return by_rows(lambda rows: rows @ self.table.astype(x.dtype).T, x)
+    def attend(self, query: Float[Array, "*b d"], out_sharding=None) -> Float[Array, "*b v"]:
+        """Scores of every row of the table against `query`: the tied output projection of a language model."""
+        return by_rows(lambda rows: rows @ self.table.astype(query.dtype).T, query)
 
     @property
     def table(self) -> Float[Array, "v d"]:
@@ -142,7 +148,7 @@ class Embed(nnx.Module):
         return self.embedding[...].astype(self.dtype or self.embedding.dtype)
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(nnx.LayerNorm):
     """Layer norm of the last axis with epsilon 1e-5 (Flax: 1e-6), computed in at least float32.
 
     The variance is that of the deviations from a first mean, corrected for what the rounding of that mean
@@ -152,19 +158,25 @@ class LayerNorm(nnx.Module):
 
     def __init__(
         self,
-        dim: int,
+        num_features: int,
         *,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(dim, param_dtype)) if use_bias else None
-        self.epsilon = 1e-5
-        self.dtype = dtype
+        # Not `rngs`: Flax draws two keys for ones and zeros, and the layers that follow would start elsewhere.
+        super().__init__(
+            num_features,
+            epsilon=1e-5,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=nnx.Rngs(0),
+        )
 
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:  # ty: ignore[incompatible-method-override]
+        assert self.scale is not None
         x, scale = promote(x, self.scale[...], dtype=self.dtype)
         normed = standardize(at_least_float32(x), self.epsilon)[0].astype(x.dtype) * scale
         return normed if self.bias is None else normed + self.bias[...].astype(x.dtype)
