@@ -112,7 +112,7 @@ def fit(
                 if not found:
                     block = np.split(array, count)[index] if entry.part else array
                     value = rearrange(block.astype(wanted, copy=False), entry.axes, **sizes)
-                    values[entry.ours] = np.flip(value, range(entry.flip)) if entry.flip else value
+                    values[entry.ours] = np.flip(value, tuple(range(entry.flip))) if entry.flip else value
             case Derived():
                 expected = entry.expected()
                 if array.shape != expected.shape:
@@ -184,7 +184,7 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                         "load weights first"
                     )
                 array = np.asarray(value)
-                array = np.flip(array, range(entry.flip)) if entry.flip else array
+                array = np.flip(array, tuple(range(entry.flip))) if entry.flip else array
                 left, right = entry.axes.split(" -> ")
                 _, sizes = _their_shape(entry.axes, array.shape)
                 # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.

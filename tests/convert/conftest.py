@@ -1,37 +1,14 @@
-"""Places and failures that the tests of weight files share."""
+"""Fixtures of the tests of weight files and hub folders."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-
-def names(folder: Path) -> list[str]:
-    """Everything in a folder, hidden files included."""
-    return sorted(path.name for path in folder.iterdir())
-
-
-def full_disk(path: Path, arrays: object) -> None:
-    """Takes the place of a function that writes a file."""
-    path.write_bytes(b"the first half")
-    raise OSError(28, "No space left on device", str(path))
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root reads and writes everything, so it steps back for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+import jaxmodels as jm
+from tests.convert import small_models
 
 
 @pytest.fixture
@@ -47,3 +24,10 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """`import torch` fails, also where it is installed."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "jaxmodels.convert.torch_io", raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved Glom."""
+    jm.save_pretrained(small_models.filled("Glom"), tmp_path / "glom")
+    return tmp_path / "glom"

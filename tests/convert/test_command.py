@@ -11,8 +11,8 @@ import jaxmodels as jm
 from jaxmodels import __main__
 from jaxmodels.convert import command
 from jaxmodels.convert.files import read_state_dict, write_state_dict
-from tests.convert import tiny
-from tests.convert.conftest import names, unprivileged
+from tests.convert import small_models
+from tests.disk import names, unprivileged
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -38,9 +38,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent))
     for variable in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.setenv(variable, os.environ.get(variable, ""))  # put back afterwards
-    jm.save_pretrained(tiny.filled("Glom"), "hub")
+    jm.save_pretrained(small_models.filled("Glom"), "hub")
     for name in ("Glom", "HourglassTransformer", "MaMMUT, SimpleViT"):
-        write_state_dict(Path(f"{name.partition(',')[0]}.safetensors"), jm.to_state_dict(tiny.filled(name)))
+        write_state_dict(
+            Path(f"{name.partition(',')[0]}.safetensors"), jm.to_state_dict(small_models.filled(name))
+        )
     Path("taken").mkdir()
     Path("taken/file").write_text("mine")
     Path("text.safetensors").write_text("hello, I am no weights")
@@ -62,7 +64,9 @@ def test_there_and_back(run: Run, place: Path) -> None:
         "Glom, 12 entries, 840 numbers -> again\n",
         "",
     )
-    assert tiny.weights(jm.from_pretrained("again")) == tiny.weights(tiny.filled("Glom"))
+    assert small_models.weights(jm.from_pretrained("again")) == small_models.weights(
+        small_models.filled("Glom")
+    )
     assert Path("hub/model.safetensors").read_bytes() == Path("deep/er/w.safetensors").read_bytes()
 
 
@@ -76,13 +80,13 @@ def test_arguments_as_json(run: Run, place: Path, as_file: bool) -> None:
     status, _, errors = run("MaMMUT.safetensors", "out", "--config", config, "--encoder", encoder)
     assert (status, errors) == (0, "")
     model = jm.from_pretrained("out")
-    assert (model.config, model.img_encoder.config) == (tiny.MAMMUT, tiny.VIT)
+    assert (model.config, model.img_encoder.config) == (small_models.MAMMUT, small_models.VIT)
 
 
 def test_a_class_that_its_keys_do_not_tell(run: Run, place: Path) -> None:
     arguments = ("--model", "HourglassTransformer", "--config", '{"heads": 3, "causal": true}')
     assert run("HourglassTransformer.safetensors", "out", *arguments)[0] == 0
-    assert jm.from_pretrained("out").config == tiny.LINEAR
+    assert jm.from_pretrained("out").config == small_models.LINEAR
 
 
 def test_names_with_brackets_are_shown_as_they_are(run: Run, place: Path) -> None:
@@ -213,7 +217,7 @@ def test_without_pytorch(run: Run, place: Path, arguments: list[str]) -> None:
 
 def test_places_of_others(run: Run, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(open_folder)
-    write_state_dict(Path("w.safetensors"), jm.to_state_dict(tiny.filled("Glom")))
+    write_state_dict(Path("w.safetensors"), jm.to_state_dict(small_models.filled("Glom")))
     with unprivileged():
         status, _, errors = run("w.safetensors", "out")
     assert (status, errors) == (2, "jaxmodels: out: Permission denied\n")

@@ -14,16 +14,16 @@ from flax import nnx
 import jaxmodels as jm
 from jaxmodels.convert.table import Derived, Parameter, Tied
 from jaxmodels.convert.tables import table_of
-from tests.convert import tiny
+from tests.convert import small_models
 
 
 FLOATS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32}
-EVERY_MODEL = pytest.mark.parametrize("name", tiny.MODELS)
+EVERY_MODEL = pytest.mark.parametrize("name", small_models.MODELS)
 
 
 @pytest.fixture
 def glom() -> nnx.Module:
-    return tiny.filled("Glom")
+    return small_models.filled("Glom")
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def state_dict(glom: nnx.Module) -> dict[str, np.ndarray]:
 
 def refused(model: nnx.Module, state_dict: object, **options: object) -> str:
     """The message with which `state_dict` is refused; fails if `model` was touched."""
-    before = tiny.weights(model)
+    before = small_models.weights(model)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at the message
         jm.load_state_dict(model, state_dict, **options)
-    assert tiny.weights(model) == before
+    assert small_models.weights(model) == before
     return str(caught.value)
 
 
@@ -45,21 +45,23 @@ def refused(model: nnx.Module, state_dict: object, **options: object) -> str:
 
 @EVERY_MODEL
 def test_every_variable_has_exactly_one_entry(name: str) -> None:
-    model = tiny.shapes(name)
+    model = small_models.shapes(name)
     entries = list(table_of(model))
     ours = [entry.ours for entry in entries if isinstance(entry, Parameter)]
     theirs = [entry.theirs for entry in entries if isinstance(entry, Parameter | Derived | Tied)]
-    assert sorted(ours) == sorted(tiny.variables(model))
+    assert sorted(ours) == sorted(small_models.variables(model))
     assert len(set(theirs)) == len(theirs)
 
 
 @EVERY_MODEL
 def test_round_trip_of_every_model(name: str) -> None:
-    model = tiny.filled(name)
+    model = small_models.filled(name)
     state_dict = jm.to_state_dict(model)
-    loaded = jm.load_state_dict(tiny.shapes(name), state_dict)
-    assert tiny.weights(loaded) == tiny.weights(model)
-    assert list(tiny.bits(jm.to_state_dict(loaded)).items()) == list(tiny.bits(state_dict).items())
+    loaded = jm.load_state_dict(small_models.shapes(name), state_dict)
+    assert small_models.weights(loaded) == small_models.weights(model)
+    assert list(small_models.bits(jm.to_state_dict(loaded)).items()) == list(
+        small_models.bits(state_dict).items()
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -68,44 +70,46 @@ def test_every_bit_pattern_survives(dtype: str) -> None:
     unsigned, rng = FLOATS[dtype], np.random.default_rng(0)
     given = {
         key: rng.integers(0, np.iinfo(unsigned).max, array.shape, unsigned, endpoint=True).view(dtype)
-        for key, array in jm.to_state_dict(tiny.filled("Glom")).items()
+        for key, array in jm.to_state_dict(small_models.filled("Glom")).items()
     }
     special = np.array([0x8000, 0x0001, 0x7F81, 0xFFC1], np.uint16) if dtype != "float32" else None
     given["init_levels"][0] = (
         np.array([0x80000000, 0x00000001, 0x7F800001, 0xFFC12345], np.uint32) if special is None else special
     ).view(dtype)
-    model = jm.load_state_dict(tiny.shapes("Glom"), given)
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(given)
+    model = jm.load_state_dict(small_models.shapes("Glom"), given)
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(given)
 
 
 def test_float64_survives_where_jax_has_it() -> None:
-    given = {key: a.astype(np.float64) + 1e-12 for key, a in jm.to_state_dict(tiny.filled("Glom")).items()}
+    given = {
+        key: a.astype(np.float64) + 1e-12 for key, a in jm.to_state_dict(small_models.filled("Glom")).items()
+    }
     with jax.enable_x64(True):
-        model = jm.load_state_dict(tiny.shapes("Glom"), given)
-        assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(given)
+        model = jm.load_state_dict(small_models.shapes("Glom"), given)
+        assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(given)
 
 
 def test_each_array_keeps_its_own_type(state_dict: dict) -> None:
     state_dict["pos_emb.weight"] = state_dict["pos_emb.weight"].astype(ml_dtypes.bfloat16)
-    model = jm.load_state_dict(tiny.shapes("Glom"), state_dict)
+    model = jm.load_state_dict(small_models.shapes("Glom"), state_dict)
     assert (model.pos_emb.embedding.dtype, model.init_levels.dtype) == (jnp.bfloat16, jnp.float32)
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(state_dict)
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(state_dict)
 
 
 def test_fills_in_place_and_returns_the_model(glom: nnx.Module, state_dict: dict) -> None:
     variable = glom.init_levels
     assert jm.load_state_dict(glom, state_dict) is glom
     assert glom.init_levels is variable
-    assert tiny.bits(jm.to_state_dict(glom)) == tiny.bits(state_dict)
+    assert small_models.bits(jm.to_state_dict(glom)) == small_models.bits(state_dict)
 
 
 def test_exported_arrays_are_the_callers_own(glom: nnx.Module) -> None:
-    before = tiny.weights(glom)
+    before = small_models.weights(glom)
     for array in jm.to_state_dict(glom).values():
         assert type(array) is np.ndarray
         assert array.flags.c_contiguous
         array[...] = 7  # writable, and no view of the model
-    assert tiny.weights(glom) == before
+    assert small_models.weights(glom) == before
 
 
 def test_later_changes_of_the_given_arrays_do_not_reach_the_model(state_dict: dict) -> None:
@@ -115,17 +119,21 @@ def test_later_changes_of_the_given_arrays_do_not_reach_the_model(state_dict: di
         start = (-memory.ctypes.data // 4) % 16
         aligned[key] = memory[start : start + array.size].reshape(array.shape)
         aligned[key][...] = array
-    model = jm.load_state_dict(tiny.shapes("Glom"), aligned)
+    model = jm.load_state_dict(small_models.shapes("Glom"), aligned)
     for array in aligned.values():
         array[...] = 7
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(state_dict)
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(state_dict)
 
 
 def test_models_with_the_same_weights_share_no_memory(state_dict: dict) -> None:
-    one = jm.load_state_dict(tiny.shapes("Glom"), {key: jnp.asarray(a) for key, a in state_dict.items()})
-    two = jm.load_state_dict(tiny.shapes("Glom"), {key: p for key, p in jm.to_state_dict(one).items()})
+    one = jm.load_state_dict(
+        small_models.shapes("Glom"), {key: jnp.asarray(a) for key, a in state_dict.items()}
+    )
+    two = jm.load_state_dict(
+        small_models.shapes("Glom"), {key: p for key, p in jm.to_state_dict(one).items()}
+    )
     jax.tree.map(lambda array: array.delete(), nnx.state(one, nnx.Param))  # as donation does
-    assert tiny.bits(jm.to_state_dict(two)) == tiny.bits(state_dict)
+    assert small_models.bits(jm.to_state_dict(two)) == small_models.bits(state_dict)
 
 
 # -- kinds of arrays
@@ -156,13 +164,15 @@ def read_only(a: np.ndarray) -> np.ndarray:
     ids=["jax", "variable", "fortran", "strided", "reversed", "big-endian", "read-only", "masked"],
 )
 def test_kinds_of_arrays(state_dict: dict, kind: Callable) -> None:
-    model = jm.load_state_dict(tiny.shapes("Glom"), {key: kind(array) for key, array in state_dict.items()})
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(state_dict)
+    model = jm.load_state_dict(
+        small_models.shapes("Glom"), {key: kind(array) for key, array in state_dict.items()}
+    )
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(state_dict)
 
 
 @pytest.mark.parametrize("kind", [OrderedDict, MappingProxyType])
 def test_kinds_of_mappings(state_dict: dict, kind: Callable) -> None:
-    model = jm.load_state_dict(tiny.shapes("Glom"), kind(dict(reversed(state_dict.items()))))
+    model = jm.load_state_dict(small_models.shapes("Glom"), kind(dict(reversed(state_dict.items()))))
     assert list(jm.to_state_dict(model)) == list(state_dict)  # the package's order, not that of the mapping
 
 
@@ -195,15 +205,15 @@ def test_all_misfits_in_one_sorted_list(glom: nnx.Module, state_dict: dict) -> N
 @EVERY_MODEL
 def test_one_misfit_leaves_every_variable_of_every_model(name: str) -> None:
     """Of a filled model and of shapes without arrays; the misfit is the last key, after all others fitted."""
-    model = tiny.filled(name)
+    model = small_models.filled(name)
     other = {
         key: array + 1 if array.dtype == np.float32 and not key.endswith(("inv_freq", "beta")) else array
         for key, array in jm.to_state_dict(model).items()
     }
-    jm.load_state_dict(tiny.shapes(name), other)  # fits
+    jm.load_state_dict(small_models.shapes(name), other)  # fits
     last = next(reversed(other))
     other[last] = other[last][..., :-1]
-    for untouched in (model, tiny.shapes(name)):
+    for untouched in (model, small_models.shapes(name)):
         assert f"\n  {last}: " in refused(untouched, other)
 
 
@@ -261,19 +271,21 @@ def test_models_of_others(wrong: object) -> None:
 
 def test_a_subclass_keeps_its_parents_table(state_dict: dict) -> None:
     subclass = type("Glom", (jm.Glom,), {})
-    model = nnx.eval_shape(lambda: subclass(tiny.GLOM, rngs=nnx.Rngs(0)))
-    assert tiny.bits(jm.to_state_dict(jm.load_state_dict(model, state_dict))) == tiny.bits(state_dict)
+    model = nnx.eval_shape(lambda: subclass(small_models.GLOM, rngs=nnx.Rngs(0)))
+    assert small_models.bits(jm.to_state_dict(jm.load_state_dict(model, state_dict))) == small_models.bits(
+        state_dict
+    )
 
 
 def test_a_model_without_weights_cannot_be_exported() -> None:
     with pytest.raises(ValueError, match=r"the Glom has shapes but no weights, .*; load weights first"):
-        jm.to_state_dict(tiny.shapes("Glom"))
+        jm.to_state_dict(small_models.shapes("Glom"))
 
 
 def test_running_out_of_memory_leaves_the_model(
     glom: nnx.Module, state_dict: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, make = tiny.weights(glom), jnp.array
+    before, make = small_models.weights(glom), jnp.array
 
     def array(value: np.ndarray) -> jax.Array:
         if value.shape == glom.top_down.down.bias.shape:  # the last of all
@@ -283,7 +295,7 @@ def test_running_out_of_memory_leaves_the_model(
     monkeypatch.setattr(jnp, "array", array)
     with pytest.raises(MemoryError):
         jm.load_state_dict(glom, state_dict)
-    assert tiny.weights(glom) == before
+    assert small_models.weights(glom) == before
 
 
 # -- entries that the architecture determines
@@ -299,7 +311,7 @@ def test_running_out_of_memory_leaves_the_model(
     ],
 )
 def test_determined_entries_are_checked(name: str, key: str, problem: str) -> None:
-    model = tiny.filled(name)
+    model = small_models.filled(name)
     good = jm.to_state_dict(model)
     wrong = {**good, key: ~good[key] if good[key].dtype == bool else good[key] + 0.01}
     assert refused(model, wrong) == f"the state_dict does not fit {type(model).__name__}\n  {key}: {problem}"
@@ -308,13 +320,13 @@ def test_determined_entries_are_checked(name: str, key: str, problem: str) -> No
 
 
 def test_determined_entries_of_another_shape(glom: nnx.Module) -> None:
-    model = tiny.filled("Glom, local")
+    model = small_models.filled("Glom, local")
     wrong = {**jm.to_state_dict(model), "attention.non_local_mask": np.zeros((1, 4, 4), bool)}
     assert "non_local_mask: shape (1, 4, 4), the model needs (1, 9, 9)" in refused(model, wrong)
 
 
 def test_a_nan_is_not_what_the_architecture_determines() -> None:
-    model = tiny.filled("MaMMUT")
+    model = small_models.filled("MaMMUT")
     for key in ("layers.1.0.fn.norm.beta", "layers.2.0.fn.rotary_emb.inv_freq"):
         good = jm.to_state_dict(model)
         refused(model, {**good, key: np.full_like(good[key], np.nan)})
@@ -322,19 +334,19 @@ def test_a_nan_is_not_what_the_architecture_determines() -> None:
 
 def test_frequencies_may_be_rounded() -> None:
     """PyTorch and NumPy differ in the last bit of a power; a bfloat16 checkpoint rounds them further."""
-    state_dict = jm.to_state_dict(tiny.filled("MaMMUT"))
+    state_dict = jm.to_state_dict(small_models.filled("MaMMUT"))
     for dtype in (np.float16, ml_dtypes.bfloat16):
         rounded = {
             key: array.astype(dtype) if array.dtype == np.float32 else array
             for key, array in state_dict.items()
         }
-        model = jm.load_state_dict(tiny.shapes("MaMMUT"), rounded)
-        assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(rounded)
+        model = jm.load_state_dict(small_models.shapes("MaMMUT"), rounded)
+        assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(rounded)
     key = "layers.0.0.fn.rotary_emb.inv_freq"
     last_bit = {**state_dict, key: np.nextafter(state_dict[key], np.float32(2))}
-    assert tiny.bits(jm.to_state_dict(jm.load_state_dict(tiny.shapes("MaMMUT"), last_bit))) == tiny.bits(
-        last_bit
-    )
+    assert small_models.bits(
+        jm.to_state_dict(jm.load_state_dict(small_models.shapes("MaMMUT"), last_bit))
+    ) == small_models.bits(last_bit)
 
 
 # -- conversion
@@ -343,23 +355,25 @@ def test_frequencies_may_be_rounded() -> None:
 @pytest.mark.parametrize("dtype", ["float16", jnp.bfloat16, np.float32])
 def test_conversion(state_dict: dict, dtype: object) -> None:
     doubles = {key: array.astype(np.float64) for key, array in state_dict.items()}
-    model = jm.load_state_dict(tiny.shapes("Glom"), doubles, dtype=dtype)
+    model = jm.load_state_dict(small_models.shapes("Glom"), doubles, dtype=dtype)
     expected = {key: array.astype(dtype) for key, array in doubles.items()}
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(expected)
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(expected)
 
 
 def test_conversion_leaves_constants_exact() -> None:
     """Frequencies in bfloat16 would turn distant positions by wrong angles; masks have no precision."""
-    state_dict = jm.to_state_dict(tiny.filled("MaMMUT"))
-    model = jm.load_state_dict(tiny.shapes("MaMMUT"), state_dict, dtype=jnp.bfloat16)
+    state_dict = jm.to_state_dict(small_models.filled("MaMMUT"))
+    model = jm.load_state_dict(small_models.shapes("MaMMUT"), state_dict, dtype=jnp.bfloat16)
     converted = jm.to_state_dict(model)
     for key, array in converted.items():
         if key.endswith("inv_freq"):
-            assert tiny.bits({key: array}) == tiny.bits({key: state_dict[key]})
+            assert small_models.bits({key: array}) == small_models.bits({key: state_dict[key]})
         else:
             assert array.dtype == jnp.bfloat16, key
     masked = jm.load_state_dict(
-        tiny.shapes("Glom, local"), jm.to_state_dict(tiny.filled("Glom, local")), dtype="float16"
+        small_models.shapes("Glom, local"),
+        jm.to_state_dict(small_models.filled("Glom, local")),
+        dtype="float16",
     )
     assert jm.to_state_dict(masked)["attention.non_local_mask"].dtype == bool
 
@@ -369,7 +383,7 @@ def test_conversion_to_float64_needs_it(glom: nnx.Module, state_dict: dict) -> N
         glom, state_dict, dtype="float64"
     )
     with jax.enable_x64(True):
-        model = jm.load_state_dict(tiny.shapes("Glom"), state_dict, dtype="float64")
+        model = jm.load_state_dict(small_models.shapes("Glom"), state_dict, dtype="float64")
         assert model.init_levels.dtype == np.float64
 
 
@@ -398,13 +412,13 @@ def renamed(state_dict: dict, *renames: tuple[str, str]) -> dict:
     ],
 )
 def test_wrapped_checkpoints(name: str, rename: tuple[str, str]) -> None:
-    state_dict = jm.to_state_dict(tiny.filled(name))
-    model = jm.load_state_dict(tiny.shapes(name), renamed(state_dict, rename))
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(state_dict)
+    state_dict = jm.to_state_dict(small_models.filled(name))
+    model = jm.load_state_dict(small_models.shapes(name), renamed(state_dict, rename))
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(state_dict)
 
 
 def test_older_scalable_vit() -> None:
-    state_dict = jm.to_state_dict(tiny.filled("ScalableViT"))
+    state_dict = jm.to_state_dict(small_models.filled("ScalableViT"))
     block = "layers.0.0.layers.1."
     norms = [f"{block}{i}.norm" for i in (0, 4)]
     older = renamed(
@@ -418,5 +432,5 @@ def test_older_scalable_vit() -> None:
     assert f"{block}0.fn.to_q.weight" in older
     assert f"{block}1.fn.net.0.weight" in older
     assert all(f"{norm}.g" in older for norm in norms)
-    model = jm.load_state_dict(tiny.shapes("ScalableViT"), older)
-    assert tiny.bits(jm.to_state_dict(model)) == tiny.bits(state_dict)
+    model = jm.load_state_dict(small_models.shapes("ScalableViT"), older)
+    assert small_models.bits(jm.to_state_dict(model)) == small_models.bits(state_dict)

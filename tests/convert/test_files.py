@@ -14,11 +14,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from jaxmodels.atomic import atomic_write
 from jaxmodels.convert import files
 from jaxmodels.convert.files import read_state_dict, write_state_dict
-from tests.convert.conftest import full_disk, names, unprivileged
-from tests.convert.tiny import bits
+from tests.convert.small_models import bits
+from tests.disk import full_disk, names, unprivileged
 
 
 STATE_DICT = {
@@ -234,14 +233,3 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file"):
         write_state_dict(tmp_path / "file" / "w.safetensors", STATE_DICT)
-
-
-def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "note"
-    path.write_text("old")
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-        assert temporary.parent == tmp_path  # a move across file systems would not be atomic
-    assert path.read_text() == "new"
-    assert names(tmp_path) == ["note"]
