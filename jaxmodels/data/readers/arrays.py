@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from jaxmodels.data.readers.paths import by_suffix, permission, visible, whole
-from jaxmodels.data.readers.splitting import SPLITS, Split, held_out
+from jaxmodels.data.readers.paths import count_by_suffix, naming_damage, naming_permission, visible_entries
+from jaxmodels.data.readers.splitting import SPLITS, Split, choose_split
 
 
 IMAGES: dict[Split, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ class Arrays:
 def holds_arrays(path: Path) -> bool:
     """Whether `read_arrays` is the reader for this path."""
     if path.is_dir():
-        return any(IDX_NAME.fullmatch(entry.name) for entry in visible(path))
+        return any(IDX_NAME.fullmatch(entry.name) for entry in visible_entries(path))
     return path.suffix.lower() == ".npz"
 
 
@@ -86,7 +86,7 @@ def _complete(arrays: dict[Split, Arrays]) -> dict[Split, Arrays]:
     if len(arrays) == len(SPLITS):
         return arrays
     train = arrays["train"]
-    splits = np.array([held_out(str(index), arrays) for index in range(len(train))])
+    splits = np.array([choose_split(str(index), arrays) for index in range(len(train))])
     taken: dict[Split, Arrays] = {
         split: Arrays(
             images=train.images[splits == split],
@@ -123,12 +123,12 @@ def _check(path: Path, split: Split, part: Arrays) -> None:
 
 def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
     kind = ".npz file without Python objects"
-    with permission(path), path.open("rb") as stream:
-        with whole(path, kind):
+    with naming_permission(path), path.open("rb") as stream:
+        with naming_damage(path, kind):
             file = np.load(stream, allow_pickle=False)
             present = list(file.files)
         chosen = _chosen(path, present)
-        with whole(path, kind):
+        with naming_damage(path, kind):
             arrays = {
                 split: Arrays(
                     images=np.asarray(file[images]),  # bytes, if it is a file of another kind in the archive
@@ -186,14 +186,14 @@ def _read_idx_folder(folder: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]
                 f"t10k-images-idx3-ubyte.gz; got {', '.join(file.name for file in found.values())} in "
                 f"path={str(folder)!r}; add them"
             )
-    return arrays, by_suffix(others, "no file in the IDX format by its name")
+    return arrays, count_by_suffix(others, "no file in the IDX format by its name")
 
 
 def _idx_files(folder: Path) -> tuple[dict[tuple[Split, str], Path], list[Path]]:
     """Files by split and content, and the others; where a file is there twice, that which is not compressed."""
     found: dict[tuple[Split, str], Path] = {}
     others: list[Path] = []
-    for file in visible(folder):
+    for file in visible_entries(folder):
         match = IDX_NAME.fullmatch(file.name)
         if match is None:
             others.append(file)
@@ -215,7 +215,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         ValueError: not such a file, or more or fewer values than its header says.
         PermissionError: it may not be read.
     """
-    with whole(path, "IDX file"):
+    with naming_damage(path, "IDX file"):
         content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
         if content[:3] != UNSIGNED_BYTES or len(content) < 8:
             raise ValueError(

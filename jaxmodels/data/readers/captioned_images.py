@@ -22,9 +22,9 @@ from typing import Any
 
 from jaxmodels.checks import require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
-from jaxmodels.data.readers.image_files import read_images, same_channels, unreadable
-from jaxmodels.data.readers.paths import existing, listed, permission, whole
-from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, held_out, require_examples
+from jaxmodels.data.readers.image_files import read_images, same_channels, unreadable_error
+from jaxmodels.data.readers.paths import existing_path, list_problems, naming_damage, naming_permission
+from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, choose_split, require_examples
 
 
 COLUMNS = ("image", "caption")
@@ -67,7 +67,7 @@ def captioned_images(
     """
     size = require_integer("size", size, minimum=1)
     longest = require_integer("longest", longest, minimum=1)
-    file = existing(path)
+    file = existing_path(path)
     rows = _rows(file)
     too_long = [
         f"{row.where}: {count} bytes, {row.caption[:40]!r}…"
@@ -77,13 +77,13 @@ def captioned_images(
     if too_long and not skip_long:
         raise ValueError(
             f"captions must have at most longest={longest} bytes of UTF-8; got {len(too_long)} of {len(rows)} in "
-            f"path={str(file)!r} which have more:{listed(too_long)}\nshorten them, train a model for longer texts, "
-            "or leave them out with skip_long=True (--skip-long)"
+            f"path={str(file)!r} which have more:{list_problems(too_long)}\n"
+            "shorten them, train a model for longer texts, or leave them out with skip_long=True (--skip-long)"
         )
     rows = [row for row in rows if len(row.caption.encode()) <= longest]
     splits, unread = _decoded(file, rows, size)
     if unread and not skip_unreadable:
-        raise unreadable(file, unread, len({row.image for row in rows}))
+        raise unreadable_error(file, unread, len({row.image for row in rows}))
     require_examples(file, splits, "captions", "add images, or split them yourself with a column split")
     return CaptionedSplits(source=str(file), skipped=(*too_long, *unread), **splits)
 
@@ -165,7 +165,7 @@ def _with_splits(file: Path, rows: Sequence[Row]) -> list[Row]:
     if problems:
         raise _wrong_lines(file, problems)
     return [
-        replace(row, split=held_out(row.image, given)) if row.split in (None, "train") else row
+        replace(row, split=choose_split(row.image, given)) if row.split in (None, "train") else row
         for row in rows
     ]
 
@@ -173,7 +173,8 @@ def _with_splits(file: Path, rows: Sequence[Row]) -> list[Row]:
 def _wrong_lines(file: Path, problems: Sequence[str]) -> ValueError:
     return ValueError(
         "every line must have an image, a caption and, if any has one, a split that is the same for all captions of a "
-        f"image; got {len(problems)} in path={str(file)!r} which are wrong:{listed(problems)}\nrepair or remove them"
+        f"image; got {len(problems)} in path={str(file)!r} which are wrong:{list_problems(problems)}\n"
+        "repair or remove them"
     )
 
 
@@ -194,7 +195,7 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
 def _jsonl(file: Path) -> list[tuple[str, dict[str, Any]]]:
     records: list[tuple[str, dict[str, Any]]] = []
     problems: list[str] = []
-    with permission(file):
+    with naming_permission(file):
         content = file.read_bytes()
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not line.strip():
@@ -211,14 +212,14 @@ def _jsonl(file: Path) -> list[tuple[str, dict[str, Any]]]:
     if problems:
         raise ValueError(
             f"every line must be a JSON object in UTF-8; got {len(problems)} in path={str(file)!r} which are not:"
-            f"{listed(problems)}\nrepair or remove them"
+            f"{list_problems(problems)}\nrepair or remove them"
         )
     return records
 
 
 def _csv(file: Path) -> list[tuple[str, dict[str, Any]]]:
     records: list[tuple[str, dict[str, Any]]] = []
-    with whole(file, "CSV file in UTF-8"), file.open(encoding="utf-8-sig", newline="") as stream:
+    with naming_damage(file, "CSV file in UTF-8"), file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
             columns = reader.fieldnames or ()
@@ -236,7 +237,8 @@ def _csv(file: Path) -> list[tuple[str, dict[str, Any]]]:
     if torn:
         raise ValueError(
             f"every line must have {len(columns)} fields, as the first; got {len(torn)} in path={str(file)!r} "
-            f'which have not:{listed(torn)}\nput captions that contain a comma into quotation marks: "a cat, asleep"'
+            f"which have not:{list_problems(torn)}\n"
+            'put captions that contain a comma into quotation marks: "a cat, asleep"'
         )
     return records
 
@@ -250,7 +252,7 @@ def _parquet(file: Path) -> list[tuple[str, dict[str, Any]]]:
             "pip install 'jaxmodels[parquet]', or write the table as .csv or .jsonl"
         ) from error
     kind = "Parquet file"
-    with whole(file, kind), file.open("rb") as stream:
+    with naming_damage(file, kind), file.open("rb") as stream:
         table = ParquetFile(stream)
         columns = table.schema_arrow.names
         present = [column for column in (*COLUMNS, "split") if column in columns]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxmodels.data.readers.image_files import SUFFIXES
-from jaxmodels.data.readers.paths import by_suffix, listed, visible
-from jaxmodels.data.readers.splitting import SPLIT_NAMES, Split, held_out
+from jaxmodels.data.readers.paths import count_by_suffix, list_problems, visible_entries
+from jaxmodels.data.readers.splitting import SPLIT_NAMES, Split, choose_split
 
 
 UNLABELLED = "unlabelled"  # the one class of images without classes
@@ -49,13 +49,13 @@ def read_folder(folder: Path) -> tuple[list[ImageFile], tuple[str, ...], tuple[s
                 others.append(file)
                 continue
             key = file.relative_to(folder).as_posix()
-            images.append(ImageFile(file, name, held_out(key, parts) if split == "train" else split))
+            images.append(ImageFile(file, name, choose_split(key, parts) if split == "train" else split))
     if not images:
         raise ValueError(
             f"the folder must hold images ({', '.join(SUFFIXES)}), or a folder of them for each class; "
             f"got none, and {len(others)} other files, in path={str(folder)!r}; add some, as in cat/1.png and dog/1.png"
         )
-    skipped = by_suffix(others, "no image that can be read, by its suffix")
+    skipped = count_by_suffix(others, "no image that can be read, by its suffix")
     return images, tuple(sorted(class_names)), skipped
 
 
@@ -65,13 +65,13 @@ def _is_image(file: Path) -> bool:
 
 def _split_folders(folder: Path) -> dict[Split, Path]:
     """The folder of each split; a folder without splits is all training data."""
-    entries = visible(folder)
+    entries = visible_entries(folder)
     folders = [entry for entry in entries if entry.is_dir()]
     named = [
         (SPLIT_NAMES[entry.name.lower()], entry) for entry in folders if entry.name.lower() in SPLIT_NAMES
     ]
     train = next((entry for split, entry in named if split == "train"), None)
-    train_has_classes = train is not None and any(entry.is_dir() for entry in visible(train))
+    train_has_classes = train is not None and any(entry.is_dir() for entry in visible_entries(train))
     # Beside other folders "train" is a class, unless there are classes in it.
     if not named or (len(named) < len(folders) and not train_has_classes):
         return {"train": folder}
@@ -81,7 +81,7 @@ def _split_folders(folder: Path) -> dict[Split, Path]:
     if train is None or len(parts) < len(named) or len(beside) > len(named):
         raise ValueError(
             "the folders of a data set that is already split must be train, perhaps validation (or val, or valid) and "
-            f"perhaps test, with nothing beside them; got {listed(beside)}\nin path={str(folder)!r}; "
+            f"perhaps test, with nothing beside them; got {list_problems(beside)}\nin path={str(folder)!r}; "
             "rename them, or move the others away"
         )
     return parts
@@ -89,20 +89,21 @@ def _split_folders(folder: Path) -> dict[Split, Path]:
 
 def _class_folders(folder: Path) -> tuple[list[str], list[tuple[str, Path]]]:
     """The classes in the folder of a split, and every file with its class."""
-    entries = visible(folder)
+    entries = visible_entries(folder)
     classes = [entry for entry in entries if entry.is_dir()]
     loose = [(UNLABELLED, entry) for entry in entries if not entry.is_dir()]
     if not classes:
         return [UNLABELLED], loose
     if images := [file.name for _, file in loose if _is_image(file)]:
         raise ValueError(
-            f"every image must be in the folder of a class where there are such folders; got {listed(images)}\n"
+            f"every image must be in the folder of a class where there are such folders; got {list_problems(images)}\n"
             f"beside {len(classes)} folders in path={str(folder)!r}; move the images into a folder, or away"
         )
-    files = [(entry.name, file) for entry in classes for file in visible(entry)]
+    files = [(entry.name, file) for entry in classes for file in visible_entries(entry)]
     if nested := [f"{file.parent.name}/{file.name}" for _, file in files if file.is_dir()]:
         raise ValueError(
-            f"the folder of a class must hold images and no folders; got {listed(nested)}\nin path={str(folder)!r}; "
-            "move the images one level up, or, if these are splits, call them train, validation and test"
+            f"the folder of a class must hold images and no folders; got {list_problems(nested)}\n"
+            f"in path={str(folder)!r}; move the images one level up, "
+            "or, if these are splits, call them train, validation and test"
         )
     return [entry.name for entry in classes], loose + files

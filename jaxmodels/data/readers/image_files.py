@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxmodels.data.readers.paths import listed
+from jaxmodels.data.readers.paths import list_problems
 from jaxmodels.data.readers.splitting import Split
 
 
@@ -64,7 +64,7 @@ def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
                 return too_large
             image.draft(None, (2 * size, 2 * size))  # large JPEGs are decoded at a fraction of their size
             image.load()  # what is wrong with the pixels shall be known before the notes are read
-            return square(_upright(image), size)
+            return crop_square(_upright(image), size)
     except Image.DecompressionBombError:
         return too_large
     except FileNotFoundError:
@@ -85,15 +85,16 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def unreadable(path: Path, problems: Sequence[str], count: int) -> ValueError:
+def unreadable_error(path: Path, problems: Sequence[str], count: int) -> ValueError:
     """The error for images that could not be read."""
     return ValueError(
         f"every image must be readable; got {len(problems)} of {count} in path={str(path)!r} which are not:"
-        f"{listed(problems)}\nrepair or remove them, or leave them out with skip_unreadable=True (--skip-unreadable)"
+        f"{list_problems(problems)}\n"
+        "repair or remove them, or leave them out with skip_unreadable=True (--skip-unreadable)"
     )
 
 
-def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
+def crop_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
     """The middle of an image, with one channel if it is grey and three if not.
 
     Raises:
@@ -111,14 +112,16 @@ def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
     return np.asarray(image).reshape(size, size, -1)
 
 
-def squares(images: UInt8[np.ndarray, "n height width c"], size: int) -> UInt8[np.ndarray, "n size size d"]:
+def crop_squares(
+    images: UInt8[np.ndarray, "n height width c"], size: int
+) -> UInt8[np.ndarray, "n size size d"]:
     """`square` for every image of an array; four channels are red, green, blue and alpha."""
     n, height, width, channels = images.shape
     if (height, width) == (size, size) and channels != 4:
         return images
     result = np.empty((n, size, size, 1 if channels == 1 else 3), np.uint8)
     for index, image in enumerate(images):
-        result[index] = square(Image.fromarray(image[..., 0] if channels == 1 else image), size)
+        result[index] = crop_square(Image.fromarray(image[..., 0] if channels == 1 else image), size)
     return result
 
 

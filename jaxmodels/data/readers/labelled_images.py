@@ -18,8 +18,8 @@ from jaxmodels.checks import require_integer
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
 from jaxmodels.data.readers.arrays import holds_arrays, read_arrays
 from jaxmodels.data.readers.folders import UNLABELLED, ImageFile, read_folder
-from jaxmodels.data.readers.image_files import read_images, same_channels, squares, unreadable
-from jaxmodels.data.readers.paths import existing, listed
+from jaxmodels.data.readers.image_files import crop_squares, read_images, same_channels, unreadable_error
+from jaxmodels.data.readers.paths import existing_path, list_problems
 from jaxmodels.data.readers.splitting import SPLITS, Split, require_examples
 
 
@@ -44,7 +44,7 @@ def labelled_images(
         PermissionError: a file or folder may not be read.
     """
     size = require_integer("size", size, minimum=1)
-    found = existing(path)
+    found = existing_path(path)
     if holds_arrays(found):
         return _from_arrays(found, size, require_classes)
     if found.is_dir():
@@ -77,7 +77,7 @@ def _from_folder(folder: Path, size: int, skip_unreadable: bool, require_classes
                 problems.append(f"{file.path.relative_to(folder).as_posix()}: {reason}")
         labels[split] = _labels(readable, class_names)
     if problems and not skip_unreadable:
-        raise unreadable(folder, problems, len(files))
+        raise unreadable_error(folder, problems, len(files))
     _check(folder, class_names, labels, require_classes)
     return _splits(folder, images, labels, class_names, (*skipped, *problems))
 
@@ -103,7 +103,7 @@ def _from_arrays(path: Path, size: int, require_classes: bool) -> LabelledSplits
         for split, part in arrays.items()
     }
     _check(path, class_names, labels, require_classes)
-    images = {split: squares(_with_channels(path, part.images), size) for split, part in arrays.items()}
+    images = {split: crop_squares(_with_channels(path, part.images), size) for split, part in arrays.items()}
     return _splits(path, images, labels, class_names, skipped)
 
 
@@ -140,7 +140,7 @@ def _check(
         ]
         raise ValueError(
             f"every class must have images to train on; got {len(missing)} of {len(class_names)} classes without, "
-            f"from path={str(path)!r}:{listed(counts)}\nremove these classes, or {WAY_OUT}"
+            f"from path={str(path)!r}:{list_problems(counts)}\nremove these classes, or {WAY_OUT}"
         )
     require_examples(path, labels, "images", WAY_OUT)
 

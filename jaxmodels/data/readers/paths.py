@@ -10,7 +10,7 @@ from pathlib import Path
 SHOWN = 5  # problems that an error spells out; of the others it gives the number
 
 
-def existing(path: str | os.PathLike[str]) -> Path:
+def existing_path(path: str | os.PathLike[str]) -> Path:
     """The path, once it is known to lead somewhere.
 
     Raises:
@@ -21,7 +21,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
     try:
         if not str(path):  # what a shell makes of a variable that is not set
             raise FileNotFoundError
-        with permission(found):
+        with naming_permission(found):
             found.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
@@ -31,7 +31,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def permission(path: Path) -> Generator[None]:
+def naming_permission(path: Path) -> Generator[None]:
     """Says which path may not be read and what to do about it, around code that reads it."""
     try:
         yield
@@ -43,10 +43,10 @@ def permission(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def whole(path: Path, kind: str) -> Generator[None]:
+def naming_damage(path: Path, kind: str) -> Generator[None]:
     """Says which file is damaged, around code that lets a library read it."""
     try:
-        with permission(path):
+        with naming_permission(path):
             yield
     except PermissionError:
         raise
@@ -57,20 +57,20 @@ def whole(path: Path, kind: str) -> Generator[None]:
         ) from error
 
 
-def visible(folder: Path) -> list[Path]:
+def visible_entries(folder: Path) -> list[Path]:
     """What is in a folder, sorted by name, without hidden files and what a Mac adds to its archives."""
-    with permission(folder):
+    with naming_permission(folder):
         return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX")
 
 
-def listed(problems: Sequence[str]) -> str:
+def list_problems(problems: Sequence[str]) -> str:
     """The first problems, each on a line of its own, and how many others there are."""
     rest = len(problems) - SHOWN
     lines = [*problems[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)
 
 
-def by_suffix(files: Sequence[Path], reason: str) -> tuple[str, ...]:
+def count_by_suffix(files: Sequence[Path], reason: str) -> tuple[str, ...]:
     """An entry of `skipped` for each kind of file that was left out."""
     counts = Counter(file.suffix.lower() for file in files)
     return tuple(

@@ -24,7 +24,7 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 
 
-def held_out(key: str, given: Collection[Split]) -> Split:
+def choose_split(key: str, given: Collection[Split]) -> Split:
     """The split of an example of the training data; `given` are those that the data brings."""
     remainder = zlib.crc32(key.encode("utf-8", "surrogateescape")) % 10
     if remainder == 0 and "test" not in given:

@@ -18,7 +18,13 @@ from pathlib import Path
 
 from jaxmodels.data.datasets import TextSplits
 from jaxmodels.data.readers.arrays import holds_arrays, read_arrays
-from jaxmodels.data.readers.paths import by_suffix, existing, listed, permission, visible
+from jaxmodels.data.readers.paths import (
+    count_by_suffix,
+    existing_path,
+    list_problems,
+    naming_permission,
+    visible_entries,
+)
 from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, require_examples
 
 
@@ -40,7 +46,7 @@ def texts(path: str | os.PathLike[str]) -> TextSplits:
         FileNotFoundError: `path` leads nowhere.
         PermissionError: a file or folder may not be read.
     """
-    found = existing(path)
+    found = existing_path(path)
     if holds_arrays(found):
         return _records(found)
     if found.suffix.lower() in PACKED and found.is_file():
@@ -53,7 +59,7 @@ def texts(path: str | os.PathLike[str]) -> TextSplits:
         found, splits, "bytes", "give longer texts, or files train.txt, validation.txt and test.txt"
     )
     return TextSplits(
-        source=str(found), skipped=by_suffix(others, "not read as text, by name or suffix"), **splits
+        source=str(found), skipped=count_by_suffix(others, "not read as text, by name or suffix"), **splits
     )
 
 
@@ -74,7 +80,7 @@ def _parts(path: Path) -> tuple[dict[Split, bytes], list[Path]]:
     """The text of every split that is there, all of it training data if there is none, and files left out."""
     if path.is_file():
         return {"train": _joined(path, [path])}, []
-    entries = visible(path)
+    entries = visible_entries(path)
     named: list[tuple[Split, Path]] = [
         (SPLIT_NAMES[name], entry)
         for entry in entries
@@ -105,7 +111,7 @@ def _is_text(file: Path) -> bool:
 def _files(folder: Path) -> list[Path]:
     """All files in a folder and the folders inside it, sorted by their path."""
     files: list[Path] = []
-    for entry in visible(folder):
+    for entry in visible_entries(folder):
         files += _files(entry) if entry.is_dir() and not entry.is_symlink() else [entry]
     return files
 
@@ -119,12 +125,12 @@ def _joined(path: Path, files: Sequence[Path]) -> bytes:
         )
     contents: list[bytes] = []
     for file in files:
-        with permission(file):
+        with naming_permission(file):
             contents.append(file.read_bytes())
     if empty := [str(file) for file, content in zip(files, contents, strict=True) if not content]:
         raise ValueError(
             f"every file must hold text; got {len(empty)} of {len(files)} in path={str(path)!r} which are empty:"
-            f"{listed(empty)}\nremove or fill them"
+            f"{list_problems(empty)}\nremove or fill them"
         )
     for index, content in enumerate(contents[:-1]):
         contents[index] = content + (b"\n" if content.endswith(b"\n") else b"\n\n")

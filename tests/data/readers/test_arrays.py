@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.data import labelled_images, texts
-from jaxmodels.data.readers.splitting import held_out
+from jaxmodels.data.readers.splitting import choose_split
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
@@ -35,7 +35,7 @@ def mnist(folder, suffix=".gz", test="t10k", mark="-"):
 
 
 def places(split, given=()):
-    return [index for index in range(60) if held_out(str(index), given) == split]
+    return [index for index in range(60) if choose_split(str(index), given) == split]
 
 
 def test_arrays_are_split_by_number(tmp_path):

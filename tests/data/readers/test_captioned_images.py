@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxmodels.data import captioned_images
-from jaxmodels.data.readers.splitting import held_out
+from jaxmodels.data.readers.splitting import choose_split
 
 
 ROWS = [{"image": f"images/{index}.png", "caption": f"ünber {index}"} for index in range(60)]
@@ -69,7 +69,7 @@ def test_formats(folder, write):
     assert splits.skipped == ()
     for name in ("train", "validation", "test"):
         part = getattr(splits, name)
-        numbers = [number for number in range(60) if held_out(f"images/{number}.png", ()) == name]
+        numbers = [number for number in range(60) if choose_split(f"images/{number}.png", ()) == name]
         expected = [(number, f"ünber {number}") for number in numbers]
         if 3 in numbers:
             expected.append((3, 'a "quoted", 2nd\ncaption'))
@@ -99,7 +99,7 @@ def test_a_split_that_no_line_has_is_a_tenth_of_the_training_data(folder):
     assert [number for number, _ in pairs(splits.validation)] == [
         number
         for number in range(5, 60)
-        if held_out(f"images/{number}.png", {"train", "test"}) == "validation"
+        if choose_split(f"images/{number}.png", {"train", "test"}) == "validation"
     ]
 
 

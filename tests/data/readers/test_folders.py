@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxmodels.data import labelled_images
-from jaxmodels.data.readers.splitting import held_out
+from jaxmodels.data.readers.splitting import choose_split
 
 
 def fill(folder, names=range(40), colour=(10, 20, 30)):
@@ -38,7 +38,7 @@ def test_class_folders(animals):
             (label, number)
             for label, folder in enumerate(("cat", "dog"))
             for number in sorted(range(40), key=lambda number: f"{number}.png")
-            if held_out(f"{folder}/{number}.png", ()) == name
+            if choose_split(f"{folder}/{number}.png", ()) == name
         ]
         assert part.images.shape == (len(expected), 4, 4, 3)
         assert part.images.dtype == np.uint8
@@ -88,7 +88,7 @@ def test_a_missing_split_is_a_tenth_of_the_training_folder(tmp_path, given, othe
         (folder, number)
         for folder in ("cat", "dog")
         for number in range(40)
-        if held_out(f"train/{folder}/{number}.png", {"train", given}) == other
+        if choose_split(f"train/{folder}/{number}.png", {"train", given}) == other
     ]
     assert taken
     assert len(getattr(splits, given)) == 6

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxmodels.data.readers import image_files
-from jaxmodels.data.readers.image_files import read_images, same_channels, squares
+from jaxmodels.data.readers.image_files import crop_squares, read_images, same_channels
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -223,7 +223,7 @@ def test_no_permission(tmp_path, monkeypatch):
 def test_arrays_of_the_right_size_are_not_touched():
     images = NOISE[None, :8, :8]
 
-    assert squares(images, 8) is images
+    assert crop_squares(images, 8) is images
 
 
 @pytest.mark.parametrize(("channels", "result"), [(1, 1), (3, 3), (4, 3)])
@@ -231,7 +231,7 @@ def test_arrays_become_squares_like_files(tmp_path, channels, result):
     image = np.resize(NOISE, (40, 60, channels))
     Image.fromarray(image[..., 0] if channels == 1 else image).save(tmp_path / "a.png")
 
-    resized = squares(image[None], 16)
+    resized = crop_squares(image[None], 16)
 
     assert resized.shape == (1, 16, 16, result)
     np.testing.assert_array_equal(resized[0], read(tmp_path / "a.png", 16))
@@ -240,7 +240,7 @@ def test_arrays_become_squares_like_files(tmp_path, channels, result):
 def test_transparency_in_arrays_of_the_right_size_is_white():
     images = np.zeros((2, 4, 4, 4), np.uint8)
 
-    np.testing.assert_array_equal(squares(images, 4), np.full((2, 4, 4, 3), 255))
+    np.testing.assert_array_equal(crop_squares(images, 4), np.full((2, 4, 4, 3), 255))
 
 
 def test_same_channels():

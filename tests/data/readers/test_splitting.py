@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from jaxmodels.data.readers.splitting import held_out, require_examples
+from jaxmodels.data.readers.splitting import choose_split, require_examples
 
 
 def numbers(split, given=()):
-    return [number for number in range(50) if held_out(str(number), given) == split]
+    return [number for number in range(50) if choose_split(str(number), given) == split]
 
 
 def test_golden_numbers():
     assert numbers("test") == [6, 29, 37, 40, 48]
     assert numbers("validation") == [3, 8, 10, 19, 27, 38, 39, 45]
-    assert held_out("cat/1.png", ()) == "train"
+    assert choose_split("cat/1.png", ()) == "train"
 
 
 def test_what_the_data_brings_is_not_taken_from_the_training_data():
@@ -25,12 +25,12 @@ def test_what_the_data_brings_is_not_taken_from_the_training_data():
 
 
 def test_names_that_are_no_unicode_can_be_hashed():
-    assert held_out(b"\xff.png".decode("utf-8", "surrogateescape"), ()) in ("train", "validation", "test")
+    assert choose_split(b"\xff.png".decode("utf-8", "surrogateescape"), ()) in ("train", "validation", "test")
 
 
 def test_about_a_tenth():
     keys = [f"cat/{number:05}.jpg" for number in range(10_000)]
-    splits = [held_out(key, ()) for key in keys]
+    splits = [choose_split(key, ()) for key in keys]
 
     assert 900 < splits.count("test") < 1100
     assert 900 < splits.count("validation") < 1100

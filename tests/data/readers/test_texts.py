@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.data import texts
-from jaxmodels.data.readers.splitting import held_out
+from jaxmodels.data.readers.splitting import choose_split
 
 
 BYTES = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8).tobytes().replace(b"\n", b" ")
@@ -19,7 +19,7 @@ def write(folder, **contents):
     return folder
 
 
-def whole(splits):
+def naming_damage(splits):
     return splits.train + splits.validation + splits.test
 
 
@@ -33,7 +33,7 @@ def test_any_bytes_are_cut_90_5_5(tmp_path, name):
     assert splits.row is None
     assert splits.skipped == ()
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [9000, 500, 500]
-    assert whole(splits) == BYTES
+    assert naming_damage(splits) == BYTES
 
 
 def test_cuts_are_where_a_line_begins_shortly_before(tmp_path):
@@ -44,7 +44,7 @@ def test_cuts_are_where_a_line_begins_shortly_before(tmp_path):
     splits = texts(tmp_path / "a.txt")
 
     assert [len(splits.train), len(splits.validation)] == [8_951, 9_400 + 1 - 8_951]
-    assert whole(splits) == bytes(content)
+    assert naming_damage(splits) == bytes(content)
 
 
 @pytest.mark.parametrize("place", [8_899, 9_000])
@@ -71,7 +71,7 @@ def test_a_folder_is_read_in_the_order_of_paths(tmp_path):
 
     splits = texts(tmp_path)
 
-    assert whole(splits) == b"\n\n".join(letter * 100 for letter in (b"a", b"b", b"c", b"d"))
+    assert naming_damage(splits) == b"\n\n".join(letter * 100 for letter in (b"a", b"b", b"c", b"d"))
     assert splits.skipped == (
         "1 × file without suffix: not read as text, by name or suffix",
         "1 × *.png: not read as text, by name or suffix",
@@ -124,7 +124,7 @@ def test_images_are_records(tmp_path, shape):
 
     assert splits.row == np.prod(shape)
     for name in ("train", "validation", "test"):
-        chosen = [number for number in range(40) if held_out(str(number), ()) == name]
+        chosen = [number for number in range(40) if choose_split(str(number), ()) == name]
         assert getattr(splits, name) == images[chosen].tobytes()
 
 
@@ -228,4 +228,4 @@ def test_a_link_in_a_circle_is_not_followed(tmp_path):
     write(tmp_path, a_txt=BYTES)
     (tmp_path / "circle").symlink_to(tmp_path)
 
-    assert whole(texts(tmp_path)) == BYTES
+    assert naming_damage(texts(tmp_path)) == BYTES
