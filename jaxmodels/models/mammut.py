@@ -239,14 +239,9 @@ class Layer(RematModule):
     ) -> Float[Array, "b n d"]:
         """Without `context` it is a layer of the text-only pass."""
         x = x + self.block(x, mask)
-        return x if context is None else self.attend_to_image(x, context)
-
-    @rematerialized
-    def attend_to_image(
-        self, x: Float[Array, "b n d"], context: Float[Array, "b q d"]
-    ) -> Float[Array, "b n d"]:
-        """The second half of the layer, if it has one."""
-        return x if self.cross is None else x + self.cross(x, context)
+        if context is not None and self.cross is not None:
+            x = x + self.cross(x, context)
+        return x
 
 
 class MaMMUTLoss(NamedTuple):
@@ -345,7 +340,16 @@ class MaMMUT(Model):
         The CLS token does not look at padding, but stands after it: its rotary position, and with it the
         embedding, depends on how far a text is filled up.
         """
-        tokens, _ = self._without_image(text)
+        require_tokens("text", text)
+        tokens = self.token_emb(text)
+        b, n, d = tokens.shape
+        text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
+        tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
+        # Only the CLS token, the last row, is kept from looking at padding; every row sees itself.
+        mask = (text != self.config.pad_id)[:, None]
+        mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
+        for layer in self.layers:
+            tokens = layer(tokens, mask=mask)
         return self.text_cls_norm(tokens[:, -1]), tokens[:, :-1]
 
     def embed_image(
@@ -368,42 +372,6 @@ class MaMMUT(Model):
         for layer in self.layers:
             tokens = layer(tokens, context)
         return self.token_emb.attend(self.norm(tokens))
-
-    def embed_and_decode(
-        self, text: Int[Array, "b n"], context: Float[Array, "b q d"]
-    ) -> tuple[Float[Array, "b d"], Float[Array, "b n v"]]:
-        """The first result of `embed_text` and the logits of `decode`, for less than both.
-
-        Up to the first cross-attention the two passes compute the same of the text, and it is computed once.
-        """
-        tokens, shared = self._without_image(text)
-        x = shared[:, :-1]
-        for number in range(self._first_cross, len(self.layers)):
-            layer = self.layers[number]
-            x = layer.attend_to_image(x, context) if number == self._first_cross else layer(x, context)
-        return self.text_cls_norm(tokens[:, -1]), self.token_emb.attend(self.norm(x))
-
-    @property
-    def _first_cross(self) -> int:
-        """The first layer that cross-attends; the last one where none does."""
-        attending = [number for number, layer in enumerate(self.layers) if layer.cross is not None]
-        return min(attending, default=max(len(self.layers) - 1, 0))
-
-    def _without_image(self, text: Array) -> tuple[Float[Array, "b n+1 d"], Float[Array, "b n+1 d"]]:
-        """States of text and CLS token, at the end and where the first cross-attention would come."""
-        require_tokens("text", text)
-        tokens = self.token_emb(text)
-        b, n, d = tokens.shape
-        text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
-        tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
-        # Only the CLS token, the last row, is kept from looking at padding; every row sees itself.
-        mask = (text != self.config.pad_id)[:, None]
-        mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
-        shared = tokens
-        for number, layer in enumerate(self.layers):
-            tokens = layer(tokens, mask=mask)
-            shared = tokens if number <= self._first_cross else shared
-        return tokens, shared
 
     def embeddings(
         self,
@@ -451,9 +419,9 @@ class MaMMUT(Model):
         self._check(text, images, image_tokens)
         require_tokens("labels", labels)
         require_shape("labels", labels, text.shape)
+        text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens, rngs=rngs)
-        text_embeds, logits = self.embed_and_decode(text, context)
-        caption = caption_loss(logits, labels, pad_id=self.config.pad_id)
+        caption = caption_loss(self.decode(text, context), labels, pad_id=self.config.pad_id)
         contrastive = contrastive_loss(
             self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature[...]
         )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels import MaMMUT, MaMMUTConfig, SimpleViT, SimpleViTConfig, to_state_dict
-from jaxmodels.models.mammut import ParallelTransformerBlock, caption_loss, contrastive_loss
+from jaxmodels.models.mammut import caption_loss, contrastive_loss
 from jaxmodels.nn import Buffer
 from tests.properties import check_batch, check_bfloat16, check_gradients, check_jit
 
@@ -235,31 +235,6 @@ def test_logits_do_not_need_the_text_only_pass(model) -> None:
     whole = products(lambda model: (logits(model, TEXT, TOKENS), text_embedding(model, TEXT)))
     alone = products(lambda model: logits(model, TEXT, TOKENS))
     assert alone == whole - products(lambda model: text_embedding(model, TEXT))
-
-
-@pytest.mark.parametrize(
-    ("changes", "blocks"),
-    [
-        ({"depth": 4, "cross_attend_every": 1}, 4 + 3),
-        ({"depth": 4, "cross_attend_every": 3}, 4 + 1),
-        ({"depth": 3, "cross_attend_layers": (2, 3)}, 3 + 1),
-        ({"depth": 3, "cross_attend_layers": ()}, 3),
-    ],
-)
-def test_two_passes_share_what_comes_before_the_image(
-    changes: dict[str, Any], blocks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = MaMMUT(MaMMUTConfig(**SIZES | changes), rngs=nnx.Rngs(3))
-    _, context = model.embed_image(image_tokens=TOKENS)
-    expected = model.embed_text(TEXT)[0], model.decode(TEXT, context)
-    calls = []
-    block = ParallelTransformerBlock.__call__
-    monkeypatch.setattr(ParallelTransformerBlock, "__call__", lambda *args: calls.append(0) or block(*args))
-
-    both = model.embed_and_decode(TEXT, context)
-
-    assert len(calls) == blocks
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), both, expected)
 
 
 def test_methods_agree(model) -> None:

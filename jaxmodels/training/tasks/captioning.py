@@ -120,8 +120,8 @@ class Captioning:
         """Of every pair the sum of the caption's losses, how many bytes were predicted, and both latents."""
         text, labels = batch["text"][:, :-1], batch["text"][:, 1:]
         image_embeds, context = model.embed_image(batch["images"], rngs=rngs)
-        text_embeds, logits = model.embed_and_decode(text, context)
-        logits = at_least_float32(logits)
+        text_embeds, _ = model.embed_text(text)
+        logits = at_least_float32(model.decode(text, context))
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         counts = labels != PAD_ID
         losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
