@@ -41,7 +41,7 @@ from hypothesis import strategies as st
 import jaxmodels as jm
 import torch_reference
 from jaxmodels.convert.mammut import infer_config
-from jaxmodels.models.mammut import inverse_frequencies
+from jaxmodels.nn.positions import inverse_frequencies
 from parity_tests.cases.mammut import VIT, jax_encoder, torch_encoder
 from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 
@@ -331,7 +331,7 @@ def test_buffers_are_checked() -> None:
 
 @pytest.mark.parametrize("dim_head", [2, 4, 6, 32, 64, 128])
 def test_fresh_frequencies_are_torch_s_to_rounding(dim_head) -> None:
-    theirs = torch_reference.mammut.RotaryEmbedding(dim_head).inv_freq.numpy()
+    theirs = torch_reference.positions.RotaryEmbedding(dim_head).inv_freq.numpy()
     published = mammut_pytorch.mammut_pytorch.RotaryEmbedding(dim_head).inv_freq.numpy()
     np.testing.assert_array_equal(theirs, published)
     np.testing.assert_allclose(inverse_frequencies(dim_head), theirs, rtol=3e-7)

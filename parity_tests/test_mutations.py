@@ -133,7 +133,7 @@ MUTATIONS = [
              "causal=True", "causal=False", "layers.0.0.fn"),
     Mutation("swapped SwiGLU halves", "mammut", "jaxmodels.models.mammut:swiglu",
              "x, gate = jnp.split", "gate, x = jnp.split", "layers.0.0.fn"),
-    Mutation("interleaved rotary", "mammut", "jaxmodels.models.mammut:rotate",
+    Mutation("interleaved rotary", "mammut", "jaxmodels.nn.positions:rotate",
              "first, second = jnp.split(x, 2, axis=-1)\n    quarter_turn = jnp.concatenate([-second, first], axis=-1)",
              "quarter_turn = jnp.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)", "layers.0.0.fn"),
     Mutation("no attention scale", "mammut", "jaxmodels.nn.attention:_attend",

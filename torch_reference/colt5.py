@@ -24,6 +24,7 @@ from torch_reference.checks import (
     require_integer,
 )
 from torch_reference.coordinate_descent import CoordinateDescentRouter, Routed, check_router_options
+from torch_reference.positions import sincos_2d
 
 
 class RMSNorm(nn.Module):
@@ -239,22 +240,6 @@ def hidden_dim(dim: int, name: str, mult: float) -> int:
     if not is_number or not 1 <= dim * mult < float("inf"):
         raise ValueError(f"int(dim * {name}) must be an integer ≥ 1; got dim={dim}, {name}={mult!r}")
     return int(dim * mult)
-
-
-def sincos_2d(
-    height: int, width: int, dim: int, *, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "{height} {width} {dim}"]:
-    """Fixed positions, [sin jω, cos jω, sin iω, cos iω] at row i and column j.
-
-    Computed in `dtype`, at least float32 (upstream: PyTorch's default type, whatever that of the parameters).
-    """
-    wide = torch.promote_types(dtype, torch.float32)
-    quarter = dim // 4
-    omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=wide, device=device) / (quarter - 1))  # m
-    rows = torch.arange(height, dtype=wide, device=device)[:, None, None] * omega  # height 1 m
-    columns = torch.arange(width, dtype=wide, device=device)[None, :, None] * omega  # 1 width m
-    parts = [columns.sin(), columns.cos(), rows.sin(), rows.cos()]
-    return torch.cat([part.expand(height, width, quarter) for part in parts], dim=-1).to(dtype)
 
 
 class ConditionalRoutedViT(nn.Module):

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 
 from torch_reference.checks import require_divisible, require_integer, require_shape
+from torch_reference.positions import RotaryEmbedding, rotate
 
 
 class LayerNorm(nn.Module):
@@ -44,31 +45,6 @@ class EmbedToLatents(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b z"]:
         return F.normalize(self.to_latents(x), dim=-1)
-
-
-class RotaryEmbedding(nn.Module):
-    """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
-
-    inv_freq: Tensor
-
-    def __init__(self, dim_head: int) -> None:
-        super().__init__()
-        exponents = torch.arange(0, dim_head, 2, dtype=torch.float32) / dim_head
-        self.register_buffer("inv_freq", 1.0 / 10000**exponents)
-
-    def forward(self, n: int) -> Float[Tensor, "{n} k"]:
-        inv_freq = self.inv_freq.to(torch.promote_types(self.inv_freq.dtype, torch.float32))
-        # Positions in bfloat16, as upstream counts them in a bfloat16 model, collide from 257 on.
-        positions = torch.arange(n, device=inv_freq.device, dtype=inv_freq.dtype)
-        angles = torch.outer(positions, inv_freq)
-        return torch.cat([angles, angles], dim=-1)
-
-
-def rotate(x: Float[Tensor, "*b n k"], angles: Float[Tensor, "n k"]) -> Float[Tensor, "*b n k"]:
-    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
-    first, second = x.chunk(2, dim=-1)
-    quarter_turn = torch.cat([-second, first], dim=-1)
-    return x * angles.cos().to(x.dtype) + quarter_turn * angles.sin().to(x.dtype)
 
 
 def attend(

@@ -18,6 +18,7 @@ from torch_reference.checks import (
     require_images,
     require_integer,
 )
+from torch_reference.positions import sincos_2d
 
 
 class PatchDropout(nn.Module):
@@ -174,23 +175,6 @@ class TokenExtractor(nn.Module):
 
     def forward(self, img: Float[Tensor, "b c height width"]) -> Float[Tensor, "b n d"]:
         return self.vit.tokens(img)
-
-
-def sincos_2d(
-    height: int, width: int, dim: int, *, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "{height} {width} {dim}"]:
-    """Entry (i, j) is [sin jω, cos jω, sin iω, cos iω]: column first, row second.
-
-    Computed in at least float32. The package uses PyTorch's default dtype, so its float64 models carry a
-    float32 table; here they carry a float64 one.
-    """
-    wide = torch.promote_types(dtype, torch.float32)
-    quarter = dim // 4
-    omega = 1.0 / (10000 ** (torch.arange(quarter, dtype=wide, device=device) / (quarter - 1)))  # m
-    rows = torch.arange(height, dtype=wide, device=device)[:, None, None] * omega  # height 1 m
-    columns = torch.arange(width, dtype=wide, device=device)[None, :, None] * omega  # 1 width m
-    parts = columns.sin(), columns.cos(), rows.sin(), rows.cos()
-    return torch.cat([part.expand(height, width, quarter) for part in parts], dim=-1).to(dtype)
 
 
 def _check_arguments(image_size: object, patch_size: object, dim: int, patch_dropout: float) -> None:

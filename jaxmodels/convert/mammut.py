@@ -12,8 +12,9 @@ from flax import nnx
 
 from jaxmodels.convert import simple_vit
 from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin, embedding, linear, prefixed
-from jaxmodels.models.mammut import MaMMUT, inverse_frequencies
+from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.simple_vit import SimpleViT
+from jaxmodels.nn.positions import inverse_frequencies
 
 
 def table(model: MaMMUT) -> Iterator[Entry]:

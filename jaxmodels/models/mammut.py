@@ -28,17 +28,18 @@ from jaxmodels.checks import (
 )
 from jaxmodels.nn import (
     AttentionModule,
-    Buffer,
     Embed,
     LayerNorm,
     LayerOptions,
     Linear,
     Model,
     RematModule,
+    RotaryEmbedding,
     at_least_float32,
     attend,
     l2_normalize,
     rematerialized,
+    rotate,
 )
 
 
@@ -96,36 +97,6 @@ class EmbedToLatents(nnx.Module):
         latents = self.to_latents(x)
         # float16 has no number as small as the guard against division by zero.
         return l2_normalize(at_least_float32(latents)).astype(latents.dtype)
-
-
-class RotaryEmbedding(nnx.Module):
-    """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
-
-    def __init__(self, dim_head: int, *, param_dtype: DTypeLike) -> None:
-        # Stored, not computed: a power in float32 differs in its last bit between libraries, and a loaded
-        # model must rotate by the frequencies that it was trained with.
-        dtype = jnp.promote_types(param_dtype, jnp.float32)
-        self.inv_freq = Buffer(jnp.asarray(inverse_frequencies(dim_head), dtype))
-
-    def __call__(self, n: int) -> Float[Array, "{n} k"]:
-        inv_freq = at_least_float32(jax.lax.stop_gradient(self.inv_freq[...]))
-        # Positions in bfloat16, as the package counts them in a bfloat16 model, collide from 257 on.
-        positions = jnp.arange(n, dtype=inv_freq.dtype)
-        angles = jnp.outer(positions, inv_freq)
-        return jnp.concatenate([angles, angles], axis=-1)
-
-
-def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " half"]:
-    """10000^(-2i / dim_head), in float32 as PyTorch computes it."""
-    exponents = np.arange(0, dim_head, 2, dtype=np.float32) / np.float32(dim_head)
-    return np.float32(1.0) / np.float32(10000.0) ** exponents
-
-
-def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Array, "*b n k"]:
-    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
-    first, second = jnp.split(x, 2, axis=-1)
-    quarter_turn = jnp.concatenate([-second, first], axis=-1)
-    return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)
 
 
 def swiglu(x: Float[Array, "*b g"]) -> Float[Array, "*b f"]:

@@ -12,6 +12,8 @@ from jaxmodels.nn.dtypes import promote as promote
 from jaxmodels.nn.model import Model as Model
 from jaxmodels.nn.normalize import l2_normalize as l2_normalize
 from jaxmodels.nn.options import LayerOptions as LayerOptions
+from jaxmodels.nn.positions import RotaryEmbedding as RotaryEmbedding
+from jaxmodels.nn.positions import rotate as rotate
 from jaxmodels.nn.positions import sincos_2d as sincos_2d
 from jaxmodels.nn.remat import RematModule as RematModule
 from jaxmodels.nn.remat import rematerialized as rematerialized

@@ -1,7 +1,13 @@
-"""Position tables that are computed, not learned."""
+"""Positions that are computed, not learned. The PyTorch twin is `torch_reference/positions.py`."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
+
+from jaxmodels.nn.buffer import Buffer
+from jaxmodels.nn.dtypes import at_least_float32
 
 
 def sincos_2d(
@@ -21,3 +27,33 @@ def sincos_2d(
     parts = jnp.sin(columns), jnp.cos(columns), jnp.sin(rows), jnp.cos(rows)
     parts = [jnp.broadcast_to(part, (height, width, quarter)) for part in parts]
     return jnp.concatenate(parts, axis=-1).astype(dtype)
+
+
+class RotaryEmbedding(nnx.Module):
+    """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
+
+    def __init__(self, dim_head: int, *, param_dtype: DTypeLike) -> None:
+        # Stored, not computed: a power in float32 differs in its last bit between libraries, and a loaded
+        # model must rotate by the frequencies that it was trained with.
+        dtype = jnp.promote_types(param_dtype, jnp.float32)
+        self.inv_freq = Buffer(jnp.asarray(inverse_frequencies(dim_head), dtype))
+
+    def __call__(self, n: int) -> Float[Array, "{n} k"]:
+        inv_freq = at_least_float32(jax.lax.stop_gradient(self.inv_freq[...]))
+        # Positions in bfloat16, as the package counts them in a bfloat16 model, collide from 257 on.
+        positions = jnp.arange(n, dtype=inv_freq.dtype)
+        angles = jnp.outer(positions, inv_freq)
+        return jnp.concatenate([angles, angles], axis=-1)
+
+
+def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " half"]:
+    """10000^(-2i / dim_head), in float32 as PyTorch computes it."""
+    exponents = np.arange(0, dim_head, 2, dtype=np.float32) / np.float32(dim_head)
+    return np.float32(1.0) / np.float32(10000.0) ** exponents
+
+
+def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Array, "*b n k"]:
+    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
+    first, second = jnp.split(x, 2, axis=-1)
+    quarter_turn = jnp.concatenate([-second, first], axis=-1)
+    return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)

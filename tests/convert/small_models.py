@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 import jaxmodels as jm
-from jaxmodels.models.mammut import inverse_frequencies
+from jaxmodels.nn.positions import inverse_frequencies
 
 
 VIT = jm.SimpleViTConfig(
