@@ -6,7 +6,10 @@ repeats what the PyTorch twins need, because they must not import this package, 
 
 import operator
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 
 def require_integer(name: str, value: Any, *, minimum: int) -> int:
@@ -18,6 +21,44 @@ def require_integer(name: str, value: Any, *, minimum: int) -> int:
     if number is None or number < minimum:
         raise ValueError(f"{name} must be an integer ≥ {minimum}; got {name}={value!r}")
     return number
+
+
+def require_integer_fields(config: Any, **minimum: int) -> None:
+    """Applies `require_integer` to every field annotated `int` or `int | None`; None passes in the latter.
+
+    Args:
+      config: a dataclass.
+      minimum: by name of the field; 1 for the others.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int or (field.type == int | None and value is not None):
+            require_integer(field.name, value, minimum=minimum.get(field.name, 1))
+
+
+def require_bool(name: str, value: Any) -> None:
+    """ValueError unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be a bool; got {name}={value!r}")
+
+
+def require_number(name: str, value: Any) -> None:
+    """ValueError unless `value` is an int or a float (not a bool)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number; got {name}={value!r}")
+
+
+def require_rate(name: str, value: Any) -> None:
+    """ValueError unless `value` is a rate of dropout: a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
+
+
+def lists_to_tuples(config: Any) -> None:
+    """Replaces lists in the fields of a frozen dataclass by tuples, so that it can be hashed."""
+    for field in fields(config):
+        if isinstance(value := getattr(config, field.name), list):
+            object.__setattr__(config, field.name, tuple(value))
 
 
 def require_divisible(name: str, value: int, by_name: str, by: int) -> None:

@@ -8,7 +8,7 @@ Shapes: b batch, n text positions, d model width, h heads, k head width, i/j que
 tokens, q image queries, c image token width, f feed-forward width, v vocabulary, z latent width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Unpack
 
@@ -20,9 +20,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.checks import (
+    lists_to_tuples,
     require_divisible,
     require_floating,
     require_integer,
+    require_integer_fields,
+    require_number,
     require_shape,
     require_tokens,
 )
@@ -50,40 +53,24 @@ class MaMMUTConfig:
     dim: int
     num_tokens: int
     depth: int
-    cross_attend_every: int = 1  # every how many layers the text looks at the image
-    cross_attend_layers: tuple[int, ...] | None = None  # the layers that do, from 1, instead of every so many
+    cross_attend_every: int = 1  # 2: every second layer cross-attends to the image
+    cross_attend_layers: tuple[int, ...] | None = None  # counted from 1; replaces cross_attend_every
     dim_latents: int | None = None  # width of the contrastive space; None is dim
     image_dim: int | None = None  # width of the image tokens; None is dim
-    num_img_queries: int = 256  # pooled image tokens that the text looks at
+    num_img_queries: int = 256  # pooled image tokens that the text cross-attends to
     dim_head: int = 64
     heads: int = 8
     ff_mult: int = 4  # hidden width of the feed-forwards, in units of dim
     caption_loss_weight: float = 1.0
     contrastive_loss_weight: float = 1.0
-    pad_id: int = 0  # token that fills short texts up; a number that is no token, like -1, turns padding off
+    pad_id: int = 0  # the padding token; an id outside the vocabulary, like -1, means no padding
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_tokens", "heads", "ff_mult"):
-            require_integer(name, getattr(self, name), minimum=1)
-        for name in ("depth", "num_img_queries"):
-            require_integer(name, getattr(self, name), minimum=0)
-        for name in ("dim_latents", "image_dim"):
-            if getattr(self, name) is not None:
-                require_integer(name, getattr(self, name), minimum=1)
-        require_integer("dim_head", self.dim_head, minimum=2)
+        lists_to_tuples(self)
+        require_integer_fields(self, depth=0, num_img_queries=0, dim_head=2, pad_id=np.iinfo(np.int32).min)
         require_divisible("dim_head", self.dim_head, "the two halves of a rotary pair", 2)
-        require_integer("pad_id", self.pad_id, minimum=np.iinfo(np.int32).min)
-        for name in ("caption_loss_weight", "contrastive_loss_weight"):
-            weight = getattr(self, name)
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise ValueError(f"{name} must be a number; got {name}={weight!r}")
-        if self.cross_attend_layers is not None:
-            if not isinstance(self.cross_attend_layers, Sequence):
-                raise ValueError(
-                    "cross_attend_layers must be a tuple of layers or None; "
-                    f"got cross_attend_layers={self.cross_attend_layers!r}"
-                )
-            object.__setattr__(self, "cross_attend_layers", tuple(self.cross_attend_layers))
+        require_number("caption_loss_weight", self.caption_loss_weight)
+        require_number("contrastive_loss_weight", self.contrastive_loss_weight)
         cross_attended_layers(self.depth, self.cross_attend_every, self.cross_attend_layers)
 
 
@@ -253,7 +240,7 @@ class MaMMUT(Model):
             raise TypeError(f"img_encoder must be callable; got a {type(img_encoder).__name__}")
         self.config = config
         dim = config.dim
-        image_dim = dim if config.image_dim is None else config.image_dim
+        image_dim = self.image_dim = dim if config.image_dim is None else config.image_dim
         dim_latents = dim if config.dim_latents is None else config.dim_latents
         cross = cross_attended_layers(config.depth, config.cross_attend_every, config.cross_attend_layers)
         layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -415,7 +402,8 @@ class MaMMUT(Model):
                 raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")
             return "images", images
         if image_tokens is not None and images is None:
-            self._check_image_tokens(image_tokens)
+            require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
+            require_floating("image_tokens", image_tokens)
             return "image_tokens", image_tokens
         number = "neither" if images is None else "both"
         raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
@@ -432,25 +420,22 @@ class MaMMUT(Model):
             raise TypeError(
                 f"img_encoder must return one array of tokens; got a {type(image_tokens).__name__}"
             )
-        self._check_image_tokens(image_tokens)
-        return image_tokens
-
-    def _check_image_tokens(self, image_tokens: Array) -> None:
-        image_dim = self.config.dim if self.config.image_dim is None else self.config.image_dim
-        require_shape("image_tokens", image_tokens, ("b", "m", image_dim))
-        require_floating("image_tokens", image_tokens)
+        return self._given(None, image_tokens)[1]
 
 
-def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) -> set[int]:
+def cross_attended_layers(depth: int, every: int, layers: tuple[int, ...] | None) -> set[int]:
     """The layers that cross-attend, counted from 1: those listed or, without a list, every `every`-th."""
-    require_integer("cross_attend_every", every, minimum=1)
     if layers is None:
         return set(range(every, depth + 1, every))
+    if not isinstance(layers, tuple):
+        raise ValueError(
+            f"cross_attend_layers must be a tuple of layers or None; got cross_attend_layers={layers!r}"
+        )
     for layer in layers:
         if require_integer("every entry of cross_attend_layers", layer, minimum=1) > depth:
             raise ValueError(
                 "every entry of cross_attend_layers must be between 1 and depth; "
-                f"got cross_attend_layers={tuple(layers)}, depth={depth}"
+                f"got cross_attend_layers={layers}, depth={depth}"
             )
     return set(layers)
 
