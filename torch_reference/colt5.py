@@ -206,8 +206,12 @@ def add_at(
 class Block(nn.ModuleList):
     """Routed attention, then feed-forward; both include the residual. (A list: upstream has 0 and 1 here.)"""
 
-    def __init__(self, attn: ConditionalRoutedImageAttention, ff: ConditionalRoutedFeedForward) -> None:
-        super().__init__([attn, ff])
+    def __init__(
+        self, dim: int, *, attn: Mapping[str, Any], ff: Mapping[str, Any], router: Mapping[str, Any]
+    ) -> None:
+        # The feed-forward first, so that the same seed draws the same weights as upstream.
+        feed_forward = ConditionalRoutedFeedForward(dim, **ff, router=router)
+        super().__init__([ConditionalRoutedImageAttention(dim, **attn, router=router), feed_forward])
 
     def forward(
         self, x: Float[Tensor, "b height width d"], routing: Sequence[Tensor | None] = (None, None, None)
@@ -222,9 +226,9 @@ class Block(nn.ModuleList):
 class Transformer(nn.Module):
     """A stack of blocks. (`layers`: upstream's name for it.)"""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, dim: int, *, depth: int, **block: Mapping[str, Any]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(blocks)
+        self.layers = nn.ModuleList(Block(dim, **block) for _ in range(depth))
 
     def forward(
         self, x: Float[Tensor, "b height width d"], routing: Sequence[Tensor | None] | None = None
@@ -242,13 +246,23 @@ def hidden_dim(dim: int, name: str, mult: float) -> int:
     return int(dim * mult)
 
 
+def check_sizes(dim: int, depth: int, counts: Mapping[str, int]) -> None:
+    """ValueError unless the sizes of the model are in their range."""
+    for name, count in counts.items():
+        require_integer(name, count, minimum=1)
+    require_integer("depth", depth, minimum=0)
+    require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
+    require_divisible("dim", dim, "the four parts of the position table", 4)
+    heads, routes = counts["attn_heavy_heads"], counts["attn_num_routed_kv"]
+    require_divisible("attn_heavy_heads", heads, "attn_num_routed_kv", routes)
+
+
 class ConditionalRoutedViT(nn.Module):
     """Vision transformer that spends a heavy branch on routed tokens only; mean pooling, no class token.
 
-    Args are those of CoLT5-attention's class, and `tie_break`: which tokens are selected when the soft top-k
-    gives several of them the same score, as it does all the time (most scores near the top are exactly 1).
-    "similarity" takes the most similar to the routing vector, "index" the first in raster order; upstream
-    leaves it to `torch.topk`, which promises nothing.
+    The arguments are those of CoLT5-attention's class, and `tie_break`: the order of tokens with equal scores,
+    which are common, because the soft top-k gives many tokens exactly 1. "similarity" prefers the token most
+    similar to the routing vector, "index" the first one. Upstream calls `torch.topk`, whose order is undefined.
     """
 
     def __init__(
@@ -279,68 +293,48 @@ class ConditionalRoutedViT(nn.Module):
         tie_break: Literal["similarity", "index"] = "similarity",
     ) -> None:
         super().__init__()
-        counts = {
-            "num_classes": num_classes,
-            "attn_num_heavy_tokens_q": attn_num_heavy_tokens_q,
-            "attn_num_heavy_tokens_kv": attn_num_heavy_tokens_kv,
-            "attn_heavy_dim_head": attn_heavy_dim_head,
-            "attn_heavy_heads": attn_heavy_heads,
-            "attn_light_dim_head": attn_light_dim_head,
-            "attn_light_heads": attn_light_heads,
-            "attn_light_window_size": attn_light_window_size,
-            "ff_num_heavy_tokens": ff_num_heavy_tokens,
-            "channels": channels,
-            "attn_num_routed_kv": attn_num_routed_kv,
+        attn = {
+            "num_heavy_tokens_q": attn_num_heavy_tokens_q,
+            "num_heavy_tokens_kv": attn_num_heavy_tokens_kv,
+            "num_routed_kv": attn_num_routed_kv,
+            "light_dim_head": attn_light_dim_head,
+            "light_heads": attn_light_heads,
+            "light_window_size": attn_light_window_size,
+            "heavy_dim_head": attn_heavy_dim_head,
+            "heavy_heads": attn_heavy_heads,
         }
-        for name, count in counts.items():
-            require_integer(name, count, minimum=1)
-        require_integer("depth", depth, minimum=0)
-        require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
-        require_divisible("dim", dim, "the four parts of the position table", 4)
-        require_divisible("attn_heavy_heads", attn_heavy_heads, "attn_num_routed_kv", attn_num_routed_kv)
+        counts = {f"attn_{name}": count for name, count in attn.items()}
+        counts |= {
+            "num_classes": num_classes,
+            "channels": channels,
+            "ff_num_heavy_tokens": ff_num_heavy_tokens,
+        }
+        check_sizes(dim, depth, counts)
+        if router_use_triton:
+            raise ValueError(
+                f"router_use_triton must be False; got {router_use_triton=}: there is no such kernel"
+            )
         self.channels = channels
         self.patch_size = require_height_width("patch_size", patch_size, minimum=1)
         self.window_size = attn_light_window_size
         self._check_sides("image_size", require_height_width("image_size", image_size, minimum=1))
-        if router_use_triton:
-            raise ValueError(
-                f"router_use_triton must be False, because there is no Triton kernel here; "
-                f"got router_use_triton={router_use_triton!r}"
-            )
+        ff = {
+            "num_heavy_tokens": ff_num_heavy_tokens,
+            "light_hidden_dim": hidden_dim(dim, "ff_light_mult", ff_light_mult),
+            "heavy_hidden_dim": hidden_dim(dim, "ff_heavy_mult", ff_heavy_mult),
+        }
         router = {"eps": default_coor_descent_eps, **router_kwargs}
         check_router_options(router)
         router |= {"straight_through": router_straight_through, "tie_break": tie_break}
-
-        def block() -> Block:
-            # The feed-forward first, so that the same seed draws the same weights as upstream.
-            ff = ConditionalRoutedFeedForward(
-                dim,
-                num_heavy_tokens=ff_num_heavy_tokens,
-                light_hidden_dim=hidden_dim(dim, "ff_light_mult", ff_light_mult),
-                heavy_hidden_dim=hidden_dim(dim, "ff_heavy_mult", ff_heavy_mult),
-                router=router,
-            )
-            attn = ConditionalRoutedImageAttention(
-                dim,
-                num_heavy_tokens_q=attn_num_heavy_tokens_q,
-                num_heavy_tokens_kv=attn_num_heavy_tokens_kv,
-                num_routed_kv=attn_num_routed_kv,
-                light_dim_head=attn_light_dim_head,
-                light_heads=attn_light_heads,
-                light_window_size=attn_light_window_size,
-                heavy_dim_head=attn_heavy_dim_head,
-                heavy_heads=attn_heavy_heads,
-                flash=flash_attn,
-                router=router,
-            )
-            return Block(attn, ff)
 
         patch_dim = channels * self.patch_size[0] * self.patch_size[1]
         # Empty slots: upstream's patch rearrangement and its mean over the tokens are layers 0.
         self.to_patch_embedding = nn.Sequential(
             nn.Identity(), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
-        self.transformer = Transformer([block() for _ in range(depth)])
+        self.transformer = Transformer(
+            dim, depth=depth, attn=attn | {"flash": flash_attn}, ff=ff, router=router
+        )
         self.linear_head = nn.Sequential(nn.Identity(), nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(
@@ -364,7 +358,7 @@ class ConditionalRoutedViT(nn.Module):
 
     @torch.no_grad()
     def routing(self, img: Float[Tensor, "b c height width"]) -> list[Routed]:
-        """What each router selects, in the order of `routers`."""
+        """The selection of each router, in the order of `routers`."""
         selected: list[Routed] = []
         hooks = [
             router.register_forward_hook(lambda _module, _args, routed: selected.append(routed))

@@ -18,7 +18,15 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
+from jaxmodels.checks import (
+    lists_to_tuples,
+    require_bool,
+    require_divisible,
+    require_height_width,
+    require_images,
+    require_integer,
+    require_integer_fields,
+)
 from jaxmodels.nn import (
     AttentionModule,
     LayerNorm,
@@ -38,28 +46,12 @@ from jaxmodels.nn import (
 from jaxmodels.nn.coordinate_descent import CoordinateDescentRouter, Routed, check_router_options
 
 
-class FrozenDict(dict):
-    """A dict that can be hashed because it cannot be changed; `dataclasses.asdict` and JSON see a dict."""
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.items()))
-
-    def __reduce__(self) -> tuple:
-        return type(self), (dict(self),)
-
-    def _refuse(self, *_: Any, **__: Any) -> None:
-        raise TypeError("a config cannot be changed; make another one with dataclasses.replace")
-
-    __setitem__ = __delitem__ = clear = pop = setdefault = update = _refuse
-    __ior__ = popitem = _refuse  # ty: ignore[incompatible-method-override]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ConditionalRoutedViTConfig:
     """Hyperparameters under the names and with the defaults of CoLT5-attention's `ConditionalRoutedViT`.
 
-    Its kernel switches `flash_attn` and `router_use_triton` are left out. Numbers of tokens that reach or
-    exceed what there is turn a router off: then all tokens take the heavy branch.
+    Its kernel switches `flash_attn` and `router_use_triton` are left out. A router is disabled when it may
+    select every token: then all tokens take the heavy branch.
     """
 
     image_size: int | tuple[int, int]  # nominal sides in pixels; other multiples work as well
@@ -79,36 +71,16 @@ class ConditionalRoutedViTConfig:
     ff_light_mult: float
     channels: int = 3
     router_straight_through: bool = True  # gates are 1, with the gradient of the soft top-k
-    router_kwargs: Mapping[str, Any] = field(default_factory=FrozenDict)  # any of ROUTER_OPTIONS
+    router_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)  # any of ROUTER_OPTIONS
     attn_num_routed_kv: int = 1  # routes of the context, among which the heavy heads are divided
     default_coor_descent_eps: float = 1.0  # unless router_kwargs has an eps
-    # What decides when the soft top-k gives several tokens the same score, as is the rule (most scores
-    # near the top are exactly 1): similarity to the routing vector, or raster order.
+    # The order of tokens with equal scores, which are common: the soft top-k gives many tokens exactly 1.
+    # By similarity to the routing vector, or by position.
     tie_break: Literal["similarity", "index"] = "similarity"
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size"):  # so that the config can be hashed
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.router_kwargs, Mapping):
-            raise ValueError(f"router_kwargs must be a mapping; got router_kwargs={self.router_kwargs!r}")
-        object.__setattr__(self, "router_kwargs", FrozenDict(self.router_kwargs))
-        for name in (
-            "num_classes",
-            "attn_num_heavy_tokens_q",
-            "attn_num_heavy_tokens_kv",
-            "attn_heavy_dim_head",
-            "attn_heavy_heads",
-            "attn_light_dim_head",
-            "attn_light_heads",
-            "attn_light_window_size",
-            "ff_num_heavy_tokens",
-            "channels",
-            "attn_num_routed_kv",
-        ):
-            require_integer(name, getattr(self, name), minimum=1)
-        require_integer("depth", self.depth, minimum=0)
-        require_integer("dim", self.dim, minimum=8)  # 4 would divide zero by zero in the position table
+        lists_to_tuples(self)
+        require_integer_fields(self, depth=0, dim=8)  # dim=4 would divide zero by zero in the position table
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4, for the position table; got dim={self.dim}")
         for name in ("ff_heavy_mult", "ff_light_mult"):
@@ -117,13 +89,12 @@ class ConditionalRoutedViTConfig:
             "attn_heavy_heads", self.attn_heavy_heads, "attn_num_routed_kv", self.attn_num_routed_kv
         )
         self.check_sides("image_size", require_height_width("image_size", self.image_size, minimum=1))
-        if not isinstance(self.router_straight_through, bool):
-            raise ValueError(
-                "router_straight_through must be a bool; "
-                f"got router_straight_through={self.router_straight_through!r}"
-            )
+        require_bool("router_straight_through", self.router_straight_through)
         if self.tie_break not in ("similarity", "index"):
             raise ValueError(f'tie_break must be "similarity" or "index"; got tie_break={self.tie_break!r}')
+        if not isinstance(self.router_kwargs, Mapping):
+            raise ValueError(f"router_kwargs must be a mapping; got router_kwargs={self.router_kwargs!r}")
+        object.__setattr__(self, "router_kwargs", dict(self.router_kwargs))  # a copy: the caller's may change
         check_router_options({"eps": self.default_coor_descent_eps, **self.router_kwargs})
 
     @property
@@ -167,8 +138,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         x, gamma = promote(x, self.gamma[...], dtype=self.dtype)
-        wide = l2_normalize(at_least_float32(x))
-        return (wide * x.shape[-1] ** 0.5).astype(x.dtype) * gamma
+        normed = l2_normalize(at_least_float32(x)) * x.shape[-1] ** 0.5
+        return normed.astype(x.dtype) * gamma
 
 
 class FeedForward(nnx.Module):
@@ -205,17 +176,8 @@ class Attention(AttentionModule):
     The heads are divided among the routes of the context, route-major.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        dim_head: int,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ) -> None:
-        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Unpack[LayerOptions]) -> None:
+        param_dtype, rngs = layer["param_dtype"], layer["rngs"]
         self.heads = heads
         self.norm = RMSNorm(dim, **layer)
         self.null_kv = nnx.Param(jax.random.normal(rngs.params(), (2, heads, dim_head), param_dtype))
@@ -251,16 +213,8 @@ class ConditionalRoutedImageAttention(nnx.Module):
     A token that is not routed as a query gets a learned vector for its heavy output.
     """
 
-    def __init__(
-        self,
-        config: ConditionalRoutedViTConfig,
-        *,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ) -> None:
-        dim = config.dim
-        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Unpack[LayerOptions]) -> None:
+        dim, param_dtype, rngs = config.dim, layer["param_dtype"], layer["rngs"]
         router: dict[str, Any] = config.router_options | {"param_dtype": param_dtype, "rngs": rngs}
         self.window_size = config.attn_light_window_size
         self.light_attn = SelfAttention(
@@ -304,16 +258,8 @@ class ConditionalRoutedImageAttention(nnx.Module):
 class ConditionalRoutedFeedForward(nnx.Module):
     """x + a light MLP of every token + a heavy one of the routed tokens of each image."""
 
-    def __init__(
-        self,
-        config: ConditionalRoutedViTConfig,
-        *,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ) -> None:
-        dim = config.dim
-        layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    def __init__(self, config: ConditionalRoutedViTConfig, **layer: Unpack[LayerOptions]) -> None:
+        dim, param_dtype, rngs = config.dim, layer["param_dtype"], layer["rngs"]
         router: dict[str, Any] = config.router_options | {"param_dtype": param_dtype, "rngs": rngs}
         self.router = CoordinateDescentRouter(dim, num_tokens=config.ff_num_heavy_tokens, **router)
         self.light_ff = FeedForward(dim, config.hidden_dim("ff_light_mult"), **layer)
@@ -432,7 +378,7 @@ class ConditionalRoutedViT(Model):
         ]
 
     def routing(self, images: Float[Array, "b height width c"]) -> list[Routed]:
-        """What each router selects, in the order of `routers`."""
+        """The selection of each router, in the order of `routers`."""
         forward = nnx.capture(type(self).__call__, nnx.Intermediate, method_outputs=nnx.Intermediate)
         _, captured = forward(self, images)
         blocks: Any = [captured["transformer"]["blocks"][i] for i in range(self.config.depth)]
