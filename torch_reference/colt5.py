@@ -226,7 +226,7 @@ class Block(nn.ModuleList):
 class Transformer(nn.Module):
     """A stack of blocks. (`layers`: upstream's name for it.)"""
 
-    def __init__(self, dim: int, *, depth: int, **block: Mapping[str, Any]) -> None:
+    def __init__(self, dim: int, depth: int, **block: Mapping[str, Any]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(dim, **block) for _ in range(depth))
 
@@ -246,15 +246,32 @@ def hidden_dim(dim: int, name: str, mult: float) -> int:
     return int(dim * mult)
 
 
-def check_sizes(dim: int, depth: int, counts: Mapping[str, int]) -> None:
-    """ValueError unless the sizes of the model are in their range."""
+def check_sizes(
+    attn: Mapping[str, int], dim: int, depth: int, num_classes: int, channels: int, ff_num_heavy_tokens: int
+) -> None:
+    """ValueError unless the sizes of attention and of the model are in their range."""
+    counts = {f"attn_{name}": count for name, count in attn.items()}
+    counts |= {"num_classes": num_classes, "channels": channels, "ff_num_heavy_tokens": ff_num_heavy_tokens}
     for name, count in counts.items():
         require_integer(name, count, minimum=1)
     require_integer("depth", depth, minimum=0)
     require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
     require_divisible("dim", dim, "the four parts of the position table", 4)
-    heads, routes = counts["attn_heavy_heads"], counts["attn_num_routed_kv"]
-    require_divisible("attn_heavy_heads", heads, "attn_num_routed_kv", routes)
+    require_divisible("attn_heavy_heads", attn["heavy_heads"], "attn_num_routed_kv", attn["num_routed_kv"])
+
+
+def router_options(
+    kwargs: Mapping[str, Any], eps: float, straight_through: bool, use_triton: bool, tie_break: str
+) -> dict[str, Any]:
+    """Options of all routers; ValueError for one that does not exist or is out of range."""
+    if use_triton:
+        raise ValueError(
+            f"router_use_triton must be False, because there is no Triton kernel here; "
+            f"got router_use_triton={use_triton!r}"
+        )
+    options = {"eps": eps, **kwargs}
+    check_router_options(options)
+    return options | {"straight_through": straight_through, "tie_break": tie_break}
 
 
 class ConditionalRoutedViT(nn.Module):
@@ -303,38 +320,25 @@ class ConditionalRoutedViT(nn.Module):
             "heavy_dim_head": attn_heavy_dim_head,
             "heavy_heads": attn_heavy_heads,
         }
-        counts = {f"attn_{name}": count for name, count in attn.items()}
-        counts |= {
-            "num_classes": num_classes,
-            "channels": channels,
-            "ff_num_heavy_tokens": ff_num_heavy_tokens,
-        }
-        check_sizes(dim, depth, counts)
-        if router_use_triton:
-            raise ValueError(
-                f"router_use_triton must be False; got {router_use_triton=}: there is no such kernel"
-            )
-        self.channels = channels
+        check_sizes(attn, dim, depth, num_classes, channels, ff_num_heavy_tokens)
+        self.channels, self.window_size = channels, attn_light_window_size
         self.patch_size = require_height_width("patch_size", patch_size, minimum=1)
-        self.window_size = attn_light_window_size
         self._check_sides("image_size", require_height_width("image_size", image_size, minimum=1))
         ff = {
             "num_heavy_tokens": ff_num_heavy_tokens,
             "light_hidden_dim": hidden_dim(dim, "ff_light_mult", ff_light_mult),
             "heavy_hidden_dim": hidden_dim(dim, "ff_heavy_mult", ff_heavy_mult),
         }
-        router = {"eps": default_coor_descent_eps, **router_kwargs}
-        check_router_options(router)
-        router |= {"straight_through": router_straight_through, "tie_break": tie_break}
+        router = router_options(
+            router_kwargs, default_coor_descent_eps, router_straight_through, router_use_triton, tie_break
+        )
 
         patch_dim = channels * self.patch_size[0] * self.patch_size[1]
         # Empty slots: upstream's patch rearrangement and its mean over the tokens are layers 0.
         self.to_patch_embedding = nn.Sequential(
             nn.Identity(), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
-        self.transformer = Transformer(
-            dim, depth=depth, attn=attn | {"flash": flash_attn}, ff=ff, router=router
-        )
+        self.transformer = Transformer(dim, depth, attn=attn | {"flash": flash_attn}, ff=ff, router=router)
         self.linear_head = nn.Sequential(nn.Identity(), nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(
