@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,25 @@ def require_integer(name: str, value: Any, *, minimum: int) -> int:
     if number is None or number < minimum:
         raise ValueError(f"{name} must be an integer ≥ {minimum}; got {name}={value!r}")
     return number
+
+
+def require_integer_fields(config: Any, **minimum: int) -> None:
+    """Applies `require_integer` to every field annotated `int` or `int | None`; None passes in the latter.
+
+    Args:
+      config: a dataclass.
+      minimum: by name of the field; 1 for the others.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int or (field.type == int | None and value is not None):
+            require_integer(field.name, value, minimum=minimum.get(field.name, 1))
+
+
+def require_rate(name: str, value: Any) -> None:
+    """ValueError unless `value` is a rate of dropout: a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
 
 
 def require_divisible(name: str, value: int, by_name: str, by: int) -> None:

@@ -16,12 +16,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torch_reference.checks import require_images, require_integer
+from torch_reference.checks import require_images, require_integer, require_integer_fields, require_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What one stage is built from."""
+    """Hyperparameters of one stage: those of the model, with one value each."""
 
     dim: int
     depth: int
@@ -34,6 +34,9 @@ class StageConfig:
     ssa_dim_value: int
     ff_expansion_factor: int
     dropout: float
+
+    def __post_init__(self) -> None:
+        require_integer_fields(self, depth=0)
 
 
 class ChanLayerNorm(nn.Module):
@@ -252,17 +255,20 @@ class ScalableViT(nn.Module):
         super().__init__()
         require_integer("num_classes", num_classes, minimum=1)
         require_integer("channels", channels, minimum=1)
-        staged = {
-            "heads": heads,
-            "reduction_factor": reduction_factor,
-            "window_size": window_size,
-            "iwsa_dim_key": iwsa_dim_key,
-            "iwsa_dim_value": iwsa_dim_value,
-            "ssa_dim_key": ssa_dim_key,
-            "ssa_dim_value": ssa_dim_value,
-        }
         self.channels = channels
-        self.stages = _stages(dim, depth, ff_expansion_factor, dropout, staged)
+        self.stages = build_stages(
+            dim,
+            depth,
+            ff_expansion_factor,
+            dropout,
+            heads=heads,
+            reduction_factor=reduction_factor,
+            window_size=window_size,
+            iwsa_dim_key=iwsa_dim_key,
+            iwsa_dim_value=iwsa_dim_value,
+            ssa_dim_key=ssa_dim_key,
+            ssa_dim_value=ssa_dim_value,
+        )
         last = len(self.stages) - 1
         self.to_patches = nn.Conv2d(channels, dim, 7, stride=4, padding=3)
         # Pairs of a stage and what follows it, because upstream names them layers.*.0 and layers.*.1.
@@ -315,14 +321,13 @@ class ScalableViT(nn.Module):
                     )
 
 
-def _stages(
-    dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, staged: dict[str, Any]
+def build_stages(
+    dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, **staged: Any
 ) -> tuple[StageConfig, ...]:
-    """What each stage is built from; ValueError for an argument that does not fit."""
+    """The hyperparameters of each stage; ValueError for an argument that does not fit."""
     require_integer("dim", dim, minimum=1)
     require_integer("ff_expansion_factor", ff_expansion_factor, minimum=1)
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be a number in [0, 1); got dropout={dropout!r}")
+    require_rate("dropout", dropout)
     if not isinstance(depth, tuple | list) or not depth:
         raise ValueError(
             f"depth must be a tuple with the number of blocks of each stage; got depth={depth!r}"
@@ -331,7 +336,7 @@ def _stages(
     return tuple(
         StageConfig(
             dim=dim * 2**i,
-            depth=require_integer("depth", blocks, minimum=0),
+            depth=blocks,
             ff_expansion_factor=ff_expansion_factor,
             dropout=dropout,
             **{name: value[i] for name, value in values.items()},
@@ -341,14 +346,11 @@ def _stages(
 
 
 def one_per_stage(name: str, value: Any, stages: int) -> tuple:
-    """One value for each stage; a scalar serves all. ValueError for a wrong length or number."""
+    """`value` as a tuple with one entry per stage; ValueError for a tuple of another length."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * stages
     if len(values) != stages:
         raise ValueError(
             f"{name} must be one value or a tuple with one for each of the {stages} stages in depth; "
             f"got {name}={value!r}"
         )
-    for entry in values:
-        if not (entry is None and name == "window_size"):  # None: the window is the whole map
-            require_integer(name, entry, minimum=1)
     return values

@@ -6,7 +6,7 @@ Shapes: b batch, c channels, x/y row and column of the feature map, h heads, k k
 i/j query/key position, r reduction factor, w1/w2 window sides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Unpack
 
@@ -15,7 +15,13 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxmodels.checks import require_images, require_integer
+from jaxmodels.checks import (
+    lists_to_tuples,
+    require_images,
+    require_integer,
+    require_integer_fields,
+    require_rate,
+)
 from jaxmodels.nn import (
     AttentionModule,
     Conv,
@@ -34,20 +40,9 @@ from jaxmodels.nn import (
 )
 
 
-STAGED = (
-    "heads",
-    "reduction_factor",
-    "window_size",
-    "iwsa_dim_key",
-    "iwsa_dim_value",
-    "ssa_dim_key",
-    "ssa_dim_value",
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What one stage is built from."""
+    """Hyperparameters of one stage: those of the model, with one value each."""
 
     dim: int
     depth: int
@@ -61,13 +56,16 @@ class StageConfig:
     ff_expansion_factor: int
     dropout: float
 
+    def __post_init__(self) -> None:
+        require_integer_fields(self, depth=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScalableViTConfig:
     """Hyperparameters under the names and with the defaults of vit-pytorch's `ScalableViT`.
 
-    The length of `depth` is the number of stages. An argument that may differ from stage to stage takes one
-    value for all of them or a tuple.
+    `depth` has one entry per stage. A field whose type includes a tuple takes one value for all stages, or one
+    value per stage.
     """
 
     num_classes: int
@@ -85,50 +83,35 @@ class ScalableViTConfig:
     dropout: float = 0.0  # of attention weights and of the outputs of attention and feed-forward layers
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "channels", "dim", "ff_expansion_factor"):
-            require_integer(name, getattr(self, name), minimum=1)
-        rate, depth = self.dropout, self.depth
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ValueError(f"dropout must be a number in [0, 1); got dropout={rate!r}")
-        if not isinstance(depth, tuple | list) or not depth:
+        lists_to_tuples(self)
+        require_integer_fields(self)
+        require_rate("dropout", self.dropout)
+        if not isinstance(self.depth, tuple) or not self.depth:
             raise ValueError(
-                f"depth must be a tuple with the number of blocks of each stage; got depth={depth!r}"
+                f"depth must be a tuple with the number of blocks of each stage; got depth={self.depth!r}"
             )
-        object.__setattr__(
-            self, "depth", tuple(require_integer("depth", blocks, minimum=0) for blocks in depth)
-        )
-        for name in STAGED:
-            values = one_per_stage(name, getattr(self, name), len(depth))
-            if isinstance(getattr(self, name), list):  # so that the config can be hashed
-                object.__setattr__(self, name, values)
+        _ = self.stages  # raises ValueError for a field that does not fit the stages
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
-        """What each stage is built from."""
-        values = {name: one_per_stage(name, getattr(self, name), len(self.depth)) for name in STAGED}
-        return tuple(
-            StageConfig(
-                dim=self.dim * 2**i,
-                depth=blocks,
-                ff_expansion_factor=self.ff_expansion_factor,
-                dropout=self.dropout,
-                **{name: value[i] for name, value in values.items()},
-            )
-            for i, blocks in enumerate(self.depth)
-        )
+        """The hyperparameters of each stage."""
+        stages = len(self.depth)
+        values = {
+            field.name: one_per_stage(field.name, getattr(self, field.name), stages)
+            for field in fields(StageConfig)
+        }
+        values["dim"] = tuple(self.dim * 2**i for i in range(stages))
+        return tuple(StageConfig(**{name: value[i] for name, value in values.items()}) for i in range(stages))
 
 
 def one_per_stage(name: str, value: Any, stages: int) -> tuple:
-    """One value for each stage; a scalar serves all. ValueError for a wrong length or number."""
+    """`value` as a tuple with one entry per stage; ValueError for a tuple of another length."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * stages
     if len(values) != stages:
         raise ValueError(
             f"{name} must be one value or a tuple with one for each of the {stages} stages in depth; "
             f"got {name}={value!r}"
         )
-    for entry in values:
-        if not (entry is None and name == "window_size"):  # None: the window is the whole map
-            require_integer(name, entry, minimum=1)
     return values
 
 
