@@ -106,9 +106,8 @@ class FeedForward(nnx.Module):
 class ParallelTransformerBlock(AttentionModule):
     """Causal multi-query attention and feed-forward side by side, from one projection, as in PaLM."""
 
-    def __init__(
-        self, dim: int, *, dim_head: int, heads: int, ff_mult: int, **layer: Unpack[LayerOptions]
-    ) -> None:
+    def __init__(self, config: MaMMUTConfig, **layer: Unpack[LayerOptions]) -> None:
+        dim, dim_head, heads, ff_mult = config.dim, config.dim_head, config.heads, config.ff_mult
         self.heads = heads
         self.widths = (heads * dim_head, dim_head, dim_head, 2 * ff_mult * dim)
         self.norm = LayerNorm(dim, use_bias=False, **layer)
@@ -126,10 +125,8 @@ class ParallelTransformerBlock(AttentionModule):
         angles = self.rotary_emb(n)
         q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
         k = rotate(k, angles)
-        mask = None if mask is None else mask[:, None]
-        out = attend(
-            q, k[:, None], v[:, None], mask=mask, causal=True, implementation=self.attention
-        )  # b h n k
+        k, v, mask = k[:, None], v[:, None], None if mask is None else mask[:, None]
+        out = attend(q, k, v, mask=mask, causal=True, implementation=self.attention)  # b h n k
         return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(swiglu(hidden))
 
 
@@ -138,15 +135,14 @@ class CrossAttention(AttentionModule):
 
     def __init__(
         self,
-        dim: int,
+        config: MaMMUTConfig,
         *,
         context_dim: int,
-        dim_head: int,
-        heads: int,
         norm_context: bool = False,
         ff_mult: int | None = None,
         **layer: Unpack[LayerOptions],
     ) -> None:
+        dim, dim_head, heads = config.dim, config.dim_head, config.heads
         self.heads = heads
         self.norm = LayerNorm(dim, use_bias=False, **layer)
         self.context_norm = LayerNorm(context_dim, use_bias=False, **layer) if norm_context else None
@@ -171,21 +167,11 @@ class CrossAttention(AttentionModule):
 class Layer(RematModule):
     """A text block and, in some layers, cross-attention to the image."""
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        dim_head: int,
-        heads: int,
-        ff_mult: int,
-        cross_attend: bool,
-        **layer: Unpack[LayerOptions],
-    ) -> None:
-        self.block = ParallelTransformerBlock(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, **layer)
+    def __init__(self, config: MaMMUTConfig, *, cross_attend: bool, **layer: Unpack[LayerOptions]) -> None:
+        dim, ff_mult = config.dim, config.ff_mult
+        self.block = ParallelTransformerBlock(config, **layer)
         self.cross = (
-            CrossAttention(dim, context_dim=dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, **layer)
-            if cross_attend
-            else None
+            CrossAttention(config, context_dim=dim, ff_mult=ff_mult, **layer) if cross_attend else None
         )
 
     @rematerialized
@@ -251,31 +237,14 @@ class MaMMUT(Model):
         self.img_encoder = img_encoder
         # The first query pools for the contrastive embedding, the others for cross-attention.
         self.img_queries = nnx.Param(normal(rngs.params(), (config.num_img_queries + 1, dim), param_dtype))
-        self.img_attn_pool = CrossAttention(
-            dim,
-            context_dim=image_dim,
-            dim_head=config.dim_head,
-            heads=config.heads,
-            norm_context=True,
-            **layer,
-        )
+        self.img_attn_pool = CrossAttention(config, context_dim=image_dim, norm_context=True, **layer)
         self.img_attn_pool_norm = LayerNorm(dim, use_bias=False, **layer)
         self.text_cls_norm = LayerNorm(dim, use_bias=False, **layer)
         self.img_to_latents = EmbedToLatents(dim, dim_latents, **layer)
         self.text_to_latents = EmbedToLatents(dim, dim_latents, **layer)
         self.temperature = nnx.Param(jnp.ones((1,), param_dtype))
         self.layers = nnx.List(
-            [
-                Layer(
-                    dim,
-                    dim_head=config.dim_head,
-                    heads=config.heads,
-                    ff_mult=config.ff_mult,
-                    cross_attend=number in cross,
-                    **layer,
-                )
-                for number in range(1, config.depth + 1)
-            ]
+            [Layer(config, cross_attend=i in cross, **layer) for i in range(1, config.depth + 1)]
         )
         self.norm = LayerNorm(dim, use_bias=False, **layer)
 

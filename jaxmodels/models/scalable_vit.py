@@ -121,19 +121,10 @@ class PatchLinear(nnx.Module):
     Rows and columns that do not fill a patch are ignored.
     """
 
-    def __init__(
-        self,
-        dim_in: int,
-        dim_out: int,
-        *,
-        size: int,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ) -> None:
-        init = uniform_fan_in(dim_in * size**2)
+    def __init__(self, dim_in: int, dim_out: int, *, size: int, **layer: Unpack[LayerOptions]) -> None:
+        init, param_dtype, rngs = uniform_fan_in(dim_in * size**2), layer["param_dtype"], layer["rngs"]
         self.kernel = nnx.Param(init(rngs.params(), (size, size, dim_in, dim_out), param_dtype))
-        self.dtype = dtype
+        self.dtype = layer["dtype"]
 
     def __call__(self, x: Float[Array, "b x y c"]) -> Float[Array, "b z w d"]:
         x, kernel = promote(x, self.kernel[...], dtype=self.dtype)
