@@ -1,4 +1,4 @@
-"""One of two JAX processes that compute MaMMUT's loss over a global batch; test_mammut.py starts them.
+"""One of two JAX processes that compute MaMMUT's loss over a global batch; test_mammut_processes.py starts them.
 
     python -m parity_tests.jax_mammut_worker RANK COORDINATOR FOLDER
 

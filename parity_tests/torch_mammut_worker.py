@@ -1,4 +1,4 @@
-"""One of several processes that train the reference MaMMUT on parts of a batch; test_mammut.py starts them.
+"""One of several processes that train the reference MaMMUT on parts of a batch; test_mammut_processes.py starts them.
 
     python -m parity_tests.torch_mammut_worker RANK WORLD_SIZE FOLDER
 

@@ -19,15 +19,16 @@ class Case:
     Attributes:
       name: `model/row`; the row is named after the option or mode that it varies.
       config: the dataclass that builds all three.
-      jax: builds ours from nothing (weights are loaded afterwards).
-      reference: builds the clean PyTorch model.
-      upstream: builds the published package's; None where the package cannot run this row.
+      jax: builds the JAX model; its weights are replaced afterwards.
+      reference: builds the model of `torch_reference`.
+      upstream: builds the published package's model; None where the package cannot run this row.
       upstream_missing: why `upstream` is None.
       inputs: draws the inputs in PyTorch's layout (float64 and integers).
-      to_jax: turns them into ours (channels last).
-      call_torch, call_jax, call_upstream: run the mode; return an array or a tuple of arrays.
-      without_gradient: PyTorch keys that take no part in this mode, in either framework.
-      atol_float32: replaces the common tolerance, with the reason beside the row.
+      to_jax: turns them into the layout of `jaxmodels` (channels last).
+      call_torch, call_jax, call_upstream: run the mode; return an array or a tuple of arrays. Without
+        `call_upstream` the published model is called like the reference.
+      spread: standard deviation of the noise that is added to every parameter.
+      options: options and modes beyond the config's fields that this row varies.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Case:
     call_torch: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
     call_jax: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
     call_upstream: Callable[[Any, Mapping[str, Any]], Any] | None = None
-    spread: float = 0.1  # how far parameters are moved off their initial values
-    options: frozenset[str] = frozenset()  # options and modes beyond config fields that this row varies
+    spread: float = 0.1
+    options: frozenset[str] = frozenset()
 
 
 def channels_last(*names: str) -> Callable[[Arrays], Arrays]:
