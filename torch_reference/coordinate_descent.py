@@ -71,13 +71,14 @@ def epsilon_schedule(n_iters: int, *, eps: float, eps_init: float | None, eps_de
 
 
 class Routed(NamedTuple):
-    """What a router selects.
+    """The tokens that a router selects. A router that may select every token is disabled: it selects all.
 
     Attributes:
-      indices: positions, best first; None where there are no more tokens than asked for: then all, in order.
-      scores: gates of the selected tokens; with straight-through 1, with the gradient of the soft top-k.
-      tokens: the selected tokens.
-      margin: by how much the last selected token beats the first rejected one; 0 is a tie. None as `indices`.
+      indices: positions of the selected tokens, best first; None if the router is disabled.
+      scores: the gate of each selected token. With straight-through its value is 1; its gradient is that of
+        the soft top-k.
+      tokens: the selected tokens; all of them, in order, if the router is disabled.
+      margin: how much the last selected token leads the first rejected one; 0 is a tie. None like `indices`.
     """
 
     indices: Int[Tensor, "b r k"] | None
@@ -130,7 +131,7 @@ class CoordinateDescentRouter(nn.Module):
         if n <= k:
             if indices is not None:
                 raise ValueError(
-                    f"indices must be None where all tokens are selected; got {n} tokens for {k}"
+                    f"indices must be None if all tokens are selected; got {n} tokens, num_tokens={k}"
                 )
             tokens = repeat(x, "b n d -> b r n d", r=r)
             return Routed(None, torch.ones_like(tokens[..., 0]), tokens, None)
@@ -144,8 +145,8 @@ class CoordinateDescentRouter(nn.Module):
             eps_init=self.eps_init,
             eps_decay=self.eps_decay,
         )
-        # The score does not decrease with the similarity, so both rules select the same scores; but groups of
-        # scores are exactly 1 (or exactly 0), and among those only the similarity still knows an order.
+        # Scores rise with the similarity, so both keys select the same scores. Many scores are exactly 1 or
+        # exactly 0, however; among these only the similarity has an order.
         key = (similarity if self.tie_break == "similarity" else scores).detach()
         ranking, order = key.sort(dim=-1, descending=True, stable=True)
         margin = ranking[..., k - 1] - ranking[..., k]
@@ -160,8 +161,8 @@ class CoordinateDescentRouter(nn.Module):
 
     def similarity(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b r n"]:
         """Similarity of every token to the vector of each route."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        x, token = x.to(wide), self.routing_token.to(wide)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x, token = x.to(dtype), self.routing_token.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             if self.cosine_scale is None:
                 return torch.einsum("bnd,rd->brn", x, token)

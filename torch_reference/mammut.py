@@ -282,7 +282,7 @@ class MaMMUT(nn.Module):
         tokens = self.token_emb(text)
         b, n, _ = tokens.shape
         tokens = torch.cat([tokens, repeat(self.text_cls_token, "d -> b 1 d", b=b)], dim=1)
-        # Only the CLS token, the last row, is kept from looking at padding.
+        # Padding is masked for the CLS token only, the last row.
         mask = F.pad((text != self.pad_id)[:, None], (0, 1, n, 0), value=True)  # b n+1 n+1
         for layer in self.layers:
             tokens = layer(tokens, mask=mask)
@@ -357,7 +357,7 @@ class MaMMUT(nn.Module):
             )
 
     def _given(self, images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
-        """Name and value of the one of the two that is given."""
+        """Name and value of the argument that is given; ValueError unless it is one and fits."""
         if images is not None and image_tokens is None:
             if self.img_encoder is None:
                 raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")

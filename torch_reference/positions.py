@@ -13,11 +13,11 @@ def sincos_2d(
     Computed in `dtype`, at least float32. (The published packages use PyTorch's default type, whatever that of
     the parameters: their float64 models carry a float32 table.)
     """
-    wide = torch.promote_types(dtype, torch.float32)
+    compute_dtype = torch.promote_types(dtype, torch.float32)
     quarter = dim // 4
-    omega = 1.0 / (10000 ** (torch.arange(quarter, dtype=wide, device=device) / (quarter - 1)))  # m
-    rows = torch.arange(height, dtype=wide, device=device)[:, None, None] * omega  # height 1 m
-    columns = torch.arange(width, dtype=wide, device=device)[None, :, None] * omega  # 1 width m
+    omega = 1.0 / (10000 ** (torch.arange(quarter, dtype=compute_dtype, device=device) / (quarter - 1)))  # m
+    rows = torch.arange(height, dtype=compute_dtype, device=device)[:, None, None] * omega  # height 1 m
+    columns = torch.arange(width, dtype=compute_dtype, device=device)[None, :, None] * omega  # 1 width m
     parts = columns.sin(), columns.cos(), rows.sin(), rows.cos()
     return torch.cat([part.expand(height, width, quarter) for part in parts], dim=-1).to(dtype)
 
@@ -41,7 +41,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Float[Tensor, "*b n k"], angles: Float[Tensor, "n k"]) -> Float[Tensor, "*b n k"]:
-    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
+    """Rotates the pairs (x[i], x[i + k/2]) by the angles."""
     first, second = x.chunk(2, dim=-1)
     quarter_turn = torch.cat([-second, first], dim=-1)
     return x * angles.cos().to(x.dtype) + quarter_turn * angles.sin().to(x.dtype)

@@ -54,7 +54,7 @@ class ConditionalRoutedViTConfig:
     select every token: then all tokens take the heavy branch.
     """
 
-    image_size: int | tuple[int, int]  # nominal sides in pixels; other multiples work as well
+    image_size: int | tuple[int, int]  # nominal sides in pixels; other sizes that windows divide work as well
     patch_size: int | tuple[int, int]
     num_classes: int
     dim: int  # a multiple of 4, for the position table
@@ -353,8 +353,8 @@ class ConditionalRoutedViT(Model):
 
         Args:
           images: sides are multiples of the patch's times the window's; they need not be `image_size`.
-          routing: replaces the routers' choices: for each router, in the order of `routers`, the indices of
-            the tokens to select (in range and distinct), or None for its own choice.
+          routing: replaces the routers' selections. One entry per router, in the order of `routers`: the
+            indices of the tokens to select, distinct and in range, or None for the router's own selection.
 
         Raises:
           ValueError: a shape that does not fit the configuration, or a wrong number of entries in `routing`.

@@ -199,10 +199,10 @@ class MaMMUTLoss(NamedTuple):
 class MaMMUT(Model):
     """A text stack that runs twice: alone for a contrastive embedding, with cross-attention for captions.
 
-    Every method that looks at an image takes exactly one of `images` (b, height, width, channels), which go
-    through `img_encoder`, and `image_tokens` (b, m, image_dim), and `rngs` for an encoder with dropout. Texts
-    are ids (b, n) below `num_tokens`, filled up with `pad_id`; inside a compiled function JAX cannot check
-    their range. ValueError on any other shape.
+    A method with an image takes exactly one of `images` (b, height, width, channels), which `img_encoder`
+    encodes, and `image_tokens` (b, m, image_dim). Its `rngs` serve an encoder with dropout. A text is a row of
+    ids below `num_tokens`, padded with `pad_id`. Every method raises ValueError for a shape that does not fit;
+    the range of the ids is not checked, because a compiled function cannot.
 
     Args:
       config: sizes and options.
@@ -264,15 +264,15 @@ class MaMMUT(Model):
     def embed_text(self, text: Int[Array, "b n"]) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
         """The normalised state of a CLS token appended to the text, and the states of the text itself.
 
-        The CLS token does not look at padding, but stands after it: its rotary position, and with it the
-        embedding, depends on how far a text is filled up.
+        The CLS token does not attend to padding but comes after it: its rotary position, and with it the
+        embedding, depends on the padded length.
         """
         require_tokens("text", text)
         tokens = self.token_emb(text)
         b, n, d = tokens.shape
         text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
         tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
-        # Only the CLS token, the last row, is kept from looking at padding; every row sees itself.
+        # Padding is masked for the CLS token only, the last row.
         mask = (text != self.config.pad_id)[:, None]
         mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
         for layer in self.layers:
@@ -293,7 +293,7 @@ class MaMMUT(Model):
         return pooled[:, 0], pooled[:, 1:]
 
     def decode(self, text: Int[Array, "b n"], context: Float[Array, "b q d"]) -> Float[Array, "b n v"]:
-        """Next-token logits, given the second result of `embed_image`: captioning needs it only once."""
+        """Next-token logits, given the second result of `embed_image`, which captioning computes once."""
         require_tokens("text", text)
         tokens = self.token_emb(text)
         for layer in self.layers:
@@ -365,7 +365,7 @@ class MaMMUT(Model):
             )
 
     def _given(self, images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
-        """Name and value of the one of the two that is given."""
+        """Name and value of the argument that is given; ValueError unless it is one and fits."""
         if images is not None and image_tokens is None:
             if self.img_encoder is None:
                 raise ValueError("img_encoder must be given to MaMMUT to encode images; got img_encoder=None")

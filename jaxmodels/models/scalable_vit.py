@@ -80,7 +80,7 @@ class ScalableViTConfig:
     ssa_dim_value: int | tuple[int, ...] = 32
     ff_expansion_factor: int = 4  # hidden width of the feed-forward, in units of the channels
     channels: int = 3
-    dropout: float = 0.0  # of attention weights and of the outputs of attention and feed-forward layers
+    dropout: float = 0.0  # rate, for attention weights and for outputs of attention and feed-forward layers
 
     def __post_init__(self) -> None:
         lists_to_tuples(self)
@@ -363,8 +363,8 @@ class ScalableViT(Model):
         The map of stage s has ⌈side / (4 · 2^s)⌉ rows or columns and dim · 2^s channels.
 
         Args:
-          images: any size whose maps are multiples of the windows and no smaller than the reduction factors.
-          rngs: its `dropout` stream serves dropout, after `nnx.view(model, deterministic=False)`.
+          images: sides for which every map is a multiple of its window and at least its reduction factor.
+          rngs: the `dropout` stream draws the masks, after `nnx.view(model, deterministic=False)`.
 
         Raises:
           ValueError: a shape that does not fit the configuration, or dropout without `rngs`.

@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from jaxmodels.checks import require_integer, require_shape
+from jaxmodels.checks import require_bool, require_integer, require_number, require_shape
 from jaxmodels.nn.normalize import l2_normalize
 from jaxmodels.nn.torch_like import by_rows
 
@@ -49,11 +49,11 @@ def coordinate_descent(
 
     Args:
       s: similarities, in the type of the computation.
-      k: the budget, a real number; the same for every row, whatever `mask` leaves of it.
-      n_iters: steps. A score can lack convergence when `s` is wide: the published budget is 20.
-      eps: temperature, approached from above.
+      k: the sum to reach, a real number; the same for every row, however many entries `mask` leaves.
+      n_iters: number of steps. With a large range of `s`, 20 steps, the package's default, do not converge.
+      eps: the lowest temperature.
       eps_init: temperature of the first step; by default `eps`.
-      eps_decay: factor from one step to the next.
+      eps_decay: factor of the temperature from one step to the next.
       mask: True where an entry takes part; the others score 0.
 
     Raises:
@@ -105,13 +105,14 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 class Routed(NamedTuple):
-    """What a router selects.
+    """The tokens that a router selects. A router that may select every token is disabled: it selects all.
 
     Attributes:
-      indices: positions, best first; None where there are no more tokens than asked for: then all, in order.
-      scores: gates of the selected tokens; with straight-through 1, with the gradient of the soft top-k.
-      tokens: the selected tokens.
-      margin: by how much the last selected token beats the first rejected one; 0 is a tie. None as `indices`.
+      indices: positions of the selected tokens, best first; None if the router is disabled.
+      scores: the gate of each selected token. With straight-through its value is 1; its gradient is that of
+        the soft top-k.
+      tokens: the selected tokens; all of them, in order, if the router is disabled.
+      margin: how much the last selected token leads the first rejected one; 0 is a tie. None like `indices`.
     """
 
     indices: Int[Array, "b r k"] | None
@@ -124,8 +125,8 @@ class CoordinateDescentRouter(nnx.Module):
     """Selects the tokens most similar to a learned vector and gates them with a differentiable score.
 
     Differs from upstream in two ways: ties are decided by a rule (`tie_break`), and with several routes each
-    sample is routed to its own tokens (upstream gathers from other samples). Computed in at least float32 and
-    at the highest precision of products: a slip in the last digit selects another token.
+    sample is routed to its own tokens (upstream gathers from other samples). Computed in at least float32 with
+    the most precise matrix product: a rounding error can select another token.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class CoordinateDescentRouter(nnx.Module):
         if n <= k:
             if indices is not None:
                 raise ValueError(
-                    f"indices must be None where all tokens are selected; got {n} tokens for {k}"
+                    f"indices must be None if all tokens are selected; got {n} tokens, num_tokens={k}"
                 )
             tokens = repeat(x, "b n d -> b r n d", r=r)
             return Routed(None, jnp.ones_like(tokens[..., 0]), tokens, None)
@@ -178,8 +179,8 @@ class CoordinateDescentRouter(nnx.Module):
             eps_init=self.eps_init,
             eps_decay=self.eps_decay,
         )
-        # The score does not decrease with the similarity, so both rules select the same scores; but groups of
-        # scores are exactly 1 (or exactly 0), and among those only the similarity still knows an order.
+        # Scores rise with the similarity, so both keys select the same scores. Many scores are exactly 1 or
+        # exactly 0, however; among these only the similarity has an order.
         key = jax.lax.stop_gradient(similarity if self.tie_break == "similarity" else scores)
         ranking, order = jax.lax.top_k(key, k + 1)
         margin = ranking[..., k - 1] - ranking[..., k]
@@ -196,8 +197,8 @@ class CoordinateDescentRouter(nnx.Module):
     def similarity(self, x: Float[Array, "b n d"]) -> Float[Array, "b r n"]:
         """Similarity of every token to the vector of each route."""
         token = self.routing_token[...]
-        wide = jnp.promote_types(jnp.promote_types(x.dtype, token.dtype), jnp.float32)
-        x, token = x.astype(wide), token.astype(wide)
+        dtype = jnp.promote_types(jnp.promote_types(x.dtype, token.dtype), jnp.float32)
+        x, token = x.astype(dtype), token.astype(dtype)
         if self.cosine_scale is not None:
             x, token = l2_normalize(x), l2_normalize(token)
         # XLA's CPU compiler would transpose x for "bnd,rd->brn".
@@ -214,12 +215,10 @@ def check_router_options(options: Mapping[str, Any]) -> None:
             f"router_kwargs must hold nothing but {', '.join(ROUTER_OPTIONS)}; got {', '.join(unsupported)}"
         )
     for name, value in options.items():
-        expected = bool if name == "cosine_sim_routing" else int | float
-        if name == "eps_init" and value is None:
-            continue
-        if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
-            kind = "a bool" if expected is bool else "a number"
-            raise ValueError(f"{name} must be {kind}; got {name}={value!r}")
+        if name == "cosine_sim_routing":
+            require_bool(name, value)
+        elif not (name == "eps_init" and value is None):
+            require_number(name, value)
     epsilon_schedule(
         options.get("n_iters", 20),
         eps=options["eps"],

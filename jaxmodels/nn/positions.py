@@ -19,11 +19,11 @@ def sincos_2d(
     ω_m = 10000^(-m / (dim/4 - 1)). The table is computed in at least float32 and cast to `dtype` at the end.
     `dim` must be a multiple of 4 and at least 8.
     """
-    wide = jnp.promote_types(dtype, jnp.float32)
+    compute_dtype = jnp.promote_types(dtype, jnp.float32)
     quarter = dim // 4
-    omega = 1.0 / (10000.0 ** (jnp.arange(quarter, dtype=wide) / (quarter - 1)))  # m
-    rows = jnp.arange(height, dtype=wide)[:, None, None] * omega  # height 1 m
-    columns = jnp.arange(width, dtype=wide)[None, :, None] * omega  # 1 width m
+    omega = 1.0 / (10000.0 ** (jnp.arange(quarter, dtype=compute_dtype) / (quarter - 1)))  # m
+    rows = jnp.arange(height, dtype=compute_dtype)[:, None, None] * omega  # height 1 m
+    columns = jnp.arange(width, dtype=compute_dtype)[None, :, None] * omega  # 1 width m
     parts = jnp.sin(columns), jnp.cos(columns), jnp.sin(rows), jnp.cos(rows)
     parts = [jnp.broadcast_to(part, (height, width, quarter)) for part in parts]
     return jnp.concatenate(parts, axis=-1).astype(dtype)
@@ -33,8 +33,8 @@ class RotaryEmbedding(nnx.Module):
     """Angles of rotary position embedding (https://arxiv.org/abs/2104.09864), at least in float32."""
 
     def __init__(self, dim_head: int, *, param_dtype: DTypeLike) -> None:
-        # Stored, not computed: a power in float32 differs in its last bit between libraries, and a loaded
-        # model must rotate by the frequencies that it was trained with.
+        # A stored constant: powers in float32 differ in their last bit between libraries, and a loaded model
+        # must rotate by the frequencies that it was trained with.
         dtype = jnp.promote_types(param_dtype, jnp.float32)
         self.inv_freq = Buffer(jnp.asarray(inverse_frequencies(dim_head), dtype))
 
@@ -53,7 +53,7 @@ def inverse_frequencies(dim_head: int) -> Float[np.ndarray, " half"]:
 
 
 def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Array, "*b n k"]:
-    """Turns the pairs (x[i], x[i + k/2]) by the angles."""
+    """Rotates the pairs (x[i], x[i + k/2]) by the angles."""
     first, second = jnp.split(x, 2, axis=-1)
     quarter_turn = jnp.concatenate([-second, first], axis=-1)
     return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)

@@ -131,7 +131,7 @@ def test_router_with_nothing_to_choose() -> None:
     assert routed.margin is None
     np.testing.assert_array_equal(routed.tokens, jnp.stack([x, x], axis=1))
     with pytest.raises(
-        ValueError, match="indices must be None where all tokens are selected; got 4 tokens for 4"
+        ValueError, match="indices must be None if all tokens are selected; got 4 tokens, num_tokens=4"
     ):
         router(x, jnp.zeros((3, 2, 4), int))
 
