@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine, pages, report
-from benchmarks.moves import moves
+from benchmarks.changes import changes_since
 from benchmarks.problem import MODELS, Device, Implementation, ModelName, Precision, Size
 from benchmarks.run import Disagreement, Failure, Plan, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
@@ -90,7 +90,7 @@ def main(
         report.write_report(results, output)
         console.print(report.table(results), markup=False, highlight=False, soft_wrap=True)
         if earlier is not None:
-            console.print(moves(earlier, results), markup=False, highlight=False, soft_wrap=True)
+            console.print(changes_since(earlier, results), markup=False, highlight=False, soft_wrap=True)
         written = "results.json, results.md, report.html and plots"
         console.print(f"{output}: {written}", highlight=False, markup=False, soft_wrap=True)
     return status

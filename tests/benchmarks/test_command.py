@@ -9,7 +9,7 @@ import tyro
 from benchmarks import __main__ as command
 from benchmarks import machine, report
 from benchmarks.run import Disagreement, Failure, Plan
-from tests.benchmarks.fabricated import ENVIRONMENT, cell, results
+from tests.benchmarks.sample_results import ENVIRONMENT, cell, results
 
 
 def call(*flags: str) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from tests.benchmarks.fabricated import cell, curve, results
+from tests.benchmarks.sample_results import cell, curve, results
 
 
 def row(*cells: dict) -> report.Row:

@@ -7,7 +7,7 @@ MACHINE = ("device", "cores", "threads", "system")  # absolute times of differen
 SOFTWARE = ("python", "jax", "jaxlib", "flax", "optax", "torch", "numpy", "commit")
 
 
-def moves(earlier: Results, results: Results) -> str:
+def changes_since(earlier: Results, results: Results) -> str:
     """Text: what differs in machine, versions and sizes, and which rows moved, against eager and absolutely."""
     before, after = earlier["environment"], results["environment"]
     lines = [
