@@ -3,154 +3,169 @@
 import contextlib
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import machine, pages, report
+from benchmarks import machine, pages, report, roofline, rows
 from benchmarks.changes import changes_since
-from benchmarks.problem import MODELS, Device, Implementation, ModelName, Precision, Size
-from benchmarks.run import Disagreement, Failure, Plan, measure, torchax_absence
+from benchmarks.problem import IMPLEMENTATIONS, MODELS, Device, Implementation, ModelName, Precision
+from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
 
 
-BUSY = 0.3  # cores from which on a warning is due
-
-
-def main(
-    *,
-    quick: bool = False,
-    output: Path = Path("out/benchmarks"),
-    compare: Path | None = None,
-    models: tuple[ModelName, ...] = MODELS,
-    sizes: tuple[Literal["small", "medium"], ...] = ("small", "medium"),
-    implementations: tuple[Implementation, ...] = ("eager", "compile", "torchax", "jax"),
-    device: Device = "cpu",
-    precisions: tuple[Precision, ...] | None = None,
-    attention: Literal["xla", "cudnn"] = "xla",
-    rounds: int | None = None,
-    threads: int = machine.cores(),
-    curves: bool = True,
-    tables: bool = False,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
     """Time JAX against PyTorch on equal weights and inputs, after checking that both compute the same.
 
-    Writes results.json, tables (results.md, report.html) and plots. Every number of a row comes from one process
-    in which the sides take turns; first calls and memory from processes that hold one side alone.
+    Writes results.json, tables (results.md, report.html) and plots. All times of a row come from one process in which
+    the implementations take turns. First calls and memory come from processes that hold one implementation alone.
 
-    Args:
-        quick: small sizes, eager and JAX only, no curves: two minutes.
-        output: folder for the results.
-        compare: an earlier results.json; says what moved by more than the noise.
-        models: which of the five.
-        sizes: on a CPU; a GPU has sizes of its own.
-        implementations: the columns.
-        device: of both sides.
-        precisions: of the computation; on a CPU float32, on a GPU also bfloat16.
-        attention: of JAX in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
-        rounds: turns of every side in a row.
-        threads: cores that both sides may use.
-        curves: also measure how time and memory grow with the size of the input.
-        tables: measure nothing; write benchmarks/README.md and docs/benchmarks.md from benchmarks/results.
+    Attributes:
+      quick: small sizes, eager PyTorch and JAX only, no curves: two minutes.
+      output: folder for the results.
+      compare: an earlier results.json; prints what changed by more than the noise.
+      models: which of the five.
+      sizes: of the models on a CPU; a GPU has a size of its own.
+      implementations: the columns.
+      device: of all implementations.
+      precisions: of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
+      attention: of JAX in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
+      rounds: how often every implementation is timed in a row; by default 9, or 5 with --quick.
+      threads: cores that every implementation may use.
+      curves: also measure how time and memory grow with the size of the input.
+      tables: measure nothing; write the tables on the pages from benchmarks/results.
     """
-    if tables:
+
+    quick: bool = False
+    output: Path = Path("out/benchmarks")
+    compare: Path | None = None
+    models: tuple[ModelName, ...] = MODELS
+    sizes: tuple[Literal["small", "medium"], ...] = ("small", "medium")
+    implementations: tuple[Implementation, ...] = IMPLEMENTATIONS
+    device: Device = "cpu"
+    precisions: tuple[Precision, ...] | None = None
+    attention: Literal["xla", "cudnn"] = "xla"
+    rounds: int | None = None
+    threads: int = machine.cores()
+    curves: bool = True
+    tables: bool = False
+
+    def plan(self) -> Plan:
+        """What is measured; raises ValueError for options that do not fit together."""
+        gpu = self.device == "cuda"
+        return Plan(
+            models=self.models,
+            sizes=("gpu",) if gpu else ("small",) if self.quick else self.sizes,
+            precisions=self.precisions or (("float32", "bfloat16") if gpu else ("float32",)),
+            implementations=tuple(i for i in self.implementations if not self.quick or i in ("eager", "jax")),
+            rounds=(5 if self.quick else 9) if self.rounds is None else self.rounds,
+            alone=not self.quick,
+            curves=self.curves and not self.quick and not gpu,
+            device=self.device,
+            threads=self.threads,
+            attention=self.attention,
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures and reports what the flags ask for; returns the exit status.
+
+    Raises:
+      ValueError, OSError: options that make no sense, or a file that cannot be read or written.
+    """
+    options = tyro.cli(Options, args=arguments, prog="python -m benchmarks")
+    if options.tables:
         pages.write()
         return 0
-    if device == "cuda":
-        chosen_sizes: tuple[Size, ...] = ("gpu",)
-    else:
-        chosen_sizes = ("small",) if quick else sizes
-    if precisions is None:
-        precisions = ("float32", "bfloat16") if device == "cuda" else ("float32",)
-    plan = Plan(
-        models=models,
-        sizes=chosen_sizes,
-        precisions=precisions,
-        implementations=tuple(i for i in implementations if not quick or i in ("eager", "jax")),
-        rounds=(5 if quick else 9) if rounds is None else rounds,
-        alone=not quick,
-        curves=curves and not quick and device == "cpu",
-        device=device,
-        threads=threads,
-        attention=attention,
-    )
+    plan, output = options.plan(), options.output
     if output.exists() and not output.is_dir():
         raise ValueError(f"output must be a folder; got {output}")
-    earlier = None if compare is None else report.read(compare)  # before an hour is spent
-    machine.require(device)
+    # Read before the measurement, so that a damaged file does not cost an hour.
+    earlier = None if options.compare is None else rows.read(options.compare)
+    machine.require(plan.device)
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
-    status, results = _measured(plan, output, console)
+    command = " ".join(["python -m benchmarks", *arguments])
+    status, results = measured(plan, command, output, console)
     if results["cells"]:
         report.write_report(results, output)
-        console.print(report.table(results), markup=False, highlight=False, soft_wrap=True)
+        _print(console, report.printed(results))
         if earlier is not None:
-            console.print(changes_since(earlier, results), markup=False, highlight=False, soft_wrap=True)
-        written = "results.json, results.md, report.html and plots"
-        console.print(f"{output}: {written}", highlight=False, markup=False, soft_wrap=True)
+            _print(console, changes_since(earlier, results))
+        _print(console, f"{output}: results.json, results.md, report.html and plots")
     return status
 
 
-def _measured(plan: Plan, output: Path, console: Console) -> tuple[int, report.Results]:
-    """Exit status, and what was measured until then; results.json holds it at any time."""
-    # This process only makes weights: once, so that compiling well would take longer than it saves. The accelerator
-    # and its memory belong to the processes that measure.
+def measured(plan: Plan, command: str, output: Path, console: Console) -> tuple[int, rows.Results]:
+    """Measures; results.json in the output folder always holds the cells that are finished.
+
+    Returns:
+      The exit status, and the results up to the first error.
+    """
+    # This process only makes weights, once: optimising the programs for that would take longer than running them.
+    # The accelerator and its memory belong to the processes that measure.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_disable_most_optimizations", True)
-    results: report.Results = {
-        "environment": machine.environment(plan.device, sys.argv[1:]) | {"threads": plan.threads},
+    results: rows.Results = {
+        "environment": machine.environment(plan.device, command) | {"threads": plan.threads},
         "workloads": {f"{m} {s}": repr(WORKLOADS[m][s]) for m in plan.models for s in plan.sizes},
         "gemm_flop_per_s": {},
         "absent": {"torchax": torchax_absence()} if "torchax" in plan.implementations else {},
-        "floors": pages.floors() if plan.device == "cuda" else {},
+        "floors": roofline.floors(roofline.read()) if plan.device == "cuda" else {},
         "cells": [],
         "curves": [],
     }
     busy = results["environment"]["busy_cores"]
-    if busy and busy > BUSY:
-        console.print(
+    if busy and busy > machine.BUSY_CORES:
+        _print(
+            console,
             f"benchmarks: other processes keep {busy} of {machine.cores()} cores busy; that slows PyTorch down most, "
             "whose threads wait for each other, so the ratios will flatter JAX",
             style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
     try:
-        with tempfile.TemporaryDirectory() as folder, _progress(console) as said:
-            said("matrix products", 0, None)
+        with tempfile.TemporaryDirectory() as folder, _progress(console) as report_progress:
+            report_progress("matrix products", 0, None)
             results["gemm_flop_per_s"] = machine.measured_peaks(plan.device, Path(folder), plan.threads)
-            for job, found in measure(plan, Path(folder), said):
-                results["cells" if job.point is None else "curves"] += found
-                report.write(results, output)  # an interrupted run keeps what it has
+            for job, cells in measure(plan, Path(folder), report_progress):
+                results["cells" if job.point is None else "curves"] += cells
+                rows.write(results, output)
     except (Disagreement, Failure) as error:
-        console.print(f"benchmarks: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _print(console, f"benchmarks: {error}", style="red")
         return 1, results
     return 0, results
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Generator[Any]:
-    """A bar on a terminal, lines elsewhere; gives the function that moves it."""
+def _progress(console: Console) -> Generator[ReportProgress]:
+    """A progress bar on a terminal, plain lines elsewhere; gives the function that reports progress."""
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
-        def said(what: str, done: int, total: int | None) -> None:
+        def report_progress(what: str, done: int, total: int | None) -> None:
             bar.update(task, description=what, completed=done, total=total)
             if not console.is_terminal and total is not None:
-                console.print(f"[{done + 1}/{total}] {what}", highlight=False, markup=False, soft_wrap=True)
+                _print(console, f"[{done + 1}/{total}] {what}")
 
-        yield said
+        yield report_progress
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Prints text as it is, in lines as long as they come."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(tyro.cli(main, prog="python -m benchmarks"))
+        sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         sys.exit(2)

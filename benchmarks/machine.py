@@ -1,4 +1,4 @@
-"""What was measured on, and how fast its matrix products are: `python -m benchmarks.machine DEVICE OUT.json CORES`."""
+"""The machine: its versions, cores and matrix products: `python -m benchmarks.machine DEVICE OUT.json CORES`."""
 
 import json
 import os
@@ -15,18 +15,19 @@ from benchmarks.problem import Device
 
 
 ROOT = Path(__file__).parents[1]
-SIDES = {"cpu": 1536, "cuda": 8192}  # of the square matrices
+BUSY_CORES = 0.3  # more than this, kept busy by other processes, is worth a warning
+GEMM_SIZES = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices
 
 
 class Failure(RuntimeError):
-    """A measuring process died."""
+    """A process that measures ended with an error."""
 
 
-def environment(device: Device, command: list[str]) -> dict[str, Any]:
-    """Machine, versions, commit, date and command."""
+def environment(device: Device, command: str) -> dict[str, Any]:
+    """Date, command, commit, machine and versions."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": " ".join(["python -m benchmarks", *command]),
+        "command": command,
         "commit": _git("rev-parse", "--short=12", "HEAD")
         + ("-dirty" if _git("status", "--porcelain") else ""),
         "device": _device_name(device),
@@ -44,7 +45,7 @@ def cores() -> int:
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """How many cores other processes keep busy just now; None where the system does not say."""
+    """How many cores are busy now, averaged over `seconds`; None on systems without /proc/stat."""
     ticks = []
     for wait in (seconds, 0):
         try:
@@ -54,12 +55,12 @@ def busy_cores(seconds: float = 0.5) -> float | None:
         ticks.append([int(number) for number in first.split()[1:9]])
         time.sleep(wait)
     spent = [after - before for before, after in zip(*ticks, strict=True)]
-    idle = spent[3] + spent[4]  # the fifth is waiting for a disk
+    idle = spent[3] + spent[4]  # idle, and waiting for a disk
     return round((os.cpu_count() or 1) * (1 - idle / max(sum(spent), 1)), 1)
 
 
 def require(device: Device) -> None:
-    """Raises ValueError where there is no such device for PyTorch; JAX's absence shows in its first process."""
+    """Raises ValueError if PyTorch has no such device. Whether JAX has it shows in the first process that uses it."""
     if device == "cuda":
         import torch
 
@@ -70,7 +71,7 @@ def require(device: Device) -> None:
 
 
 def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, float]:
-    """`gemm_peaks`, in a process of its own with this many cores."""
+    """`gemm_peaks` in a process of its own that may use this many cores."""
     out = folder / "gemm.json"
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.machine", device, str(out), str(threads)],
@@ -81,24 +82,23 @@ def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, floa
         check=False,
     )
     if finished.returncode:
-        last = "\n".join(finished.stderr.strip().splitlines()[-15:])
-        raise Failure(f"matrix products on {device} ended with status {finished.returncode}:\n{last}")
+        raise Failure(f"matrix products on {device} {ending(finished)}")
     return json.loads(out.read_text())
 
 
-def keep_to(threads: int) -> None:
-    """Binds this process to so many of its cores: XLA takes the number of its threads from there."""
+def use_cores(threads: int) -> None:
+    """Binds this process to so many of its cores; XLA starts as many threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def gemm_peaks(device: str) -> dict[str, float]:
-    """FLOP/s of large square products, per precision the better of the two libraries' best."""
+    """FLOP/s of a product of two large square matrices in float32 and bfloat16: the faster library's fastest call."""
     import jax
     import jax.numpy as jnp
     import torch
 
-    n = SIDES[device]
+    n = GEMM_SIZES[device]
     peaks = {}
     for precision in ("float32", "bfloat16"):
         a = jnp.ones((n, n), precision)
@@ -117,6 +117,12 @@ def gemm_peaks(device: str) -> dict[str, float]:
     return peaks
 
 
+def ending(process: subprocess.CompletedProcess[str]) -> str:
+    """How a process ended, with the last lines of its errors."""
+    last = "\n".join(process.stderr.strip().splitlines()[-15:])
+    return f"ended with status {process.returncode}:\n{last}"
+
+
 def _best(call: Callable[[], None]) -> float:
     call()
     times = []
@@ -128,7 +134,7 @@ def _best(call: Callable[[], None]) -> float:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the sources; empty outside of a checkout."""
+    """The output of a git command in the repository; empty outside of a checkout."""
     try:
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
@@ -151,5 +157,5 @@ def _device_name(device: str) -> str:
 
 
 if __name__ == "__main__":
-    keep_to(int(sys.argv[3]))
+    use_cores(int(sys.argv[3]))
     Path(sys.argv[2]).write_text(json.dumps(gemm_peaks(sys.argv[1])))

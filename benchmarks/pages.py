@@ -1,92 +1,81 @@
-"""Writes the tables of both pages on benchmarks from the results: `python -m benchmarks --tables`."""
+"""Writes the generated parts of the pages from benchmarks/results: `python -m benchmarks --tables`."""
 
-import json
+import os
+from functools import partial
 from pathlib import Path
 
 from benchmarks import plots, remat, report, roofline
-from benchmarks.machine import ROOT
 from benchmarks.problem import MODELS
-from jaxmodels.atomic import atomic_write
+from benchmarks.rows import Results, Row, curves, read, rows
+from tools import tables
+from tools.tables import Table
 
 
-RESULTS = ROOT / "benchmarks" / "results"
-FULL, SHORT = ROOT / "benchmarks" / "README.md", ROOT / "docs" / "benchmarks.md"
-NOTHING = "Not measured yet: `make benchmarks` writes this table."
+NO_CPU_RESULTS = "Not measured yet: `make benchmarks` writes this table.\n"
+NO_GPU_RESULTS = "Not measured: there was no GPU.\n"
 
 
-def write() -> None:
-    """Both pages and their pictures, from cpu.json, gpu.json, remat.json and roofline.json.
+def write(root: Path = tables.ROOT) -> list[Path]:
+    """Writes all tables and plots of benchmarks/results into the pages that have markers for them.
+
+    Returns:
+      The pages.
 
     Raises:
-      ValueError, OSError: a results file is damaged, or a page has lost its marks.
+      ValueError, OSError: a results file is damaged, or no page has the markers of a table.
     """
-    texts = {FULL: FULL.read_text(encoding="utf-8"), SHORT: SHORT.read_text(encoding="utf-8")}
-    for name in ("cpu", "gpu"):
-        file = RESULTS / f"{name}.json"
-        results = report.read(file) if file.exists() else None
-        texts[FULL] = replaced(texts[FULL], name, full(results, name), FULL)
-        if name == "cpu":
-            texts[SHORT] = replaced(texts[SHORT], "benchmarks", short(results), SHORT)
-    counts = json.loads(roofline.SUMMARY.read_text(encoding="utf-8"))
-    texts[FULL] = replaced(texts[FULL], "roofline", report.markdown(*roofline.table(counts)), FULL)
-    spared = json.loads(remat.SUMMARY.read_text(encoding="utf-8"))
-    texts[FULL] = replaced(texts[FULL], "remat", remat.text(spared), FULL)
-    for page, text in texts.items():
-        with atomic_write(page) as path:
-            path.write_text(text, encoding="utf-8")
+    results = root / "benchmarks" / "results"
+    cpu, gpu = (
+        read(path) if (path := results / name).exists() else None for name in ("cpu.json", "gpu.json")
+    )
+    written = tables.update("benchmarks", NO_CPU_RESULTS if cpu is None else short(cpu), root)
+    for name, measured, missing in (("cpu", cpu, NO_CPU_RESULTS), ("gpu", gpu, NO_GPU_RESULTS)):
+        text = missing if measured is None else partial(full, measured, results / name)
+        written += tables.update(name, text, root)
+    written += tables.update("roofline", str(roofline.table(roofline.read())), root)
+    written += tables.update("remat", remat.text(remat.read()), root)
+    return written
 
 
-def floors() -> dict[str, dict[str, float]]:
-    """Of `roofline.floors`, from the file."""
-    return roofline.floors(json.loads(roofline.SUMMARY.read_text(encoding="utf-8")))
+def full(results: Results, plots_folder: Path, page_folder: Path) -> str:
+    """All tables and plots of one machine.
 
-
-def full(results: report.Results | None, name: str) -> str:
-    """All tables and pictures of one machine."""
-    if results is None:
-        return f"{NOTHING}\n" if name == "cpu" else "Not measured: there was no GPU.\n"
-    pictures = plots.write(report.rows(results), report.curves(results), RESULTS / name)
-    shown = {picture.stem: f"![{picture.stem}](results/{name}/{picture.name})" for picture in pictures}
+    Args:
+      results: of that machine.
+      plots_folder: where the plots are written.
+      page_folder: the folder of the page, from which its links start.
+    """
+    images = {
+        image.stem: f"![{image.stem}]({os.path.relpath(image, page_folder)})"
+        for image in plots.write(rows(results), curves(results), plots_folder)
+    }
     parts = [report.summary(results), report.measured_on(results)]
-    parts += [shown.pop("ratios")] if "ratios" in shown else []
-    parts += [report.markdown(*report.main_table(results)), report.markdown(*report.detail_table(results))]
+    parts += [images.pop("ratios")] if "ratios" in images else []
+    parts += [str(report.main_table(results)), str(report.detail_table(results))]
     if results.get("curves"):
-        parts += [*shown.values(), report.markdown(*report.curve_table(results))]
+        parts += [*images.values(), str(report.curve_table(results))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def short(results: report.Results | None) -> str:
-    """One line per model: JAX / eager and, where it was timed, JAX / torch.compile."""
-    if results is None:
-        return f"{NOTHING}\n"
-    rows = {row.key: row for row in report.rows(results)}
-    columns = sorted({key[1:] for key in rows}, key=list({key[1:]: 0 for key in rows}).index)
-    several = len({precision for *_, precision in columns}) > 1
-    head = ["model", *(" ".join((mode, size, *[precision] * several)) for size, mode, precision in columns)]
+def short(results: Results) -> str:
+    """One line per model: JAX / eager PyTorch and, where it was timed, JAX / torch.compile."""
+    by_key = {row.key: row for row in rows(results)}
+    columns = list(dict.fromkeys((size, mode, precision) for _, size, mode, precision in by_key))
+    several_precisions = len({precision for *_, precision in columns}) > 1
+    head = ["model"]
+    head += [" ".join((mode, size, *[precision] * several_precisions)) for size, mode, precision in columns]
     body = []
     for model in MODELS:
-        found = [rows.get((model, *column)) for column in columns]
+        found = [by_key.get((model, *column)) for column in columns]
         if any(found):
-            body.append([f"`{model}`", *(_pair(row) for row in found)])
+            body.append([f"`{model}`", *(_ratios(row) for row in found)])
     return (
-        f"{report.markdown(head, body)}\nTime of JAX over that of PyTorch, eager / `torch.compile`; below 1 and bold: "
-        f"JAX is faster; ≈: inside the noise. {report.summary(results)} {report.measured_on(results)}.\n"
+        f"{Table(head, body)}\nTime of JAX divided by that of PyTorch, eager / `torch.compile`. Below 1 and bold: "
+        f"JAX is faster. ≈: inside the noise. {report.summary(results)} {report.measured_on(results)}.\n"
     )
 
 
-def replaced(page: str, mark: str, text: str, path: Path) -> str:
-    """The page with what stands between the marks replaced."""
-    begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(
-            f"{path} must hold the marks {begin.strip()} and {end.strip()}, each on its own line"
-        )
-    return before + begin + text + end + after
-
-
-def _pair(row: report.Row | None) -> str:
+def _ratios(row: Row | None) -> str:
     ratios = [ratio for name in ("eager", "compile") if row and (ratio := row.ratio(name))]
     forms = {"ahead": "**{:.2f}**", "behind": "{:.2f}", "level": "{:.2f} ≈"}
-    return " / ".join(forms[ratio.verdict].format(ratio.value) for ratio in ratios) or report.NONE
+    return " / ".join(forms[ratio.verdict].format(ratio.value) for ratio in ratios) or report.EMPTY

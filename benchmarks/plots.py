@@ -1,19 +1,17 @@
-"""Plots of results.json: the ratios of all rows, and one picture per scaling curve."""
+"""Plots of results.json: the ratios of all rows, and one plot per scaling curve."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.rows import Row, point_label
 from jaxmodels.atomic import atomic_write
 
-
-if TYPE_CHECKING:
-    from benchmarks.report import Row
 
 matplotlib.use("Agg", force=False)
 
@@ -25,8 +23,8 @@ STYLES = {  # colour, marker, name
 }
 
 
-def write(rows: "Sequence[Row]", curves: "Mapping[str, Sequence[Row]]", folder: Path) -> list[Path]:
-    """Writes the pictures and returns their paths: ratios.png, and curve-MODEL.png for each curve."""
+def write(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
+    """Writes ratios.png, and curve-MODEL.png for each curve; returns their paths."""
     figures = {}
     if any(row.ratio(name) for row in rows for name in STYLES if name != "jax"):
         figures["ratios.png"] = ratios(rows)
@@ -37,8 +35,8 @@ def write(rows: "Sequence[Row]", curves: "Mapping[str, Sequence[Row]]", folder: 
     return [folder / name for name in figures]
 
 
-def ratios(rows: "Sequence[Row]") -> Figure:
-    """JAX over each other implementation, one line per row; left of 1 JAX is faster."""
+def ratios(rows: Sequence[Row]) -> Figure:
+    """Time of JAX divided by that of each other implementation, one line per row."""
     figure = Figure(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     others = [name for name in STYLES if name != "jax" and any(row.ratio(name) for row in rows)]
@@ -70,18 +68,18 @@ def ratios(rows: "Sequence[Row]") -> Figure:
     axes.axvline(1, color="#444", lw=1)
     axes.set_xlabel("time of JAX / time of PyTorch  (shaded: JAX is faster; bars: noise)")
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(others))
-    _tidy(axes)
+    _style(axes)
     return figure
 
 
-def curve(model: str, points: "Sequence[Row]") -> Figure:
-    """Time and peak memory of both sides against what the curve varies."""
+def curve(model: str, points: Sequence[Row]) -> Figure:
+    """Time and peak memory of JAX and eager PyTorch against what the curve varies."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     time, memory = figure.subplots(1, 2)
     first = next(iter(points[0].cells.values()))
-    places = [next(iter(row.cells.values()))["at"] for row in points]
-    numeric = all(isinstance(at, int | float) for at in places)
-    x = places if numeric else list(range(len(places)))
+    points_at = [next(iter(row.cells.values()))["at"] for row in points]
+    numeric = all(isinstance(at, int | float) for at in points_at)
+    x = points_at if numeric else list(range(len(points_at)))
     for name, (color, marker, label) in STYLES.items():
         for axes, key in ((time, "median_ms"), (memory, "peak_mb")):
             values = [row.cells.get(name, {}).get(key) for row in points]
@@ -97,34 +95,29 @@ def curve(model: str, points: "Sequence[Row]") -> Figure:
     for axes, label in ((time, "forward pass, ms"), (memory, "peak memory of the process, MB")):
         if numeric:
             axes.set_xscale("log", base=2)
-        axes.set_xticks(x, [place(at) for at in places])
+        axes.set_xticks(x, [point_label(at) for at in points_at])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=first["curve"], ylabel=label)
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
-        _tidy(axes)
+        _style(axes)
     for formatter in (time.yaxis.set_major_formatter, time.yaxis.set_minor_formatter):
-        formatter(FuncFormatter(_plain))
+        formatter(FuncFormatter(_tick_label))
     time.tick_params(axis="y", which="both", labelsize=8)
     figure.suptitle(model, fontsize=11)
     return figure
 
 
-def place(at: Any) -> str:
-    """A point of a curve in words: 512, or 6 × 12."""
-    return " × ".join(map(str, at)) if isinstance(at, list | tuple) else str(at)
+def data_url(image: Path) -> str:
+    """A PNG file as a `data:` URL."""
+    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
 
 
-def inline(picture: Path) -> str:
-    """The picture as the address of an image."""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-
-
-def _plain(value: float, _: int) -> str:
-    """1, 2 and 5 with their powers of ten; nothing at the other ticks."""
+def _tick_label(value: float, _: int) -> str:
+    """Labels for 1, 2 and 5 times powers of ten; no label at other ticks."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
-def _tidy(axes: Any) -> None:
+def _style(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""What the measuring processes are given: plain Python and NumPy, so that each can hold one library alone."""
+"""What a measuring process gets: plain Python and NumPy, so that it can hold one library alone."""
 
 import pickle
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One workload as PyTorch is told it.
+    """A workload without classes of JAX.
 
     Attributes:
-      model: whose twin.
-      arguments: of its constructor.
-      encoder: of the constructor of MaMMUT's image encoder.
+      model: name of the model.
+      arguments: of the PyTorch twin's constructor.
+      encoder: arguments of the constructor of MaMMUT's image encoder.
       iters: GLOM's steps in the forward pass; None is twice the number of levels.
-      inputs: one batch for both sides; images are (b, height, width, 3) float32.
+      inputs: one batch, as from `benchmarks.sizes.inputs`.
     """
 
     model: ModelName

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.problem import MODELS, ModelName, Problem
-from benchmarks.report import markdown
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.allocator import KEEPING
+from tools.tables import Table
 
 
 SUMMARY = Path(__file__).parent / "results" / "remat.json"
@@ -30,7 +30,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {name: measure(name, Path(folder)) for name in MODELS}
     with atomic_write(SUMMARY) as path:
-        summary = {"environment": environment("cpu", []), "rounds": ROUNDS, "models": models}
+        summary = {
+            "environment": environment("cpu", "python -m benchmarks.remat"),
+            "rounds": ROUNDS,
+            "models": models,
+        }
         path.write_text(json.dumps(summary, indent=1) + "\n")
     print(text(summary))
 
@@ -38,11 +42,11 @@ def main() -> None:
 def measure(model: ModelName, folder: Path) -> dict[str, float]:
     """Median milliseconds and megabytes of a step, plain and rematerialised."""
     from benchmarks.jax_side import JaxSide
-    from benchmarks.run import prepared
+    from benchmarks.run import with_files
     from benchmarks.sizes import workload_at
     from benchmarks.worker import Job, interleaved
 
-    job = prepared(
+    job = with_files(
         Job(
             model=model,
             size="medium",
@@ -72,6 +76,11 @@ def measure(model: ModelName, folder: Path) -> dict[str, float]:
     return found
 
 
+def read() -> dict[str, Any]:
+    """The committed results/remat.json."""
+    return json.loads(SUMMARY.read_text(encoding="utf-8"))
+
+
 def text(summary: dict[str, Any]) -> str:
     """The summary as Markdown."""
     head = ["model, medium", "memory of a step, MB", "rematerialised", "share", "gradients alone", "time"]
@@ -88,7 +97,7 @@ def text(summary: dict[str, Any]) -> str:
     ]
     env = summary["environment"]
     return (
-        f"{markdown(head, body)}\nMemory besides weights, moments and inputs, from XLA's account of the compiled "
+        f"{Table(head, body)}\nMemory besides weights, moments and inputs, from XLA's account of the compiled "
         "program; gradients need not all exist at once. GLOM keeps little to begin with: the steps of its loop always "
         f"recompute what is not a product. Ratio of the medians of {summary['rounds']} turns each; {env['date']}, "
         f"{env['device']}, {env['cores']} cores, jax {env['jax']}.\n"

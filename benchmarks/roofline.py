@@ -1,9 +1,9 @@
-"""How fast an H200 could be at best: FLOP and bytes of the programs at GPU sizes, without a GPU.
+"""The least time that an H200 needs for the GPU sizes: FLOP and bytes of the programs, counted without a GPU.
 
     python -m benchmarks.roofline   # lowers all ten programs and writes results/roofline.json; half a minute
 
-Nothing is compiled or allocated: XLA analyses the programs as JAX hands them over, from shapes alone. Its count of
-bytes is therefore that before fusion, an upper bound of the traffic.
+Nothing is compiled or allocated: XLA analyses the lowered programs, from shapes alone. The bytes are therefore those
+before fusion, more than a compiled program moves.
 """
 
 import json
@@ -22,11 +22,12 @@ from benchmarks.problem import MODELS, ModelName
 from benchmarks.sizes import Workload, build, shapes, workload_at
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.functional_model import FunctionalModel
+from tools.tables import Table
 
 
 SUMMARY = Path(__file__).parent / "results" / "roofline.json"
 PEAK, BANDWIDTH = 990e12, 4.8e12  # dense bfloat16 FLOP/s and bytes/s of an H200, from its data sheet
-ADAMW = 28  # bytes per parameter: reads parameter, gradient and two moments, writes all but the gradient
+ADAMW_BYTES = 28  # per parameter: reads parameter, gradient and two moments, writes all but the gradient
 
 # Worked out by hand, for sizes near the ones that are measured: millions of parameters, TFLOP forward and training.
 BY_HAND: dict[ModelName, tuple[float, float, float]] = {
@@ -67,19 +68,24 @@ def analysis(workload: Workload, side: int) -> dict[str, float]:
     return found
 
 
+def read() -> dict[str, Any]:
+    """The committed results/roofline.json."""
+    return json.loads(SUMMARY.read_text(encoding="utf-8"))
+
+
 def floors(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Milliseconds below which an H200 cannot get, by model and mode: arithmetic, and AdamW's traffic."""
+    """The least milliseconds of an H200, by model and mode: FLOP at its peak, and AdamW's bytes at its bandwidth."""
     return {
         name: {
             "forward": 1000 * counts["forward_flop"] / PEAK,
-            "train": 1000 * (counts["train_flop"] / PEAK + ADAMW * counts["parameters"] / BANDWIDTH),
+            "train": 1000 * (counts["train_flop"] / PEAK + ADAMW_BYTES * counts["parameters"] / BANDWIDTH),
         }
         for name, counts in summary["models"].items()
     }
 
 
-def table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and body: counts, floors, and the same worked out by hand."""
+def table(summary: dict[str, Any]) -> Table:
+    """One line per model: counts, floors, and the same worked out by hand."""
     head = [
         "model",
         "parameters, M",
@@ -97,11 +103,11 @@ def table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         line = [name, f"{counts['parameters'] / 1e6:.0f}"]
         for flop in (forward, train):
             line += [f"{flop / 1e12:.1f}", f"{1000 * flop / PEAK:.1f}"]
-        line += [f"{1000 * ADAMW * counts['parameters'] / BANDWIDTH:.2f}"]
+        line += [f"{1000 * ADAMW_BYTES * counts['parameters'] / BANDWIDTH:.2f}"]
         line += [f"{counts[f'{mode}_bytes'] / 1e9:,.0f}" for mode in ("forward", "train")]
         line += [f"{millions:.0f}", *(f"{1000 * tera * 1e12 / PEAK:.1f}" for tera in by_hand)]
         body.append(line)
-    return head, body
+    return Table(head, body)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which cells are measured, each in processes of its own, and what comes of them."""
+"""Runs the measurement: which cells there are, a process for each measurement, one result for each cell."""
 
 import json
 import os
@@ -12,16 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.machine import ROOT, Failure, cores
+from benchmarks.machine import ROOT, Failure, cores, ending
 from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, ModelName, Precision, Size
-from benchmarks.sizes import CURVES, build, moved, problem, workload_at
+from benchmarks.rows import Cell
+from benchmarks.sizes import CURVES, build, perturb, problem, workload_at
 from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 from jaxmodels.training.allocator import KEEPING
 
 
-PATIENCE = 1800  # seconds for one process
+PROCESS_TIMEOUT = 1800  # seconds
+ReportProgress = Callable[[str, int, int | None], None]  # what is done, number of finished cells, of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,12 @@ class Plan:
     """What is measured.
 
     Attributes:
-      models, sizes, modes, precisions: the cells are all their combinations.
-      implementations: the columns; torchax is left out, with the reason, where it cannot be imported.
-      rounds: turns of every side.
-      alone: also measure first call and memory in processes that hold one side.
+      models, sizes, modes, precisions: the rows are all their combinations.
+      implementations: the columns. torchax is left out where it cannot be imported; the results give the reason.
+      rounds: how often every implementation is timed in a row.
+      alone: also measure first call and memory, in processes that hold one implementation.
       curves: also measure the scaling curves.
-      device, threads: of both sides.
+      device, threads: of all implementations.
       attention: of JAX in bfloat16, see `jaxmodels.nn.attend`.
     """
 
@@ -42,7 +44,7 @@ class Plan:
     sizes: tuple[Size, ...]
     modes: tuple[Mode, ...] = ("forward", "train")
     precisions: tuple[Precision, ...] = ("float32",)
-    implementations: tuple[Implementation, ...] = ("eager", "compile", "torchax", "jax")
+    implementations: tuple[Implementation, ...] = IMPLEMENTATIONS
     rounds: int = 15
     alone: bool = True
     curves: bool = False
@@ -69,7 +71,7 @@ class Plan:
 
 
 class Disagreement(RuntimeError):
-    """Two sides of a cell do not compute the same."""
+    """Two implementations in a row do not compute the same."""
 
 
 def torchax_absence() -> str | None:
@@ -84,13 +86,13 @@ def torchax_absence() -> str | None:
 
 
 def last_error(text: str) -> str:
-    """The last line that names an error."""
+    """The last line of a traceback that names an error."""
     named = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|NotFound): ", line)]
     return named[-1] if named else text.strip().rpartition("\n")[2]
 
 
 def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
-    """The timing job of every cell, then those of the curves."""
+    """The jobs that time the rows, then those that time the points of the curves."""
     common: dict[str, Any] = {
         "implementations": implementations,
         "threads": plan.threads,
@@ -105,7 +107,7 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
             mode=mode,
             precision=p,
             rounds=plan.rounds,
-            noise=True,
+            time_again=True,
             attention=plan.attention if p == "bfloat16" else "xla",
             **common,
         )
@@ -120,23 +122,23 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
         for i in range(len(CURVES[m][1]))
         if plan.curves
     ]
-    sides = tuple(name for name in ("eager", "jax") if name in implementations)
-    return cells + [replace(job, implementations=sides) for job in points]
+    pair = tuple(name for name in ("eager", "jax") if name in implementations)
+    return cells + [replace(job, implementations=pair) for job in points]
 
 
 def measure(
-    plan: Plan, folder: Path, said: Callable[[str, int, int], None]
+    plan: Plan, folder: Path, report_progress: ReportProgress
 ) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
-    """Every cell in turn: one result for each implementation.
+    """Measures row after row; yields the job and its cells, one for each implementation.
 
     Args:
       plan: what to measure.
-      folder: for weights, compilation caches and the processes' files; empty.
-      said: is told what is being done, how many cells are done, and how many there are.
+      folder: an empty one, for weights, compilation caches and the files of the processes.
+      report_progress: is called before every measurement.
 
     Raises:
-      Disagreement: two sides do not compute the same; nothing is timed then.
-      Failure: a process died; the message holds its last words. Where it is torchax's own, only its cell stays empty.
+      Disagreement: two implementations do not compute the same. Nothing is timed then.
+      Failure: a process ended with an error, which the message quotes. If only torchax fails, its cell stays empty.
     """
     absence = torchax_absence()
     chosen = tuple(
@@ -146,46 +148,50 @@ def measure(
         raise ValueError(f"implementations must name one besides torchax, which is missing: {absence}")
     planned = jobs(plan, chosen)
     for number, job in enumerate(planned):
-        job = prepared(job, folder)
-        own: dict[Implementation, dict[str, Any]] = {name: {} for name in job.implementations}
+        job = with_files(job, folder)
+        alone: dict[Implementation, dict[str, Any]] = {name: {} for name in job.implementations}
         if plan.alone:
             for name in job.implementations:
-                said(f"{title(job)}: first call and memory of {name}", number, len(planned))
-                one = replace(job, implementations=(name,), noise=False)
+                report_progress(f"{job_name(job)}: first call and memory of {name}", number, len(planned))
+                single = replace(job, implementations=(name,), time_again=False)
                 try:
-                    own[name] = process(one, folder, f"{number}-{name}")
+                    alone[name] = run_process(single, folder, f"{number}-{name}")
                 except Failure as error:
                     if name != "torchax":
                         raise
-                    own[name] = {"failure": last_error(str(error))}
-        job = replace(job, implementations=tuple(n for n in own if "failure" not in own[n]))
-        said(f"{title(job)}: timing", number, len(planned))
-        shared = process(job, folder, f"{number}-all") if len(job.implementations) > 1 else None
-        if shared is not None:
-            check(job, shared["errors"])
-        yield job, [result(job, name, own, shared) for name in own]
+                    alone[name] = {"failure": last_error(str(error))}
+        job = replace(job, implementations=tuple(n for n in alone if "failure" not in alone[n]))
+        report_progress(f"{job_name(job)}: timing", number, len(planned))
+        in_turn = run_process(job, folder, f"{number}-all") if len(job.implementations) > 1 else None
+        if in_turn is not None:
+            check_agreement(job, in_turn["errors"])
+        yield job, [cell(job, name, alone, in_turn) for name in alone]
 
 
-def prepared(job: Job, folder: Path) -> Job:
+def with_files(job: Job, folder: Path) -> Job:
     """The job with its weights and its problem written into the folder."""
     stem = f"{job.model}-{job.size}-{job.point}"
     weights, task = folder / f"{stem}.safetensors", folder / f"{stem}.pickle"
-    workload, side = workload_at(job.model, job.size, job.point)
+    workload, image_size = workload_at(job.model, job.size, job.point)
     if not weights.exists():
-        write_safetensors(weights, to_state_dict(moved(build(workload))))
-        problem(job.model, workload, side).write(task)
+        write_safetensors(weights, to_state_dict(perturb(build(workload))))
+        problem(job.model, workload, image_size).write(task)
     return replace(job, weights=str(weights), problem=str(task))
 
 
-def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
-    """Runs one job in a process of its own."""
+def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:
+    """Runs one job in a process of its own and returns what it measured.
+
+    Raises:
+      Failure: the process ended with an error, or took longer than `PROCESS_TIMEOUT`.
+    """
     request, answer = folder / f"{name}.job.json", folder / f"{name}.json"
     job.write(request)
     environment = (
         os.environ
         | KEEPING
         | {
-            # Programs are compiled once per run of the benchmark, by the process that measures the first call.
+            # Caches begin empty: the process that measures the first call compiles, the later ones find its programs.
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
@@ -194,7 +200,7 @@ def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
             "OMP_NUM_THREADS": str(job.threads),
         }
     )
-    who = f"{title(job)} with {', '.join(job.implementations)}"
+    who = f"{job_name(job)} with {', '.join(job.implementations)}"
     try:
         finished = subprocess.run(
             [sys.executable, "-m", "benchmarks.worker", str(request), str(answer)],
@@ -202,45 +208,51 @@ def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=PROCESS_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"{who} was given up after {PATIENCE} seconds") from error
+        raise Failure(f"{who} was stopped after {PROCESS_TIMEOUT} seconds") from error
     if finished.returncode:
-        last = "\n".join(finished.stderr.strip().splitlines()[-15:])
-        raise Failure(f"{who} ended with status {finished.returncode}:\n{last}")
+        raise Failure(f"{who} {ending(finished)}")
     return json.loads(answer.read_text())
 
 
-def check(job: Job, errors: dict[str, float]) -> None:
-    """Raises Disagreement where a side lies further off than rounding explains."""
+def check_agreement(job: Job, errors: dict[str, float]) -> None:
+    """Raises Disagreement if an implementation differs from the first one by more than rounding explains."""
     limit = AGREEMENT[job.precision]
     for name, error in errors.items():
         if not error <= limit:
             raise Disagreement(
-                f"{title(job)}: {name} differs from {job.implementations[0]} by {error:.2g} of the largest "
+                f"{job_name(job)}: {name} differs from {job.implementations[0]} by {error:.2g} of the largest "
                 f"output, more than {limit:g}; nothing was timed. `jaxmodels compare {job.model}` finds where."
             )
 
 
-def result(
+def cell(
     job: Job,
     name: Implementation,
-    own: dict[Implementation, dict[str, Any]],
-    shared: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """One cell of results.json."""
-    times = shared["times"].get(name, []) if shared else []
+    alone: dict[Implementation, dict[str, Any]],
+    in_turn: dict[str, Any] | None,
+) -> Cell:
+    """One cell of results.json.
+
+    Args:
+      job: of the row.
+      name: of the implementation.
+      alone: what the processes with one implementation measured.
+      in_turn: what the process with all implementations measured, if there was one.
+    """
+    times = in_turn["times"].get(name, []) if in_turn else []
     q1, median, q3 = (
         (1000 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
         if len(times) > 1
         else [None] * 3
     )
-    flop = own.get("eager", {}).get("flop")
-    first = own[name].get("first_call_s")
-    warm = shared["warm_first_call_s"].get(name) if shared else None
-    cell = {
+    flop = alone.get("eager", {}).get("flop")
+    first = alone[name].get("first_call_s")
+    warm = in_turn["warm_first_call_s"].get(name) if in_turn else None
+    found: Cell = {
         "model": job.model,
         "mode": job.mode,
         "size": job.size,
@@ -251,26 +263,27 @@ def result(
         "q3_ms": q3,
         "first_call_s": warm if first is None else first,
         "warm_first_call_s": None if first is None else warm,
-        "peak_mb": own[name].get("peak_mb"),
-        "libraries_mb": own[name].get("libraries_mb"),
-        "rest_mb": own[name].get("rest_mb"),
+        "peak_mb": alone[name].get("peak_mb"),
+        "libraries_mb": alone[name].get("libraries_mb"),
+        "rest_mb": alone[name].get("rest_mb"),
         "flop": flop,
         "flop_per_s": flop / median * 1000 if flop and median else None,
-        "error": shared["errors"].get(name) if shared else None,
+        "error": in_turn["errors"].get(name) if in_turn else None,
         "rounds_ms": [round(1000 * t, 4) for t in times],
     }
-    if "failure" in own[name]:
-        cell["failure"] = own[name]["failure"]
+    if "failure" in alone[name]:
+        found["failure"] = alone[name]["failure"]
     if name == "jax":
-        cell |= {key: own[name].get(key) for key in ("xla_flop", "xla_bytes")}
-    if shared and name == job.implementations[-1] and "again" in shared["times"]:
-        cell["again_ms"] = 1000 * statistics.median(shared["times"]["again"])
+        found |= {key: alone[name].get(key) for key in ("xla_flop", "xla_bytes")}
+    if in_turn and name == job.implementations[-1] and "again" in in_turn["times"]:
+        found["again_ms"] = 1000 * statistics.median(in_turn["times"]["again"])
     if job.point is not None:
         axis, values, _ = CURVES[job.model]
-        cell |= {"curve": axis, "at": values[job.point]}
-    return cell
+        found |= {"curve": axis, "at": values[job.point]}
+    return found
 
 
-def title(job: Job) -> str:
-    place = job.size if job.point is None else f"curve at {CURVES[job.model][1][job.point]}"
-    return f"{job.model} {place} {job.mode} {job.precision}"
+def job_name(job: Job) -> str:
+    """The job in messages: model, size or point of the curve, mode, precision."""
+    size = job.size if job.point is None else f"curve at {CURVES[job.model][1][job.point]}"
+    return f"{job.model} {size} {job.mode} {job.precision}"

@@ -1,7 +1,7 @@
 """One process, one measurement: `python -m benchmarks.worker JOB.json RESULT.json`.
 
-A process that holds one side alone measures its first call and its peak memory; one that holds all sides
-times them in turn, A B C A B C, so that whatever else happens on the machine happens to all of them.
+A process that holds one implementation measures its first call and its peak memory. A process that holds several
+times them in turn, A B C C B A, so that whatever else happens on the machine happens to all of them.
 """
 
 import contextlib
@@ -17,35 +17,35 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.machine import keep_to
+from benchmarks.machine import use_cores
 from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Problem, Size
 
 
-# How far outputs or losses may lie apart, relative to the largest: an agreement check before timing, not the parity
-# suite. bfloat16 has 8 bits.
+# The largest difference, relative to the largest output or loss, with which timing makes sense. Parity has tests of
+# its own. bfloat16 has 8 bits.
 AGREEMENT: dict[Precision, float] = {"float32": 2e-3, "bfloat16": 0.1}
-# By how much of it a step of training lowers the loss may lie five times as far apart: it is a small difference of
-# large numbers. Without it a step that does nothing would pass, since the first one moves a loss by a few thousandths.
-OF_THE_STEP = 0.2
-# Calls until the allocator hands out the same memory every time: before, a piece that lies between two others may be
-# left unused and another be taken.
-SETTLING = 4
-TIMED = 0.06  # seconds that one turn of one side lasts at least, so that the clock's grain does not matter
+# Decreases of the loss in one step may differ by 5 × AGREEMENT: they are small differences of large numbers. They are
+# compared because a first step changes the loss so little that one which does nothing would pass.
+DECREASE_WEIGHT = 0.2
+WARMUP_CALLS = 4  # after which the allocator returns the same memory for every call
+MIN_SECONDS = 0.06  # that one turn lasts, so that the resolution of the clock does not matter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one process is asked for.
+    """What one process measures.
 
     Attributes:
-      model, size: a workload of the table; with `point`, that place of the model's curve instead.
-      implementations: who takes part; one alone is also asked for its first call and peak memory.
-      rounds: how many turns each side gets.
-      threads: of both sides.
-      weights, problem: files of the shared weights and of the `Problem`.
-      device: "cpu", or "cuda" for both sides.
-      attention: of the JAX side, see `jaxmodels.nn.attend`.
-      noise: time the last implementation a second time under the name "again".
+      model, size: name the workload.
+      mode, precision: of the computation.
+      implementations: one, whose first call and memory are measured; or several, which are timed in turn.
+      rounds: how often each implementation is timed.
+      threads: of every implementation.
+      weights, problem: files with the shared weights and the `Problem`.
+      point: index of a point on the model's scaling curve, which then takes the place of `size`.
+      device: of every implementation.
+      attention: of JAX, see `jaxmodels.nn.attend`.
+      time_again: also time the last implementation as if it were one more, named "again".
     """
 
     model: ModelName
@@ -60,7 +60,7 @@ class Job:
     point: int | None = None
     device: Device = "cpu"
     attention: Literal["xla", "cudnn"] = "xla"
-    noise: bool = False
+    time_again: bool = False
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -73,13 +73,13 @@ class Job:
 
 def main() -> None:
     job, out = Job.read(Path(sys.argv[1])), Path(sys.argv[2])
-    keep_to(job.threads)
-    result = alone(job) if len(job.implementations) == 1 else together(job)
+    use_cores(job.threads)
+    result = measure_alone(job) if len(job.implementations) == 1 else time_in_turn(job)
     out.write_text(json.dumps(result))
 
 
 def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
-    """The callable to be measured; only the libraries of this side are imported."""
+    """The call to measure. Only the libraries of this implementation are imported."""
     problem, weights = Problem.read(Path(job.problem)), Path(job.weights)
     if implementation == "jax":
         import jax
@@ -88,7 +88,7 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
         from benchmarks.sizes import workload_at
 
         if job.device == "cuda" and job.precision == "float32":
-            # JAX would multiply as TensorFloat32, PyTorch does not.
+            # By default JAX multiplies float32 as TensorFloat32 on a GPU; PyTorch does not.
             jax.config.update("jax_default_matmul_precision", "highest")
         workload, _ = workload_at(job.model, job.size, job.point)
         return JaxSide(workload, weights, problem.inputs, job.mode, job.precision, attention=job.attention)
@@ -105,21 +105,21 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
     return TorchSide(problem, weights, job.mode, job.precision, compiled=compiled, device=job.device)
 
 
-def alone(job: Job) -> dict[str, Any]:
-    """First call, steady memory and arithmetic of one side."""
+def measure_alone(job: Job) -> dict[str, Any]:
+    """First call, memory and FLOP of one implementation in a process that holds no other."""
     implementation = job.implementations[0]
-    _import(implementation)
-    gc.freeze()  # the collector skips what was imported, as in `jaxmodels train`
+    _import_libraries(implementation)
+    gc.freeze()  # the garbage collector skips what was imported, as in `jaxmodels train`
     before = resident("VmRSS")
     call: Any = side(job, implementation)
     began = time.perf_counter()
     call()
     first = time.perf_counter() - began
-    for _ in range(SETTLING):
+    for _ in range(WARMUP_CALLS):
         call()
-    trim()
+    release_memory()
     at_rest = None if job.device == "cuda" else resident("VmRSS")
-    forget_peak()
+    reset_peak()
     for _ in range(3):
         call()
     result: dict[str, Any] = {
@@ -140,8 +140,8 @@ def alone(job: Job) -> dict[str, Any]:
     return result
 
 
-def together(job: Job) -> dict[str, Any]:
-    """All sides in one process: first the agreement of what they compute, then, if they agree, their times in turn."""
+def time_in_turn(job: Job) -> dict[str, Any]:
+    """Times several implementations in turn, if all of them compute the same."""
     calls = {name: side(job, name) for name in job.implementations}
     gc.freeze()
     firsts, values = {}, {}
@@ -150,31 +150,31 @@ def together(job: Job) -> dict[str, Any]:
         value = call()
         firsts[name] = time.perf_counter() - began
         values[name] = [as_numpy(value)]
-        if job.mode == "train":  # also what the step did to the loss
+        if job.mode == "train":  # also the decrease of the loss in one step
             values[name].append(values[name][0] - as_numpy(call()))
-    errors = {name: disagreement(values[name], values[job.implementations[0]]) for name in calls}
+    errors = {name: difference(values[name], values[job.implementations[0]]) for name in calls}
     agreed = all(error <= AGREEMENT[job.precision] for error in errors.values())
-    # At the other end of the line, so that both see the same neighbours.
-    again = {"again": calls[job.implementations[-1]]} if job.noise else {}
+    # First, while the other one is last, so that both have the same neighbours.
+    again = {"again": calls[job.implementations[-1]]} if job.time_again else {}
     times = interleaved(again | calls, rounds=job.rounds) if agreed else {}
     return {"times": times, "warm_first_call_s": firsts, "errors": errors}
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call, one number for every round; the order turns round every time."""
+    """Seconds of a call for every round. The order is reversed from round to round."""
     repeats = {}
     for name, call in calls.items():
         call()
         began = time.perf_counter()
         call()
-        repeats[name] = max(1, round(TIMED / (time.perf_counter() - began)))
+        repeats[name] = max(1, round(MIN_SECONDS / (time.perf_counter() - began)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
             call = calls[name]
             if repeats[name] > 1:
-                call()  # the caches belong to the side that ran before
+                call()  # the processor's caches still hold the data of the implementation before
             began = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
@@ -189,23 +189,23 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value).astype(np.float32)
 
 
-def disagreement(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number of the reference; not a number where one is none.
+def difference(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
+    """The largest difference relative to the largest number of the reference; NaN if a value is NaN.
 
     Args:
-      values, reference: the outputs; or the loss and what a step took from it, of which `OF_THE_STEP` counts.
+      values, reference: the outputs; or the loss and its decrease in one step, which counts `DECREASE_WEIGHT`.
     """
     if [a.shape for a in values] != [b.shape for b in reference]:
         return float("inf")
-    distances = [
-        share * np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
-        for a, b, share in zip(values, reference, (1.0, OF_THE_STEP), strict=False)
+    differences = [
+        weight * np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
+        for a, b, weight in zip(values, reference, (1.0, DECREASE_WEIGHT), strict=False)
     ]
-    return float(np.max(distances))  # Python's max would pass over a NaN
+    return float(np.max(differences))  # Python's max would ignore a NaN
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
-    """Memory of this process in MB, now or at its peak; None where the system does not say."""
+    """Resident memory of this process in MB, now ("VmRSS") or at its peak ("VmHWM"); None without /proc."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -213,21 +213,21 @@ def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
     return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(field)), None)
 
 
-def forget_peak() -> None:
-    """From here on `resident("VmHWM")` is the peak of what follows."""
+def reset_peak() -> None:
+    """Makes `resident("VmHWM")` the peak from now on."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def trim() -> None:
-    """Gives back what building and compiling left in the allocator."""
+def release_memory() -> None:
+    """Returns memory to the system that building and compiling took and freed."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def device_peak(implementation: Implementation) -> float | None:
-    """Peak memory on the accelerator in MB, since the process began."""
+    """Peak memory on the accelerator in MB since the process began; None if the device does not tell."""
     if implementation in ("jax", "torchax"):
         import jax
 
@@ -238,7 +238,7 @@ def device_peak(implementation: Implementation) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e6
 
 
-def _import(implementation: Implementation) -> None:
+def _import_libraries(implementation: Implementation) -> None:
     if implementation == "jax":
         import benchmarks.jax_side
     elif implementation == "torchax":

@@ -29,12 +29,12 @@ from jaxmodels import demo
 @pytest.fixture
 def glom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mode], Job]:
     """Gives the job that times GLOM on both sides, a call a turn."""
-    monkeypatch.setattr(worker, "TIMED", 0.0)
+    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)
 
     def prepared(mode: Mode) -> Job:
         plan = run.Plan(models=("glom",), sizes=("small",), modes=(mode,), rounds=2, threads=1)
         with jax.enable_x64(False):
-            return run.prepared(run.jobs(plan, ("eager", "jax"))[0], tmp_path)
+            return run.with_files(run.jobs(plan, ("eager", "jax"))[0], tmp_path)
 
     return prepared
 
@@ -42,10 +42,10 @@ def glom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mode], Jo
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_both_sides_compute_the_same_and_are_timed(mode: Mode, glom: Callable[[Mode], Job]) -> None:
     job = glom(mode)
-    found = worker.together(job)
+    found = worker.time_in_turn(job)
     assert 0 < found["errors"]["jax"] < 1e-4
     assert {name: len(times) for name, times in found["times"].items()} == {"again": 2, "eager": 2, "jax": 2}
-    run.check(job, found["errors"])
+    run.check_agreement(job, found["errors"])
 
 
 def test_a_wrong_weight_stops_before_timing(
@@ -59,11 +59,11 @@ def test_a_wrong_weight_stops_before_timing(
 
     monkeypatch.setattr(jax_side, "load_state_dict", load_wrongly)
     monkeypatch.setattr(worker, "interleaved", lambda *_, **__: pytest.fail("something was timed"))
-    found = worker.together(job)
+    found = worker.time_in_turn(job)
     with pytest.raises(
         run.Disagreement, match=r"glom small forward float32: jax differs from eager by .*nothing was"
     ):
-        run.check(job, found["errors"])
+        run.check_agreement(job, found["errors"])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -115,7 +115,7 @@ def test_the_process_of_pytorch_holds_no_jax() -> None:
 
 
 def test_peaks_are_measured_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(machine.SIDES, "cpu", 32)
+    monkeypatch.setitem(machine.GEMM_SIZES, "cpu", 32)
     assert {name: peak > 0 for name, peak in machine.gemm_peaks("cpu").items()} == {
         "float32": True,
         "bfloat16": True,

@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 from benchmarks import __main__ as command
-from benchmarks import machine, report
+from benchmarks import machine, rows
 from benchmarks.run import Disagreement, Failure, Plan
 from tests.benchmarks.sample_results import ENVIRONMENT, cell, results
 
 
 def call(*flags: str) -> int:
-    return tyro.cli(command.main, args=list(flags))
+    return command.main(flags)
 
 
 @pytest.fixture
@@ -24,9 +23,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     class Timed:
         point = None
 
-    def measure(plan: Plan, folder: Path, said: Any) -> Any:
+    def measure(plan: Plan, folder: Path, report_progress: Any) -> Any:
         plans.append(plan)
-        said("glom", 0, 2)
+        report_progress("glom", 0, 2)
         yield Timed, [cell("eager", 10.0), cell("jax", 8.0)]
 
     monkeypatch.setattr(command, "measure", measure)
@@ -43,7 +42,7 @@ def test_a_quick_run(measured: list[Plan], tmp_path: Path, capsys: pytest.Captur
     assert (plan.sizes, plan.implementations, plan.rounds) == (("small",), ("eager", "jax"), 5)
     assert not plan.alone
     assert not plan.curves
-    found = report.read(tmp_path / "out" / "results.json")
+    found = rows.read(tmp_path / "out" / "results.json")
     assert found["workloads"].keys() == {f"{model} small" for model in plan.models}
     printed = capsys.readouterr().out
     assert "[1/2] glom" in printed
@@ -62,13 +61,13 @@ def test_a_full_run_and_one_on_a_gpu(measured: list[Plan], tmp_path: Path) -> No
         True,
     )
     assert (gpu.sizes, gpu.precisions, gpu.curves) == (("gpu",), ("float32", "bfloat16"), False)
-    assert report.read(tmp_path / "results.json")["floors"]["glom"]["forward"] > 1
+    assert rows.read(tmp_path / "results.json")["floors"]["glom"]["forward"] > 1
 
 
-def test_what_moved_is_printed(
+def test_changes_are_printed(
     measured: list[Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report.write(results(cell("eager", 10.0), cell("jax", 4.0)), tmp_path)
+    rows.write(results(cell("eager", 10.0), cell("jax", 4.0)), tmp_path)
     call("--output", str(tmp_path / "out"), "--compare", str(tmp_path / "results.json"))
     assert "JAX / eager 0.40 → 0.80 (+100%" in capsys.readouterr().out
 
@@ -85,7 +84,7 @@ def test_an_error_keeps_what_was_measured(
 
     monkeypatch.setattr(command, "measure", stopped)
     assert call("--output", str(tmp_path)) == 1
-    assert len(report.read(tmp_path / "results.json")["cells"]) == 2
+    assert len(rows.read(tmp_path / "results.json")["cells"]) == 2
     assert (tmp_path / "results.md").exists()
 
 
@@ -95,7 +94,7 @@ def test_a_busy_machine_is_said(
     monkeypatch.setattr(machine, "environment", lambda *_: dict(ENVIRONMENT, busy_cores=1.4))
     call("--output", str(tmp_path))
     assert "other processes keep 1.4 of" in capsys.readouterr().out
-    assert "(1.4 of 2 cores busy with something else)" in (tmp_path / "results.md").read_text()
+    assert "(1.4 of 2 cores busy with other processes)" in (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.parametrize(

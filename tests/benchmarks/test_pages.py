@@ -3,30 +3,31 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pages, report
+from benchmarks import pages, rows
 from tests.benchmarks.sample_results import cell, curve, results
+from tools.tables import PAGES, ROOT
 
 
 @pytest.fixture
-def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Both pages and the numbers behind them, to be written on."""
-    (tmp_path / "results").mkdir()
-    for file in pages.RESULTS.glob("*.json"):
-        shutil.copy(file, tmp_path / "results")
-    shutil.copy(pages.FULL, tmp_path / "FULL.md")
-    shutil.copy(pages.SHORT, tmp_path / "SHORT.md")
-    for name, path in (("RESULTS", "results"), ("FULL", "FULL.md"), ("SHORT", "SHORT.md")):
-        monkeypatch.setattr(pages, name, tmp_path / path)
+def repository(tmp_path: Path) -> Path:
+    """A copy of the pages and of the numbers behind them."""
+    files = [path for pattern in (*PAGES, "benchmarks/results/*.json") for path in ROOT.glob(pattern)]
+    for file in files:
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
     return tmp_path
 
 
-def test_the_pages_are_the_generated_ones(copies: Path) -> None:
-    committed = [(copies / name).read_text() for name in ("FULL.md", "SHORT.md")]
-    pages.write()
-    assert [(copies / name).read_text() for name in ("FULL.md", "SHORT.md")] == committed, "run: --tables"
+def test_the_pages_are_the_generated_ones(repository: Path) -> None:
+    written = pages.write(repository)
+    assert written
+    for page in written:
+        committed = (ROOT / page.relative_to(repository)).read_text()
+        assert page.read_text() == committed, "run: python -m benchmarks --tables"
 
 
-def test_what_was_measured_takes_the_place_of_the_promise(copies: Path) -> None:
+def test_results_take_the_place_of_what_stood_there(repository: Path) -> None:
     found = results(
         cell("eager", 10.0),
         cell("compile", 8.0),
@@ -35,20 +36,31 @@ def test_what_was_measured_takes_the_place_of_the_promise(copies: Path) -> None:
         cell("jax", 20.0, model="colt5"),
         curves=curve(),
     )
-    report.write(found, copies)
-    (copies / "results.json").replace(copies / "results" / "cpu.json")
-    pages.write()
-    short, full = (copies / "SHORT.md").read_text(), (copies / "FULL.md").read_text()
-    assert "| `glom` | **0.80** / 1.00 ≈ |" in short
-    assert "| `colt5` | 2.00 |" in short
-    assert pages.NOTHING not in short
+    rows.write(found, repository)
+    (repository / "results.json").replace(repository / "benchmarks" / "results" / "cpu.json")
+    pages.write(repository)
+    full = (repository / "benchmarks" / "README.md").read_text()
     assert "![ratios](results/cpu/ratios.png)" in full
-    assert (copies / "results" / "cpu" / "curve-glom.png").exists()
-    assert "Not measured: there was no GPU." in full
+    assert (repository / "benchmarks" / "results" / "cpu" / "curve-glom.png").exists()
+    assert pages.NO_GPU_RESULTS in full
+    assert pages.NO_CPU_RESULTS not in full
 
 
-def test_a_page_without_marks_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"README.md must hold the marks <!-- cpu: begin --> and <!-- cpu: end -->"
-    ):
-        pages.replaced("no marks", "cpu", "text", Path("README.md"))
+def test_the_short_table_has_one_line_per_model() -> None:
+    text = pages.short(
+        results(
+            cell("eager", 10.0),
+            cell("compile", 8.0),
+            cell("jax", 8.0),
+            cell("eager", 10.0, model="colt5"),
+            cell("jax", 20.0, model="colt5"),
+        )
+    )
+    assert "| `glom` | **0.80** / 1.00 ≈ |" in text
+    assert "| `colt5` | 2.00 |" in text
+
+
+def test_links_start_at_the_folder_of_the_page(tmp_path: Path) -> None:
+    found = results(cell("eager", 10.0), cell("jax", 8.0))
+    text = pages.full(found, tmp_path / "benchmarks" / "results" / "cpu", tmp_path / "docs")
+    assert "![ratios](../benchmarks/results/cpu/ratios.png)" in text

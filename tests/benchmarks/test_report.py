@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, rows
 from tests.benchmarks.sample_results import cell, curve, results
 
 
-def row(*cells: dict) -> report.Row:
-    (found,) = report.rows(results(*cells))
+def row(*cells: dict) -> rows.Row:
+    (found,) = rows.rows(results(*cells))
     return found
 
 
@@ -31,7 +31,7 @@ def test_what_slows_a_whole_round_down_is_not_noise_of_the_ratio() -> None:
 def test_a_difference_no_larger_than_a_against_a_is_level() -> None:
     ratio = row(cell("eager", 10.0), cell("jax", 9.6, again_ms=9.6 * 1.06)).ratio("eager")
     assert ratio.verdict == "level"
-    assert report.Ratio(0.01, noise=1.2).verdict == "ahead"  # at most 0.022
+    assert rows.Ratio(0.01, noise=1.2).verdict == "ahead"  # at most 0.022
     assert str(ratio) == "0.96 ± 0.06 (noise)"
 
 
@@ -66,7 +66,7 @@ def test_the_summary_counts_losers_as_plainly_as_winners_and_says_who_is_missing
     text = report.summary(found)
     assert "ahead in 2 of 4 rows, behind in 1, and 1 are inside the noise" in text
     assert "torchax is missing: not installed" in text
-    assert report.summary(results(cell("jax", 1.0))) == "Nothing was timed against anything else."
+    assert report.summary(results(cell("jax", 1.0))) == "No two implementations were timed in the same row."
 
 
 def test_arithmetic_is_set_against_the_machine() -> None:
@@ -92,8 +92,8 @@ def test_a_gpu_shows_utilisation_and_floor() -> None:
 
 def test_everything_is_written_and_shown(tmp_path: Path) -> None:
     found = results(cell("eager", 10.0), cell("jax", 8.0, again_ms=8.1), curves=curve())
-    report.write(found, tmp_path)
-    report.write_report(report.read(tmp_path / "results.json"), tmp_path)
+    rows.write(found, tmp_path)
+    report.write_report(rows.read(tmp_path / "results.json"), tmp_path)
     names = {"results.json", "results.md", "report.html", "ratios.png", "curve-glom.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     text = (tmp_path / "results.md").read_text()
@@ -113,7 +113,7 @@ def test_one_side_alone_has_a_report_without_ratios(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report.write(results(cell("jax", 8.0)), tmp_path)
+    rows.write(results(cell("jax", 8.0)), tmp_path)
     before = (tmp_path / "results.json").read_text()
 
     def interrupted(path: Path, text: str, **_: object) -> None:
@@ -122,7 +122,7 @@ def test_an_interrupted_write_leaves_the_earlier_file(
 
     monkeypatch.setattr(Path, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        report.write(results(), tmp_path)
+        rows.write(results(), tmp_path)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == before
@@ -130,15 +130,18 @@ def test_an_interrupted_write_leaves_the_earlier_file(
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such results file: .*gone.json"):
-        report.read(tmp_path / "gone.json")
+        rows.read(tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"environment": {}, "cells": [', "is damaged or not JSON"),
-        ("[1]", 'is no results file of this benchmark: it needs "environment" and "cells"'),
-        ('{"environment": {}}', 'is no results file of this benchmark: it needs "environment" and "cells"'),
+        ("[1]", 'is not a results file of this benchmark: "environment" or "cells" is missing'),
+        (
+            '{"environment": {}}',
+            'is not a results file of this benchmark: "environment" or "cells" is missing',
+        ),
         ('{"environment": {}, "cells": [{"model": "glom"}]}', r"damaged: cells\[0\] lacks mode, size"),
         ('{"environment": {}, "cells": [], "curves": [3]}', r"damaged: curves\[0\] lacks model, mode"),
     ],
@@ -146,14 +149,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_damaged_file(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        report.read(tmp_path / "results.json")
+        rows.read(tmp_path / "results.json")
     with pytest.raises(ValueError, match=r"is a folder; a results.json inside one is needed"):
-        report.read(tmp_path)
+        rows.read(tmp_path)
 
 
 def test_the_contract_of_results_json(tmp_path: Path) -> None:
     """Other programs read these names."""
-    report.write(results(cell("jax", 8.0)), tmp_path)
+    rows.write(results(cell("jax", 8.0)), tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     promised = {"model", "mode", "size", "precision", "implementation", "median_ms", "q1_ms", "q3_ms"}
     assert promised | {"first_call_s", "peak_mb"} <= set(found["cells"][0])

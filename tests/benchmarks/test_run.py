@@ -30,26 +30,26 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that would have had a process; every side takes the same, and agrees."""
     asked: list[Job] = []
 
-    def process(job: Job, folder: Path, name: str) -> dict[str, Any]:
+    def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:
         asked.append(job)
         if len(job.implementations) == 1:
             return {"first_call_s": 3.0, "peak_mb": 500.0, "libraries_mb": 200.0, "flop": 1_000_000}
-        times = {name: TIMES[name] for name in (*job.implementations, *["again"] * job.noise)}
+        times = {name: TIMES[name] for name in (*job.implementations, *["again"] * job.time_again)}
         one = dict.fromkeys(job.implementations, 0.0)
         return {"times": times, "warm_first_call_s": dict.fromkeys(one, 0.5), "errors": one}
 
-    monkeypatch.setattr(run, "process", process)
-    monkeypatch.setattr(run, "prepared", lambda job, folder: job)
+    monkeypatch.setattr(run, "run_process", run_process)
+    monkeypatch.setattr(run, "with_files", lambda job, folder: job)
     return asked
 
 
-def said(what: str, done: int, total: int) -> None: ...
+def report_progress(what: str, done: int, total: int | None) -> None: ...
 
 
 def test_each_side_alone_and_then_all_in_turn(processes: list[Job], tmp_path: Path) -> None:
-    ((_, cells),) = measure(plan(implementations=("jax", "eager")), tmp_path, said)
+    ((_, cells),) = measure(plan(implementations=("jax", "eager")), tmp_path, report_progress)
     assert [job.implementations for job in processes] == [("eager",), ("jax",), ("eager", "jax")]
-    assert [job.noise for job in processes] == [False, False, True]
+    assert [job.time_again for job in processes] == [False, False, True]
     eager, jax = cells
     assert (eager["median_ms"], eager["q1_ms"], eager["q3_ms"]) == pytest.approx((30, 25, 35))
     assert jax["again_ms"] == pytest.approx(11.5)
@@ -59,17 +59,17 @@ def test_each_side_alone_and_then_all_in_turn(processes: list[Job], tmp_path: Pa
 
 
 def test_a_quick_run_has_no_processes_of_one_side(processes: list[Job], tmp_path: Path) -> None:
-    ((_, cells),) = measure(plan(alone=False), tmp_path, said)
+    ((_, cells),) = measure(plan(alone=False), tmp_path, report_progress)
     assert [job.implementations for job in processes] == [("eager", "jax")]
     assert (cells[0]["first_call_s"], cells[0]["peak_mb"]) == (0.5, None)
 
 
 def test_curves_come_last_and_name_their_places(processes: list[Job], tmp_path: Path) -> None:
-    wide = plan(
+    whole = plan(
         curves=True, alone=False, implementations=("eager", "compile", "jax"), modes=("forward", "train")
     )
     TIMES["compile"] = TIMES["eager"]
-    found = list(measure(wide, tmp_path, said))
+    found = list(measure(whole, tmp_path, report_progress))
     assert [job.point for job, _ in found] == [None, None, 0, 1, 2, 3, 4]
     assert found[-1][0].implementations == ("eager", "jax")
     assert (found[-1][1][0]["curve"], found[-1][1][0]["at"]) == ("levels, iterations", (9, 18))
@@ -78,15 +78,15 @@ def test_curves_come_last_and_name_their_places(processes: list[Job], tmp_path: 
 def test_a_disagreement_ends_the_run_with_the_cells_before_it(
     processes: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = run.process
+    kind = run.run_process
 
     def wrong(job: Job, folder: Path, name: str) -> dict[str, Any]:
         found = kind(job, folder, name)
         return found | {"errors": {"eager": 0.0, "jax": 0.1 if job.mode == "train" else 1e-6}, "times": {}}
 
-    cells = measure(plan(alone=False, modes=("forward", "train")), tmp_path, said)
+    cells = measure(plan(alone=False, modes=("forward", "train")), tmp_path, report_progress)
     next(cells)
-    monkeypatch.setattr(run, "process", wrong)
+    monkeypatch.setattr(run, "run_process", wrong)
     with pytest.raises(
         Disagreement, match=r"glom small train float32: jax differs from eager by 0.1 of the largest"
     ):
@@ -97,8 +97,8 @@ def test_a_disagreement_ends_the_run_with_the_cells_before_it(
 def test_what_is_too_far_off(error: float) -> None:
     (job, *_) = run.jobs(plan(), ("eager", "jax"))
     with pytest.raises(Disagreement, match="nothing was timed"):
-        run.check(job, {"eager": 0.0, "jax": error})
-    run.check(job, {"eager": 0.0, "jax": 1.9e-3})
+        run.check_agreement(job, {"eager": 0.0, "jax": error})
+    run.check_agreement(job, {"eager": 0.0, "jax": 1.9e-3})
 
 
 def test_a_process_that_dies_is_quoted(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_process_that_dies_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(
         Failure, match=r"(?s)glom small forward float32 with jax ended with status 1:.*directory"
     ):
-        run.process(job, tmp_path, "a")
+        run.run_process(job, tmp_path, "a")
 
 
 def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +115,8 @@ def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(run.subprocess, "run", hang)
     (job, *_) = run.jobs(plan(), ("jax",))
-    with pytest.raises(Failure, match="with jax was given up after 1800 seconds"):
-        run.process(job, tmp_path, "a")
+    with pytest.raises(Failure, match="with jax was stopped after 1800 seconds"):
+        run.run_process(job, tmp_path, "a")
 
 
 def test_matrix_products_that_die_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_processes_get_their_device_threads_and_fresh_caches(
     monkeypatch.setattr(run.subprocess, "run", answered)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/an/old/one")
     (job, *_) = run.jobs(plan(device="cuda"), ("jax",))
-    assert run.process(job, tmp_path, "a") == {}
+    assert run.run_process(job, tmp_path, "a") == {}
     assert (seen["JAX_PLATFORMS"], seen["OMP_NUM_THREADS"]) == ("cuda", "1")
     assert seen["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
     assert seen["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
@@ -181,13 +181,13 @@ def test_torchax_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(
         ValueError, match="implementations must name one besides torchax, which is missing: not"
     ):
-        next(measure(plan(implementations=("torchax",)), tmp_path, said))
+        next(measure(plan(implementations=("torchax",)), tmp_path, report_progress))
 
 
 def test_a_model_that_torchax_cannot_run_leaves_its_cell_empty(
     processes: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = run.process
+    kind = run.run_process
 
     def dies(job: Job, folder: Path, name: str) -> dict[str, Any]:
         if job.implementations == ("torchax",):
@@ -196,9 +196,9 @@ def test_a_model_that_torchax_cannot_run_leaves_its_cell_empty(
             )
         return kind(job, folder, name)
 
-    monkeypatch.setattr(run, "process", dies)
+    monkeypatch.setattr(run, "run_process", dies)
     monkeypatch.setattr(run, "torchax_absence", lambda: None)
-    ((job, cells),) = measure(plan(implementations=("eager", "torchax", "jax")), tmp_path, said)
+    ((job, cells),) = measure(plan(implementations=("eager", "torchax", "jax")), tmp_path, report_progress)
     assert job.implementations == ("eager", "jax")
     assert [cell["median_ms"] is None for cell in cells] == [False, True, False]
     assert cells[1]["failure"] == "torchax.OperatorNotFound: no lowering"

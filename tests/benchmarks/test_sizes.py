@@ -10,6 +10,7 @@ from flax import nnx
 from benchmarks import jax_side, roofline
 from benchmarks.problem import MODELS, Problem
 from benchmarks.sizes import CURVES, WORKLOADS, Workload, build, inputs, problem, shapes, workload_at
+from jaxmodels.data.tokens import PAD_ID
 
 
 TABLE = [(model, size, None) for model in MODELS for size in WORKLOADS[model]]
@@ -23,8 +24,8 @@ def names(place: tuple) -> str:
 @pytest.mark.parametrize("place", TABLE + ENDS, ids=names)
 def test_the_model_takes_its_inputs(place: tuple) -> None:
     _, _, point = place
-    workload, side = workload_at(*place)
-    batch = shapes(workload, side)
+    workload, image_size = workload_at(*place)
+    batch = shapes(workload, image_size)
     assert {value.shape[0] for name, value in batch.items() if name != "decoder"} == {workload.batch}
     graph, state = nnx.split(nnx.eval_shape(lambda: build(workload)))
 
@@ -40,8 +41,8 @@ def test_the_model_takes_its_inputs(place: tuple) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_shapes_are_those_of_the_inputs(model: str) -> None:
-    workload, side = workload_at(model, "small")
-    real, promised = inputs(workload, side), shapes(workload, side)
+    workload, image_size = workload_at(model, "small")
+    real, promised = inputs(workload, image_size), shapes(workload, image_size)
     assert {k: (v.shape, v.dtype) for k, v in real.items()} == {
         k: (v.shape, v.dtype) for k, v in promised.items()
     }
@@ -49,8 +50,8 @@ def test_shapes_are_those_of_the_inputs(model: str) -> None:
 
 
 def test_a_problem_survives_its_file(tmp_path: Path) -> None:
-    workload, side = workload_at("mammut", "small")
-    whole = problem("mammut", workload, side)
+    workload, image_size = workload_at("mammut", "small")
+    whole = problem("mammut", workload, image_size)
     whole.write(tmp_path / "problem")
     again = Problem.read(tmp_path / "problem")
     assert again.arguments == whole.arguments
@@ -77,3 +78,12 @@ def test_floors_are_arithmetic_plus_the_traffic_of_the_optimiser() -> None:
     counts = {"parameters": 4.8e12 / 28 / 1000, "forward_flop": 990e9, "train_flop": 2 * 990e9}
     found = roofline.floors({"models": {"glom": counts}})["glom"]
     assert found == pytest.approx({"forward": 1.0, "train": 3.0})
+
+
+def test_captions_fill_the_text_whatever_their_letters() -> None:
+    """Of the GPU's batch of captions some have letters of two bytes and more."""
+    workload, image_size = workload_at("mammut", "gpu")
+    text = inputs(workload, image_size)["text"]
+    assert text.shape == (workload.batch, workload.length)
+    assert (text != PAD_ID).sum(1).min() >= workload.length - 3
+    assert text.max() < workload.config.num_tokens

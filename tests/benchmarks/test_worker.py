@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import worker
-from benchmarks.worker import Job, disagreement, interleaved, together
+from benchmarks.worker import Job, difference, interleaved, time_in_turn
 
 
 JOB = Job(
@@ -19,7 +19,7 @@ JOB = Job(
     threads=1,
     weights="w",
     problem="p",
-    noise=True,
+    time_again=True,
 )
 
 
@@ -36,7 +36,7 @@ class Side:
 
 def test_sides_take_turns_and_the_order_turns_round(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(worker, "TIMED", 0.0)  # one call a turn
+    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)  # one call a turn
     times = interleaved({name: Side(name, 0, calls) for name in "abc"}, rounds=3)
     assert "".join(calls) == "aabbcc" + "abc" + "cba" + "abc"
     assert [len(times[name]) for name in "abc"] == [3, 3, 3]
@@ -54,8 +54,8 @@ def test_a_fast_side_is_repeated_within_its_turn(monkeypatch: pytest.MonkeyPatch
 def test_sides_that_agree_are_timed_and_one_is_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(worker, "side", lambda job, name: Side(name, [1.0, 2.0], calls))
-    monkeypatch.setattr(worker, "TIMED", 0.0)
-    found = together(JOB)
+    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)
+    found = time_in_turn(JOB)
     assert set(found["times"]) == {"again", "eager", "jax"}
     assert found["errors"] == {"eager": 0.0, "jax": 0.0}
     # The second time is at the other end of the line: each of the two follows itself as often as it follows eager.
@@ -67,7 +67,7 @@ def test_sides_that_disagree_are_not_timed(value: Any, monkeypatch: pytest.Monke
     calls: list[str] = []
     values = {"eager": [1.0, 2.0], "jax": value}
     monkeypatch.setattr(worker, "side", lambda job, name: Side(name, values[name], calls))
-    found = together(JOB)
+    found = time_in_turn(JOB)
     assert found["times"] == {}
     assert calls == ["eager", "jax"]
     assert not found["errors"]["jax"] <= 2e-3
@@ -82,15 +82,15 @@ def test_training_is_compared_before_and_after_a_step(monkeypatch: pytest.Monkey
     values = {"eager": [2.0, 1.998], "jax": [2.0, 2.0]}  # a side whose step changes nothing
     calls: list[str] = []
     monkeypatch.setattr(worker, "side", lambda job, name: Loss(name, values[name], calls))
-    found = together(replace(JOB, mode="train"))
+    found = time_in_turn(replace(JOB, mode="train"))
     assert found["errors"]["jax"] == pytest.approx(0.2)  # 100% of what the step should have done
     assert found["times"] == {}
 
 
 def test_a_loss_that_is_no_number_after_the_step_is_no_agreement() -> None:
     one, none = np.float32(1), np.float32("nan")
-    assert np.isnan(disagreement([one, none], [one, one]))
-    assert np.isnan(disagreement([none, one], [one, one]))
+    assert np.isnan(difference([one, none], [one, one]))
+    assert np.isnan(difference([none, one], [one, one]))
 
 
 def test_a_job_survives_its_file(tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_memory_is_that_of_now_and_of_the_peak() -> None:
     peak = worker.resident("VmHWM")
     del block
     assert worker.resident("VmHWM") > peak - 5  # the system counts roughly
-    worker.forget_peak()
+    worker.reset_peak()
     assert worker.resident("VmHWM") < peak - 30
