@@ -129,11 +129,9 @@ def measure_alone(job: Job) -> dict[str, Any]:
         "rest_mb": at_rest,
     }
     if implementation == "eager":
-        from torch.utils.flop_counter import FlopCounterMode
+        from benchmarks.flop import count
 
-        with FlopCounterMode(display=False) as counter:
-            call()
-        result["flop"] = counter.get_total_flops()
+        result["flop"] = count(call)
     if implementation == "jax":
         cost = call.lowered().compile().cost_analysis() or {}
         result["xla_flop"], result["xla_bytes"] = cost.get("flops"), cost.get("bytes accessed")

@@ -64,3 +64,14 @@ def test_links_start_at_the_folder_of_the_page(tmp_path: Path) -> None:
     found = results(cell("eager", 10.0), cell("jax", 8.0))
     text = pages.full(found, tmp_path / "benchmarks" / "results" / "cpu", tmp_path / "docs")
     assert "![ratios](../benchmarks/results/cpu/ratios.png)" in text
+
+
+def test_no_cell_computes_faster_than_the_machine() -> None:
+    """More than the fastest matrix product, beyond the noise of the time, would be a wrong count of FLOP."""
+    for file in (ROOT / "benchmarks" / "results").glob("[cg]pu.json"):
+        found = rows.read(file)
+        for row in rows.rows(found):
+            for name, measured in row.cells.items():
+                if measured.get("flop_per_s"):
+                    share = measured["flop_per_s"] / found["gemm_flop_per_s"][row.key[3]]
+                    assert share <= 1 + row.noise(name), f"{file.name}: {row.name} {name}: {share:.0%}"
