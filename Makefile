@@ -1,14 +1,24 @@
 # `make demo` and `make test` are all that is needed: each makes .venv with plain pip, installs what is missing, and runs.
-PYTHON ?= python3
-VENV := .venv
+# With `PYTHON=python3.13` a venv of its own is used, .venv-3.13.
+ifeq ($(origin PYTHON), undefined)
+  INTERPRETER := python3
+  VENV := .venv
+else
+  INTERPRETER := $(shell .ci/find-python $(PYTHON))
+  ifeq ($(INTERPRETER),)
+    $(error No interpreter $(PYTHON) runs here, and pyenv has none)
+  endif
+  VENV := .venv-$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+INSTALLED := $(VENV)/installed
+WITH_TORCH := $(VENV)/installed-with-torch
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-# PyTorch comes first and pinned, so that the CPU build is taken where one is offered and nothing later replaces it.
+# PyTorch is pinned, so that the CPU build is taken where one is offered and no package replaces it.
 # vit-pytorch asks for torchvision, which would; two of its files are all that is used, and they need only torch.
 # torchax, a column of the benchmarks, asks for another torch.
 TORCH := torch==2.13.0
@@ -17,43 +27,43 @@ PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.13
 
 .PHONY: demo test lint docs test-without-torch test-with-torch tables results benchmarks data clean
 
-demo: $(STAMP)
+demo: $(WITH_TORCH)
 	$(BIN)/jaxmodels demo --output out/demo
 
 # The two suites do not touch each other: side by side they use both cores.
 test: lint docs
 	$(MAKE) --jobs=2 --output-sync=target test-without-torch test-with-torch
 
-lint: $(STAMP)
+lint: $(WITH_TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
 
 # The site, in out/docs; a warning is an error.
-docs: $(STAMP)
+docs: $(WITH_TORCH)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs out/docs
 
 # tests/no_torch holds a module `torch` that refuses to be imported, also in subprocesses.
-test-without-torch: $(STAMP)
+test-without-torch: $(INSTALLED)
 	PYTHONPATH=tests/no_torch $(BIN)/python -m pytest tests
 
-test-with-torch: $(STAMP)
+test-with-torch: $(WITH_TORCH)
 	$(BIN)/python -m pytest parity_tests
 
 # The tables in README.md and docs/compare.md, from two fresh runs.
-tables: $(STAMP)
+tables: $(WITH_TORCH)
 	$(BIN)/jaxmodels compare --dtype float64 --output out/compare-float64
 	$(BIN)/jaxmodels compare --dtype float32 --output out/compare-float32
 	$(BIN)/python tools/update_readme.py
 
 # The tables in docs/train.md: about an hour and a half.
-results: $(STAMP)
+results: $(WITH_TORCH)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/memory.py
 
 # The tables and plots of benchmarks/README.md and the speed in README.md: under 40 minutes on an idle machine.
-benchmarks: $(STAMP)
+benchmarks: $(WITH_TORCH)
 	$(BIN)/python -m benchmarks --output out/benchmarks
 	cp out/benchmarks/results.json benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks.remat
@@ -61,15 +71,19 @@ benchmarks: $(STAMP)
 	$(BIN)/python tools/update_readme.py --tables
 
 # The data files inside the package; see the script for what it needs.
-data: $(STAMP)
+data: $(WITH_TORCH)
 	$(BIN)/python tools/build_data.py
 
-$(STAMP): pyproject.toml Makefile
-	$(PYTHON) -m venv $(VENV)
+$(INSTALLED): pyproject.toml Makefile
+	$(INTERPRETER) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(WITH_TORCH): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' $(TORCH) $(PUBLISHED)
 	$(BIN)/python -m pip install --quiet --no-deps $(PUBLISHED_BARE)
-	touch $(STAMP)
+	touch $@
 
 clean:
-	rm -rf $(VENV) .jax_cache out
+	rm -rf .venv .venv-3.* .jax_cache out

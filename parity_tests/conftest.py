@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.quick_compilation import WITHOUT_EMITTERS
 
-# XLA's fusion emitters take most of the compilation of these small programs; the flag is read at the first import.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+# Read when jax first looks for its devices.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_EMITTERS}"
 # Two suites share the cores: a thread of PyTorch that waits must not hold one. Read at the first import as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

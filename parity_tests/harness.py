@@ -13,10 +13,9 @@ from flax import nnx
 import jaxmodels as jm
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 from parity_tests.cases.case import Case
+from tests.quick_compilation import AS_USERS as AS_USERS
 
 
-# Undoes the quick compilation of conftest.py for one program.
-AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 TOLERANCE = {np.dtype("float64"): 1e-10, np.dtype("float32"): 1e-5}
 
 

@@ -5,14 +5,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.quick_compilation import WITHOUT_EMITTERS
 
-# Read at the first import. XLA's fusion emitters take most of the compilation of these small programs. Eight devices
-# stand for a machine with as many; what does not ask for them runs on the first one. They share few cores: one may
-# wait long for the others in a collective, and XLA would end the process after 40 seconds.
+
+# Read when jax first looks for its devices. Eight of them stand for a machine with as many; what does not ask for them
+# runs on the first one. They share few cores: XLA would end the process if one waits for the others for 40 seconds.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
-        "--xla_cpu_use_fusion_emitters=false",
+        WITHOUT_EMITTERS,
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         "--xla_cpu_collective_timeout_seconds=600",

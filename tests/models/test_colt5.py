@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxmodels import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from tests.properties import check_batch, check_bfloat16, check_gradients, check_jit
+from tests.quick_compilation import AS_USERS
 
 
 CONFIG = ConditionalRoutedViTConfig(
@@ -176,12 +177,7 @@ def test_forward_has_no_loop() -> None:
     """Selection by similarity with straight-through needs no descent: only the softmax takes exponentials."""
 
     def program(config: ConditionalRoutedViTConfig) -> str:
-        return (
-            jax.jit(lambda m, x: m(x))
-            .lower(build(config), images())
-            .compile({"xla_cpu_use_fusion_emitters": True})
-            .as_text()
-        )
+        return jax.jit(lambda m, x: m(x)).lower(build(config), images()).compile(AS_USERS).as_text()
 
     text = program(CONFIG)
     assert " while(" not in text

@@ -12,6 +12,7 @@ from jaxmodels.nn.coordinate_descent import (
     epsilon_schedule,
     straight_through,
 )
+from tests.quick_compilation import AS_USERS
 
 
 ANNEALED = {"n_iters": 20, "eps": 1.0, "eps_init": 4.0, "eps_decay": 0.7}
@@ -52,7 +53,7 @@ def test_enough_steps_reach_the_budget() -> None:
 def test_scores_do_not_decrease_with_the_similarity(std, k, eps, seed) -> None:
     s = jnp.sort(std * jax.random.normal(jax.random.key(seed), (4, 12)))
     # As users compile it: the tests' quick compilation has an exponential that is not monotone to the last bit.
-    options = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+    options = {**AS_USERS, "xla_backend_optimization_level": 3}
     scores = jax.jit(
         lambda s: coordinate_descent(s, k=k, **ANNEALED | {"eps": eps}), compiler_options=options
     )(s)
@@ -97,10 +98,7 @@ def test_straight_through_is_one_with_the_gradient_of_its_argument() -> None:
 def test_the_descent_is_dead_code_when_nothing_needs_it(options, runs_the_descent) -> None:
     router = CoordinateDescentRouter(8, num_tokens=4, rngs=nnx.Rngs(0), **options)
     program = (
-        jax.jit(lambda router, x: router(x))
-        .lower(router, similarities(2, 16, 8))
-        .compile({"xla_cpu_use_fusion_emitters": True})
-        .as_text()
+        jax.jit(lambda router, x: router(x)).lower(router, similarities(2, 16, 8)).compile(AS_USERS).as_text()
     )
     assert (" while(" in program) == runs_the_descent
     assert ("exponential(" in program) == runs_the_descent
