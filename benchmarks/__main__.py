@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import machine, pages, report, roofline, rows
 from benchmarks.changes import changes_since
-from benchmarks.problem import IMPLEMENTATIONS, MODELS, Device, Implementation, ModelName, Precision
+from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Precision
 from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
+from jaxmodels.models import MODEL_NAMES, ModelName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Options:
     quick: bool = False
     output: Path = Path("out/benchmarks")
     compare: Path | None = None
-    models: tuple[ModelName, ...] = MODELS
+    models: tuple[ModelName, ...] = MODEL_NAMES
     sizes: tuple[Literal["small", "medium"], ...] = ("small", "medium")
     implementations: tuple[Implementation, ...] = IMPLEMENTATIONS
     device: Device = "cpu"

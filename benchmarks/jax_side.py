@@ -14,6 +14,12 @@ from jaxtyping import Array
 from benchmarks.problem import Mode, Precision
 from benchmarks.sizes import Workload, build
 from jaxmodels.convert.core import load_state_dict
+from jaxmodels.losses import (
+    denoising_iters,
+    image_from_patches,
+    mean_cross_entropy,
+    squared_error,
+)
 from jaxmodels.models.colt5 import ConditionalRoutedViT
 from jaxmodels.models.glom import Glom
 from jaxmodels.models.hourglass import HourglassTransformerLM, next_token_loss
@@ -109,18 +115,16 @@ def loss(model: Any, inputs: Mapping[str, Array]) -> Array:
     """What a training step minimises."""
     match model:
         case Glom():
-            top = model(inputs["images"], iters=model.config.levels + 1)[:, :, -1]
-            p = model.config.patch_size
-            b, height, width, c = inputs["clean"].shape
-            clean = inputs["clean"].reshape(b, height // p, p, width // p, p, c).swapaxes(2, 3)
-            patches = top @ inputs["decoder"].astype(top.dtype)
-            return jnp.square(patches.astype(jnp.float32) - clean.reshape(patches.shape)).mean()
+            top = model(inputs["images"], iters=denoising_iters(model.config.levels))[:, :, -1]
+            patches, clean = top @ inputs["decoder"].astype(top.dtype), inputs["clean"]
+            patch_size = model.config.patch_size
+            image = image_from_patches(patches, patch_size=patch_size, height=clean.shape[1])
+            return squared_error(image, clean).mean()
         case HourglassTransformerLM():
             return next_token_loss(model, inputs["tokens"], pad_value=-1)
         case MaMMUT():
             return model.loss(inputs["text"], inputs["images"]).total
         case ConditionalRoutedViT() | ScalableViT():
-            logits = model(inputs["images"]).astype(jnp.float32)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, inputs["labels"]).mean()
+            return mean_cross_entropy(model(inputs["images"]), inputs["labels"])
         case _:
             raise TypeError(f"no loss for a {type(model).__name__}")

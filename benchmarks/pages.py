@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import plots, remat, report, roofline
-from benchmarks.problem import MODELS
 from benchmarks.rows import Results, Row, curves, read, rows
+from jaxmodels.models import MODEL_NAMES
 from tools import tables
 from tools.tables import Table
 
@@ -65,7 +65,7 @@ def short(results: Results) -> str:
     head = ["model"]
     head += [" ".join((mode, size, *[precision] * several_precisions)) for size, mode, precision in columns]
     body = []
-    for model in MODELS:
+    for model in MODEL_NAMES:
         found = [by_key.get((model, *column)) for column in columns]
         if any(found):
             body.append([f"`{model}`", *(_ratios(row) for row in found)])

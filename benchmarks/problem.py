@@ -3,13 +3,15 @@
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 
-ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
-MODELS: tuple[ModelName, ...] = get_args(ModelName)
+if TYPE_CHECKING:  # a process that measures PyTorch must not load JAX
+    from jaxmodels.models import ModelName
+
+
 Size = Literal["small", "medium", "gpu"]
 Mode = Literal["forward", "train"]
 Precision = Literal["float32", "bfloat16"]
@@ -30,7 +32,7 @@ class Problem:
       inputs: one batch, as from `benchmarks.sizes.inputs`.
     """
 
-    model: ModelName
+    model: "ModelName"
     arguments: dict[str, Any]
     encoder: dict[str, Any] | None
     iters: int | None

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.problem import MODELS, ModelName, Problem
+from benchmarks.problem import Problem
 from jaxmodels.atomic import atomic_write
+from jaxmodels.models import MODEL_NAMES, ModelName
 from jaxmodels.training.allocator import KEEPING
 from tools.tables import Table
 
@@ -28,7 +29,7 @@ def main() -> None:
     from benchmarks.machine import environment
 
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: measure(name, Path(folder)) for name in MODELS}
+        models = {name: measure(name, Path(folder)) for name in MODEL_NAMES}
     with atomic_write(SUMMARY) as path:
         summary = {
             "environment": environment("cpu", "python -m benchmarks.remat"),

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import jax_side
-from benchmarks.problem import MODELS, ModelName
 from benchmarks.sizes import Workload, build, shapes, workload_at
 from jaxmodels.atomic import atomic_write
+from jaxmodels.models import MODEL_NAMES, ModelName
 from jaxmodels.training.functional_model import FunctionalModel
 from tools.tables import Table
 
@@ -41,7 +41,7 @@ BY_HAND: dict[ModelName, tuple[float, float, float]] = {
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    models = {name: analysis(*workload_at(name, "gpu")) for name in MODELS}
+    models = {name: analysis(*workload_at(name, "gpu")) for name in MODEL_NAMES}
     environment = {"python": platform.python_version(), "jax": metadata.version("jax")}
     with atomic_write(SUMMARY) as path:
         path.write_text(json.dumps({"environment": environment, "models": models}, indent=1) + "\n")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.machine import ROOT, Failure, cores, ending
-from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, ModelName, Precision, Size
+from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, Precision, Size
 from benchmarks.rows import Cell
 from benchmarks.sizes import CURVES, build, perturb, problem, workload_at
 from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
+from jaxmodels.models import ModelName
 from jaxmodels.training.allocator import KEEPING
 
 

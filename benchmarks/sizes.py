@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.problem import ModelName, Problem, Size
+from benchmarks.problem import Problem, Size
 from jaxmodels.data import emoji, state_of_the_union
 from jaxmodels.data.tokens import NUM_TOKENS, encode
+from jaxmodels.models import ModelName
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig

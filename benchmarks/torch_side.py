@@ -8,11 +8,16 @@ import einops
 import numpy as np
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import torch_reference
 from benchmarks.problem import Device, Mode, Precision, Problem
+from torch_reference.losses import (
+    denoising_iters,
+    image_from_patches,
+    mean_cross_entropy,
+    squared_error,
+)
 from torch_reference.simple_vit import TokenExtractor
 
 
@@ -135,16 +140,14 @@ def loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem)
     """What a training step minimises."""
     match problem.model:
         case "glom":
-            top = model(inputs["images"], iters=problem.arguments["levels"] + 1)[:, :, -1]
-            p = problem.arguments["patch_size"]
-            b, c, height, width = inputs["clean"].shape
-            clean = inputs["clean"].reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
-            patches = top @ inputs["decoder"]
-            return (patches.float() - clean.reshape(patches.shape)).square().mean()
+            top = model(inputs["images"], iters=denoising_iters(problem.arguments["levels"]))[:, :, -1]
+            patches, clean = top @ inputs["decoder"], inputs["clean"]
+            patch_size = problem.arguments["patch_size"]
+            image = image_from_patches(patches, patch_size=patch_size, height=clean.shape[2])
+            return squared_error(image, clean).mean()
         case "hourglass":
-            logits = model(inputs["tokens"][:, :-1])
-            return F.cross_entropy(logits.flatten(0, 1), inputs["tokens"][:, 1:].flatten())
+            return mean_cross_entropy(model(inputs["tokens"][:, :-1]), inputs["tokens"][:, 1:])
         case "mammut":
             return model(inputs["text"], images=inputs["images"], return_loss=True)
         case _:
-            return F.cross_entropy(model(inputs["images"]), inputs["labels"])
+            return mean_cross_entropy(model(inputs["images"]), inputs["labels"])

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from benchmarks.machine import use_cores
-from benchmarks.problem import Device, Implementation, Mode, ModelName, Precision, Problem, Size
+from benchmarks.problem import Device, Implementation, Mode, Precision, Problem, Size
 
+
+if TYPE_CHECKING:  # a process that measures PyTorch must not load JAX
+    from jaxmodels.models import ModelName
 
 # The largest difference, relative to the largest output or loss, with which timing makes sense. Parity has tests of
 # its own. bfloat16 has 8 bits.
@@ -48,7 +51,7 @@ class Job:
       time_again: also time the last implementation as if it were one more, named "again".
     """
 
-    model: ModelName
+    model: "ModelName"
     size: Size
     mode: Mode
     precision: Precision

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-
-ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
+from jaxmodels.models import ModelName
 
 
 def compare(

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import flop, jax_side, machine, run, worker
-from benchmarks.problem import MODELS, Mode, ModelName
+from benchmarks.problem import Mode
 from benchmarks.sizes import problem, workload_at
 from benchmarks.torch_side import TorchSide, reference
 from benchmarks.worker import Job
 from jaxmodels import demo
+from jaxmodels.models import MODEL_NAMES, ModelName
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_wrong_weight_stops_before_timing(
         run.check_agreement(job, found["errors"])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MODEL_NAMES)
 def test_arithmetic_of_every_model_is_counted(model: ModelName, tmp_path: Path) -> None:
     task = problem(model, *workload_at(model, "small"))
     weights = {name: value.clone() for name, value in reference(task).state_dict().items()}  # some are tied

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torch_reference.checks import require_integer, require_shape
+from torch_reference.losses import mean_cross_entropy
 
 
 Depth = int | tuple[int, "Depth", int]
@@ -348,7 +349,7 @@ class AutoregressiveWrapper(nn.Module):
         require_tokens("x", x)
         inputs, targets = x[:, :-1], x[:, 1:]
         logits = self.net(inputs, **kwargs)
-        return F.cross_entropy(logits.transpose(1, 2), targets.long(), ignore_index=self.pad_value)
+        return mean_cross_entropy(logits, targets, ignored=self.pad_value)
 
     @torch.no_grad()
     def generate(

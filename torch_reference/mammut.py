@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 
 from torch_reference.checks import require_divisible, require_integer, require_shape
+from torch_reference.losses import contrastive_loss, mean_cross_entropy
 from torch_reference.positions import RotaryEmbedding, rotate
 
 
@@ -341,10 +342,9 @@ class MaMMUT(nn.Module):
         require_shape("labels", labels, text.shape)
         text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens)
-        caption = caption_loss(self.decode(text, context), labels, pad_id=self.pad_id)
-        contrastive = contrastive_loss(
-            self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature
-        )
+        caption = mean_cross_entropy(self.decode(text, context), labels, ignored=self.pad_id)
+        latents = gather_batches(self.text_to_latents(text_embeds), self.img_to_latents(image_embeds))
+        contrastive = contrastive_loss(*latents, self.temperature)
         total = self.caption_loss_weight * caption + self.contrastive_loss_weight * contrastive
         return MaMMUTLoss(total, caption, contrastive)
 
@@ -403,24 +403,13 @@ def require_token_ids(name: str, tokens: Tensor) -> None:
         raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
 
 
-def caption_loss(
-    logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"], *, pad_id: int
-) -> Float[Tensor, ""]:
-    """Cross-entropy averaged over all targets other than `pad_id`; NaN if there is none."""
-    return F.cross_entropy(
-        rearrange(logits, "b n v -> (b n) v"), labels.flatten().long(), ignore_index=pad_id
-    )
-
-
-def contrastive_loss(
-    text: Float[Tensor, "b z"], image: Float[Tensor, "b z"], temperature: Float[Tensor, "1"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of finding each text's image and each image's text, over the batches of all ranks."""
+def gather_batches(
+    text: Float[Tensor, "b z"], image: Float[Tensor, "b z"]
+) -> tuple[Float[Tensor, "total z"], Float[Tensor, "total z"]]:
+    """In a process group the batches of all ranks, otherwise the arguments."""
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         text, image = AllGather.apply(torch.stack([text, image], dim=1)).unbind(dim=1)
-    logits = torch.einsum("iz,jz->ij", text, image) * temperature.exp()
-    targets = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    return text, image
 
 
 class AllGather(torch.autograd.Function):

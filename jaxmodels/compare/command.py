@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from jaxmodels.compare.engine import Result, compare
 from jaxmodels.compare.precision import ReducedPrecisionError
 from jaxmodels.compare.report import print_table, write
-from jaxmodels.compare.subjects import MODEL_NAMES, ModelName, default_model, name_of, pair_of
+from jaxmodels.compare.subjects import default_model, name_of, pair_of
 from jaxmodels.convert.hub import from_checkpoint, from_pretrained
+from jaxmodels.models import MODEL_NAMES, ModelName
 
 
 def run(

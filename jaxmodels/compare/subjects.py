@@ -3,23 +3,22 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from flax import nnx
 
 import torch_reference
+from jaxmodels import losses
 from jaxmodels.compare.pair import Inputs, Pair
 from jaxmodels.convert.core import load_state_dict, to_state_dict
 from jaxmodels.convert.tables import table_of
 from jaxmodels.convert.torch_io import to_torch
 from jaxmodels.data import EmojiSet, emoji, state_of_the_union
 from jaxmodels.data.tokens import NUM_TOKENS, PAD_ID, encode
+from jaxmodels.models import MODEL_NAMES, ModelName
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.models.hourglass import (
@@ -29,11 +28,10 @@ from jaxmodels.models.hourglass import (
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+from torch_reference import losses as torch_losses
 from torch_reference.simple_vit import TokenExtractor
 
 
-ModelName = Literal["glom", "hourglass", "colt5", "mammut", "scalable_vit"]
-MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)
 # Fresh weights are moved this far off their initial values: unit scales and zero biases hide swapped names.
 SPREAD = 0.05
 # From one batch of emoji to the next: prime to their number, so that training comes by all of them.
@@ -177,9 +175,10 @@ def _skeleton(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
 def _glom(model: Glom, batch: int) -> dict[str, Any]:
     """Denoising as in the package's README: reconstruct the clean image from the top level."""
     config = model.config
-    p, side = config.patch_size, config.image_size // config.patch_size
-    decoder = np.random.default_rng(1).normal(size=(config.dim, 3 * p * p)) / config.dim**0.5
-    sizes = {"h": side, "p1": p, "p2": p}
+    decoder = np.random.default_rng(1).normal(size=(config.dim, 3 * config.patch_size**2))
+    decoder /= config.dim**0.5
+    iters = losses.denoising_iters(config.levels)
+    sizes = {"patch_size": config.patch_size, "height": config.image_size}
 
     def batches(step: int) -> Inputs:
         clean = pictures(_picks(batch, step), config.image_size, channels=3)
@@ -187,18 +186,14 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
         return {"img": clean + noise, "clean": clean}
 
     def loss_theirs(model, inputs):
-        top = model(inputs["img"], return_all=True)[config.levels + 1, :, :, -1]
-        image = rearrange(
-            top @ torch.from_numpy(decoder).to(top), "b (h w) (p1 p2 c) -> b c (h p1) (w p2)", **sizes
-        )
-        return F.mse_loss(image, inputs["clean"])
+        top = model(inputs["img"], return_all=True)[iters, :, :, -1]
+        image = torch_losses.image_from_patches(top @ torch.from_numpy(decoder).to(top), **sizes)
+        return torch_losses.squared_error(image, inputs["clean"]).mean()
 
     def loss_ours(model, inputs):
-        top = model(inputs["images"], return_all=True)[config.levels + 1, :, :, -1]
-        image = rearrange(
-            top @ jnp.asarray(decoder, top.dtype), "b (h w) (p1 p2 c) -> b (h p1) (w p2) c", **sizes
-        )
-        return jnp.mean(jnp.square(image - inputs["clean"]))
+        top = model(inputs["images"], return_all=True)[iters, :, :, -1]
+        image = losses.image_from_patches(top @ jnp.asarray(decoder, top.dtype), **sizes)
+        return losses.squared_error(image, inputs["clean"]).mean()
 
     return {
         "name": "glom",
@@ -224,12 +219,10 @@ def _hourglass(model: HourglassTransformerLM, batch: int) -> dict[str, Any]:
         return {"x": ids[:, :-1], "labels": ids[:, 1:]}
 
     def loss_theirs(model, inputs):
-        logits = model(inputs["x"])
-        return F.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
+        return torch_losses.mean_cross_entropy(model(inputs["x"]), inputs["labels"])
 
     def loss_ours(model, inputs):
-        logits = model(inputs["x"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, inputs["labels"]).mean()
+        return losses.mean_cross_entropy(model(inputs["x"]), inputs["labels"])
 
     return {
         "name": "hourglass",
@@ -257,10 +250,12 @@ def _classifier(
         "to_ours": lambda x: {"images": _last(x["img"]), "labels": x["labels"]},
         "call_theirs": lambda model, x, **routing: model(x["img"], **routing),
         "call_ours": lambda model, x, **routing: model(x["images"], **routing),
-        "loss_theirs": lambda model, x, **routing: F.cross_entropy(model(x["img"], **routing), x["labels"]),
-        "loss_ours": lambda model, x, **routing: optax.softmax_cross_entropy_with_integer_labels(
+        "loss_theirs": lambda model, x, **routing: torch_losses.mean_cross_entropy(
+            model(x["img"], **routing), x["labels"]
+        ),
+        "loss_ours": lambda model, x, **routing: losses.mean_cross_entropy(
             model(x["images"], **routing), x["labels"]
-        ).mean(),
+        ),
     }
 
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import reduce
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from torch import Tensor
@@ -34,6 +33,13 @@ from jaxmodels.training.tasks.captioning import END, Captioning
 from jaxmodels.training.tasks.classification import Classification
 from jaxmodels.training.tasks.denoising import Denoiser, Denoising, probe_grid
 from jaxmodels.training.tasks.language import PADDING, LanguageModelling
+from torch_reference.losses import (
+    cross_entropy,
+    denoising_iters,
+    image_from_patches,
+    mean_cross_entropy,
+    squared_error,
+)
 
 
 class TorchTask:
@@ -89,9 +95,9 @@ class TorchTask:
             case Classification():
                 logits = self.model(_first(batch["images"]))
                 smoothing = self.task.label_smoothing
-                return F.cross_entropy(logits, batch["labels"].long(), label_smoothing=smoothing)
+                return mean_cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
             case Denoising():
-                return F.mse_loss(self._clean(batch["noised"]), batch["clean"])
+                return squared_error(self._clean(batch["noised"]), batch["clean"]).mean()
             case Captioning():
                 text, labels = batch["text"][:, :-1].long(), batch["text"][:, 1:].long()
                 return self.model.loss(text, images=_first(batch["images"]), labels=labels).total
@@ -114,25 +120,20 @@ class TorchTask:
         return jax.tree.map(lambda tensor: tensor.numpy(), outputs)
 
     def _byte_losses(self, tokens: Tensor) -> Tensor:
-        inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
-        logits = self.model(inputs.clamp(min=0))
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=PADDING, reduction="none")
-        return losses
+        inputs, targets = tokens[:, :-1].long(), tokens[:, 1:]
+        return cross_entropy(self.model(inputs.clamp(min=0)), targets, ignored=PADDING)
 
     def _probed(self, images: Tensor) -> Tensor:
         grid = probe_grid(*images.shape[1:3], self.task.config.patch_size)
         return reduce(self._top(images), "b (x i y j) d -> b (x y d)", "mean", **grid)
 
     def _top(self, images: Tensor) -> Tensor:
-        iters = self.task.config.levels + 1
+        iters = denoising_iters(self.task.config.levels)
         return self.model(_first(images), iters=iters)[:, :, -1]
 
     def _clean(self, noised: Tensor) -> Tensor:
-        p = self.task.config.patch_size
-        patches = self.decoder(self._top(noised))
-        return rearrange(
-            patches, "b (h w) (p1 p2 c) -> b (h p1) (w p2) c", h=noised.shape[1] // p, p1=p, p2=p
-        )
+        patches, patch_size = self.decoder(self._top(noised)), self.task.config.patch_size
+        return image_from_patches(patches, patch_size=patch_size, height=noised.shape[1]).permute(0, 2, 3, 1)
 
     def _caption_outputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         text, labels = batch["text"][:, :-1].long(), batch["text"][:, 1:].long()
@@ -140,7 +141,7 @@ class TorchTask:
         text_latents, image_latents = self.model.latents(text, images=images)
         _, context = self.model.embed_image(images)
         logits = self.model.decode(text, context)
-        losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=PAD_ID, reduction="none")
+        losses = cross_entropy(logits, labels, ignored=PAD_ID)
         return {
             "loss_sum": losses.sum(dim=1),
             "targets": (labels != PAD_ID).sum(dim=1).float(),

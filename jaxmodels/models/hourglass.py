@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_floating, require_integer, require_shape, require_tokens
+from jaxmodels.losses import mean_cross_entropy
 from jaxmodels.nn import (
     AttentionModule,
     Embed,
@@ -403,14 +404,7 @@ def next_token_loss(
     """
     require_tokens("tokens", tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    logits = model(inputs, mask)
-    logits = at_least_float32(logits)
-    counted = targets != pad_value
-    labels = jnp.where(counted, targets, 0)[..., None]  # an ignored id may lie outside the vocabulary
-    label_logits = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
-    losses = jnp.where(counted, jax.nn.logsumexp(logits, axis=-1) - label_logits, 0)
-    count = jnp.sum(counted)
-    return jnp.where(count > 0, jnp.sum(losses) / jnp.maximum(count, 1), jnp.nan)
+    return mean_cross_entropy(model(inputs, mask), targets, ignored=pad_value)
 
 
 def generate(

@@ -29,6 +29,7 @@ from jaxmodels.checks import (
     require_shape,
     require_tokens,
 )
+from jaxmodels.losses import contrastive_loss, mean_cross_entropy
 from jaxmodels.nn import (
     AttentionModule,
     Embed,
@@ -348,7 +349,7 @@ class MaMMUT(Model):
         require_shape("labels", labels, text.shape)
         text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens, rngs=rngs)
-        caption = caption_loss(self.decode(text, context), labels, pad_id=self.config.pad_id)
+        caption = mean_cross_entropy(self.decode(text, context), labels, ignored=self.config.pad_id)
         contrastive = contrastive_loss(
             self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature[...]
         )
@@ -407,27 +408,3 @@ def cross_attended_layers(depth: int, every: int, layers: tuple[int, ...] | None
                 f"got cross_attend_layers={layers}, depth={depth}"
             )
     return set(layers)
-
-
-def caption_loss(
-    logits: Float[Array, "b n v"], labels: Int[Array, "b n"], *, pad_id: int
-) -> Float[Array, ""]:
-    """Cross-entropy averaged over all targets other than `pad_id`; NaN if there is none, as in PyTorch."""
-    logits = at_least_float32(logits)
-    counts = labels != pad_id
-    # pad_id need not be a token, so it must not be looked up.
-    chosen = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
-    losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0.0)
-    return jnp.sum(losses) / jnp.sum(counts, dtype=losses.dtype)
-
-
-def contrastive_loss(
-    text: Float[Array, "b z"], image: Float[Array, "b z"], temperature: Float[Array, "1"]
-) -> Float[Array, ""]:
-    """Cross-entropy of finding each text's image and each image's text within the batch."""
-    text, image, temperature = map(at_least_float32, (text, image, temperature))
-    logits = jnp.einsum("iz,jz->ij", text, image) * jnp.exp(temperature)
-    hits = jnp.diagonal(logits)
-    text_to_image = jnp.mean(jax.nn.logsumexp(logits, axis=1) - hits)
-    image_to_text = jnp.mean(jax.nn.logsumexp(logits, axis=0) - hits)
-    return (text_to_image + image_to_text) / 2

@@ -8,13 +8,16 @@ import pytest
 from flax import nnx
 
 from benchmarks import jax_side, roofline
-from benchmarks.problem import MODELS, Problem
+from benchmarks.problem import Problem
 from benchmarks.sizes import CURVES, WORKLOADS, Workload, build, inputs, problem, shapes, workload_at
 from jaxmodels.data.tokens import PAD_ID
+from jaxmodels.models import MODEL_NAMES
 
 
-TABLE = [(model, size, None) for model in MODELS for size in WORKLOADS[model]]
-ENDS = [(model, "medium", len(CURVES[model][1]) - 1) for model in MODELS]  # the last points of the curves
+TABLE = [(model, size, None) for model in MODEL_NAMES for size in WORKLOADS[model]]
+ENDS = [
+    (model, "medium", len(CURVES[model][1]) - 1) for model in MODEL_NAMES
+]  # the last points of the curves
 
 
 def names(place: tuple) -> str:
@@ -39,7 +42,7 @@ def test_the_model_takes_its_inputs(place: tuple) -> None:
     assert out.dtype == np.float32
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MODEL_NAMES)
 def test_shapes_are_those_of_the_inputs(model: str) -> None:
     workload, image_size = workload_at(model, "small")
     real, promised = inputs(workload, image_size), shapes(workload, image_size)

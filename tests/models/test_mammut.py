@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels import MaMMUT, MaMMUTConfig, SimpleViT, SimpleViTConfig, to_state_dict
-from jaxmodels.models.mammut import caption_loss, contrastive_loss
+from jaxmodels.losses import contrastive_loss
 from jaxmodels.nn import Buffer
 from tests.properties import check_batch, check_bfloat16, check_gradients, check_jit
 
@@ -188,14 +188,6 @@ def test_gradient_is_finite_at_zero_latents(model) -> None:
         project
     )
     assert jnp.isfinite(gradient.to_latents.kernel[...]).all()
-
-
-def test_caption_loss_without_targets() -> None:
-    """NaN, as in PyTorch; but no gradient is spoilt by it."""
-    scores, labels = jnp.ones((2, 3, 5)), jnp.full((2, 3), 7)
-    loss, gradient = jax.value_and_grad(lambda scores: caption_loss(scores, labels, pad_id=7))(scores)
-    assert jnp.isnan(loss)
-    assert jnp.all(gradient == 0)
 
 
 def test_captions_are_causal(model) -> None:

@@ -26,7 +26,7 @@ def test_every_model_takes_every_switch(make: Callable) -> None:
 
 @pytest.mark.parametrize(
     ("make", "kernels"),
-    list(zip(MODELS, [1, 4, 4, 6, 6], strict=True)),
+    list(zip(MODELS, [1, 4, 4, 8, 6], strict=True)),
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_every_attention_obeys_the_switch(

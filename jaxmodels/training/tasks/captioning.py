@@ -25,9 +25,9 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from jaxmodels.checks import require_divisible, require_height_width, require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
 from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
-from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig, contrastive_loss
+from jaxmodels.losses import contrastive_loss, cross_entropy
+from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-from jaxmodels.nn import at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.augmentation import (
     in_batches,
@@ -121,13 +121,10 @@ class Captioning:
         text, labels = batch["text"][:, :-1], batch["text"][:, 1:]
         image_embeds, context = model.embed_image(batch["images"], rngs=rngs)
         text_embeds, _ = model.embed_text(text)
-        logits = at_least_float32(model.decode(text, context))
-        chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        counts = labels != PAD_ID
-        losses = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
+        losses = cross_entropy(model.decode(text, context), labels, ignored=PAD_ID)
         return {
             "loss_sum": jnp.sum(losses, axis=1),
-            "targets": jnp.sum(counts, axis=1, dtype=losses.dtype),
+            "targets": jnp.sum(labels != PAD_ID, axis=1, dtype=losses.dtype),
             "text_latents": model.text_to_latents(text_embeds),
             "image_latents": model.img_to_latents(image_embeds),
         }

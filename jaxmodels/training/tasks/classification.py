@@ -6,12 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.data.datasets import LabelledSplits
+from jaxmodels.losses import cross_entropy
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
@@ -104,11 +104,8 @@ class Classification:
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Cross-entropy of every picture, and whether its best guess is right."""
         logits = _logits(model, batch, rngs)
-        targets = optax.smooth_labels(
-            jnp.eye(logits.shape[-1], dtype=logits.dtype)[batch["labels"]], self.label_smoothing
-        )
         return {
-            "loss": optax.softmax_cross_entropy(logits, targets),
+            "loss": cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing),
             "right": (logits.argmax(axis=-1) == batch["labels"]).astype(logits.dtype),
         }
 
@@ -120,7 +117,7 @@ class Classification:
         """Top-1, top-5, and the cross-entropy without label smoothing."""
         labels = getattr(self.splits, split).labels
         logits = self._logits(call, split)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
         return {**accuracies(logits, labels), "loss": float(losses.mean())}
 
     def baselines(self) -> dict[str, dict[str, float]]:

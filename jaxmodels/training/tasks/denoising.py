@@ -18,6 +18,7 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
 from jaxmodels.checks import require_divisible
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.losses import denoising_iters, image_from_patches, squared_error
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
@@ -49,14 +50,11 @@ class Denoiser(nnx.Module):
     def __call__(self, noised: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The cleaned pictures."""
         patches = self.decoder(self.top(noised))  # b n (p1 p2 c)
-        p = self.glom.config.patch_size
-        return rearrange(
-            patches, "b (h w) (p1 p2 c) -> b (h p1) (w p2) c", h=noised.shape[1] // p, p1=p, p2=p
-        )
+        return image_from_patches(patches, patch_size=self.glom.config.patch_size, height=noised.shape[1])
 
     def top(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b n d"]:
         """The top level at the step that is decoded."""
-        return self.glom(images, iters=self.glom.config.levels + 1)[:, :, -1]
+        return self.glom(images, iters=denoising_iters(self.glom.config.levels))[:, :, -1]
 
 
 class Denoising:
@@ -110,8 +108,7 @@ class Denoising:
 
     def forward(self, model: Denoiser, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """The mean squared error of every picture."""
-        error = at_least_float32(model(batch["noised"])) - batch["clean"]
-        return {"squared_error": jnp.square(error).mean(axis=(1, 2, 3))}
+        return {"squared_error": squared_error(model(batch["noised"]), batch["clean"])}
 
     def loss(self, model: Denoiser, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The mean over the batch, and the same in dB."""

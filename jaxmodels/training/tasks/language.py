@@ -26,8 +26,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from jaxmodels.data.datasets import TextSplits
+from jaxmodels.losses import cross_entropy
 from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
-from jaxmodels.nn import at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
 from jaxmodels.training.tasks.figures.images import show
@@ -245,9 +245,7 @@ def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n+1"]) -> F
     """Cross-entropy of every byte after the first, in nats; 0 where there is padding."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     # Padding stands behind all that counts, where a causal model does not see it; it only must be some id.
-    logits = at_least_float32(model(jnp.maximum(inputs, 0)))
-    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(targets != PADDING, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
+    return cross_entropy(model(jnp.maximum(inputs, 0)), targets, ignored=PADDING)
 
 
 def windows(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Num
 
 from jaxmodels.data.datasets import LabelledSplits
 from jaxmodels.data.downsampling import box_means
+from jaxmodels.losses import mean_cross_entropy
 
 
 PENALTIES = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # each fit starts where the one before ended
@@ -125,7 +126,9 @@ def logistic_regression(
     lowest, best = np.inf, weights
     for penalty in PENALTIES:
         weights = _fit(weights, standardised, jnp.asarray(train_y), penalty)
-        loss = _cross_entropy(logits(weights, validation_x), validation_y)
+        loss = float(
+            mean_cross_entropy(jnp.asarray(logits(weights, validation_x)), jnp.asarray(validation_y))
+        )
         if loss < lowest:
             lowest, best = loss, weights
     return accuracies(logits(best, test_x), test_y)
@@ -133,10 +136,6 @@ def logistic_regression(
 
 def _features(x: Num[np.ndarray, "n ..."]) -> Float[np.ndarray, "n f"]:
     return x.reshape(len(x), -1).astype(np.float32)
-
-
-def _cross_entropy(logits: Float[np.ndarray, "v classes"], labels: Int[np.ndarray, " v"]) -> float:
-    return float(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())
 
 
 @jax.jit
@@ -147,7 +146,7 @@ def _fit(
 
     def objective(weights: dict[str, Array]) -> Float[Array, ""]:
         logits = x @ weights["kernel"] + weights["bias"]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        loss = mean_cross_entropy(logits, labels)
         return loss + penalty / 2 * jnp.square(weights["kernel"]).sum()
 
     solver = optax.lbfgs()
