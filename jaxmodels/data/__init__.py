@@ -10,6 +10,9 @@ from jaxmodels.data.embedded.emoji import emoji as emoji
 from jaxmodels.data.embedded.emoji_splits import emoji_splits as emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import Corpus as Corpus
 from jaxmodels.data.embedded.state_of_the_union import state_of_the_union as state_of_the_union
+from jaxmodels.data.preprocessing import ImagePreprocessing as ImagePreprocessing
+from jaxmodels.data.preprocessing import Preprocessing as Preprocessing
+from jaxmodels.data.preprocessing import TextPreprocessing as TextPreprocessing
 from jaxmodels.data.readers.captioned_images import captioned_images as captioned_images
 from jaxmodels.data.readers.labelled_images import labelled_images as labelled_images
 from jaxmodels.data.readers.texts import texts as texts

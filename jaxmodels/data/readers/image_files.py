@@ -8,16 +8,19 @@ Only the formats below are opened, and none of them runs anything (PostScript wo
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxmodels.data.downsampling import box_means
 from jaxmodels.data.readers.paths import list_problems
 from jaxmodels.data.readers.splitting import Split
 
@@ -30,8 +33,11 @@ MAX_PIXELS = (
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
 
 
+Resize = Literal["bilinear", "box"]  # both average what they shrink
+
+
 def read_images(
-    paths: Sequence[Path], *, size: int
+    paths: Sequence[Path], *, size: int, resize: Resize = "bilinear"
 ) -> tuple[UInt8[np.ndarray, "n size size c"], list[str | None]]:
     """The images that can be read, and for every path why it could not be read, or `None`.
 
@@ -43,7 +49,7 @@ def read_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         # Odd metadata is of no interest here, and what matters comes back as a reason.
         warnings.filterwarnings("ignore", module="PIL")
-        for image in pool.map(partial(_read, size=size), paths):
+        for image in pool.map(partial(_read, size=size, resize=resize), paths):
             if isinstance(image, str):
                 reasons.append(image)
                 continue
@@ -55,16 +61,18 @@ def read_images(
     return images[:count], reasons
 
 
-def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
+def _read(path: Path, size: int, resize: Resize) -> UInt8[np.ndarray, "size size c"] | str:
     """The image, or why it cannot be read."""
     too_large = f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device never ends
+            return "not a regular file"
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return too_large
             image.draft(None, (2 * size, 2 * size))  # large JPEGs are decoded at a fraction of their size
             image.load()  # what is wrong with the pixels shall be known before the notes are read
-            return crop_square(_upright(image), size)
+            return crop_square(upright(image), size, resize=resize)
     except Image.DecompressionBombError:
         return too_large
     except FileNotFoundError:
@@ -77,7 +85,7 @@ def _read(path: Path, size: int) -> UInt8[np.ndarray, "size size c"] | str:
         return str(error) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """The image as the camera was held; as it is stored if the camera's notes are damaged."""
     try:
         return ImageOps.exif_transpose(image)
@@ -85,7 +93,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def unreadable_error(path: Path, problems: Sequence[str], count: int) -> ValueError:
+def unreadable_error(path: Path | str, problems: Sequence[str], count: int) -> ValueError:
     """The error for images that could not be read."""
     return ValueError(
         f"every image must be readable; got {len(problems)} of {count} in path={str(path)!r} which are not:"
@@ -94,8 +102,10 @@ def unreadable_error(path: Path, problems: Sequence[str], count: int) -> ValueEr
     )
 
 
-def crop_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
-    """The middle of an image, with one channel if it is grey and three if not.
+def crop_square(
+    image: Image.Image, size: int, *, resize: Resize = "bilinear"
+) -> UInt8[np.ndarray, "size size c"]:
+    """The middle square of an image, with one channel if it is grey and three if not.
 
     Raises:
         ValueError: black and white are not defined in its type of pixels.
@@ -108,20 +118,26 @@ def crop_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(size, size, -1)
+    image = image.convert(mode)
+    if resize == "box" and image.width == image.height and image.width % size == 0:
+        pixels = np.asarray(image).reshape(1, image.height, image.width, -1)
+        return box_means(pixels, image.width // size)[0]
+    method = Image.Resampling.BOX if resize == "box" else Image.Resampling.BILINEAR
+    return np.asarray(ImageOps.fit(image, (size, size), method)).reshape(size, size, -1)
 
 
 def crop_squares(
-    images: UInt8[np.ndarray, "n height width c"], size: int
+    images: UInt8[np.ndarray, "n height width c"], size: int, *, resize: Resize = "bilinear"
 ) -> UInt8[np.ndarray, "n size size d"]:
-    """`square` for every image of an array; four channels are red, green, blue and alpha."""
+    """`crop_square` for every image of an array; four channels are red, green, blue and alpha."""
     n, height, width, channels = images.shape
     if (height, width) == (size, size) and channels != 4:
         return images
     result = np.empty((n, size, size, 1 if channels == 1 else 3), np.uint8)
     for index, image in enumerate(images):
-        result[index] = crop_square(Image.fromarray(image[..., 0] if channels == 1 else image), size)
+        result[index] = crop_square(
+            Image.fromarray(image[..., 0] if channels == 1 else image), size, resize=resize
+        )
     return result
 
 

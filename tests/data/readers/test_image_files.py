@@ -1,5 +1,6 @@
 """Image files and arrays become squares of bytes; what cannot be read is named with a reason."""
 
+import os
 import struct
 import zlib
 
@@ -211,12 +212,23 @@ def test_limit_of_pixels_is_inclusive(tmp_path, monkeypatch):
     assert "more than 99 pixels" in reason(tmp_path / "a.png")
 
 
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    """Nobody writes into this FIFO: whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    (tmp_path / "c.png").mkdir()
+
+    for name in ("a.png", "b.png", "c.png"):
+        assert reason(tmp_path / name) == "not a regular file"
+
+
 def test_no_permission(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
 
     monkeypatch.setattr(Image, "open", refuse)
 
+    (tmp_path / "a.png").touch()
     assert reason(tmp_path / "a.png") == "not enough permission to read it"
 
 
