@@ -2,6 +2,8 @@
 
 from jaxmodels import data as data
 from jaxmodels.convert import from_pretrained as from_pretrained
+from jaxmodels.convert import load_decoder as load_decoder
+from jaxmodels.convert import load_preprocessing as load_preprocessing
 from jaxmodels.convert import load_state_dict as load_state_dict
 from jaxmodels.convert import save_pretrained as save_pretrained
 from jaxmodels.convert import to_state_dict as to_state_dict

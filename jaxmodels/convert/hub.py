@@ -1,37 +1,54 @@
-"""Hub folders: config.json, model.safetensors and a README card.
+"""Hub folders: config.json, model.safetensors, a README card, and what else inference needs.
 
 The weights are stored under the published package's keys and in PyTorch's layout, so the same file loads into
 the package, into `torch_reference` and into the Flax model.
 """
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxmodels.atomic import atomic_write
+from jaxmodels.atomic import atomic_write_all
+from jaxmodels.convert.card import may_replace_card, model_card
 from jaxmodels.convert.core import load_state_dict, to_state_dict
 from jaxmodels.convert.files import read_state_dict, write_safetensors
 from jaxmodels.convert.tables import CONVERSIONS, accept_older_keys, conversion_of, infer_config
+from jaxmodels.data.preprocessing import Preprocessing
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.simple_vit import SimpleViT
 
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+PREPROCESSING_FILE, DECODER_FILE = "preprocessing.json", "decoder.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
-def save_pretrained(model: nnx.Module, folder: str | os.PathLike) -> None:
+def save_pretrained(
+    model: nnx.Module,
+    folder: str | os.PathLike,
+    *,
+    preprocessing: Preprocessing | None = None,
+    decoder: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes config.json, model.safetensors and a README card into `folder`, which is made if need be.
 
-    All three are written beside their places before the first one is put in its place: a full disk leaves what
-    the folder held before.
+    The files change together: an error, for instance a full disk, leaves what the folder held before.
+    A README.md that somebody else wrote is kept.
+
+    Args:
+      model: any model of this package.
+      folder: where to save it.
+      preprocessing: what makes the model's inputs, and the names of its classes; written as preprocessing.json.
+      decoder: arrays that were trained beside the model; written as decoder.safetensors.
 
     Raises:
       ValueError: `model`, or its image encoder, is none of this package's.
@@ -42,16 +59,30 @@ def save_pretrained(model: nnx.Module, folder: str | os.PathLike) -> None:
         raise NotADirectoryError(f"the weights are saved in a folder, and {folder} is a file")
     description = describe(model)
     state_dict = to_state_dict(model)
-    text = json.dumps(description, indent=2, default=np.generic.item) + "\n"  # also NumPy's integers
-    # The last to be entered is the first to be put in its place: a folder with a configuration has its weights.
-    with (
-        atomic_write(folder / CONFIG_FILE) as config,
-        atomic_write(folder / CARD_FILE) as card,
-        atomic_write(folder / WEIGHTS_FILE) as weights,
-    ):
-        write_safetensors(weights, state_dict)
-        card.write_text(_card(description, state_dict), encoding="utf-8")
-        config.write_text(text, encoding="utf-8")
+    # The configuration comes last: a folder that has one has its weights.
+    writers: dict[str, Callable[[Path], object]] = {
+        WEIGHTS_FILE: lambda path: write_safetensors(path, state_dict)
+    }
+    if decoder is not None:
+        writers[DECODER_FILE] = lambda path: write_safetensors(path, decoder)
+    if preprocessing is not None:
+        writers[PREPROCESSING_FILE] = lambda path: _write_json(path, preprocessing.to_json())
+    if may_replace_card(folder / CARD_FILE):
+        writers[CARD_FILE] = lambda path: path.write_text(
+            model_card(description, state_dict, preprocessing), encoding="utf-8"
+        )
+    else:
+        logger.info("%s was not written by jaxmodels and is kept", folder / CARD_FILE)
+    writers[CONFIG_FILE] = lambda path: _write_json(path, description)
+    earlier = [folder / name for name in (DECODER_FILE, PREPROCESSING_FILE) if name not in writers]
+    with atomic_write_all([folder / name for name in writers], remove=earlier) as temporaries:
+        for write, temporary in zip(writers.values(), temporaries, strict=True):
+            write(temporary)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, default=np.generic.item)  # also NumPy's integers
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None) -> nnx.Module:
@@ -70,12 +101,48 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None
         raise FileNotFoundError(
             f"{folder} must be a folder with a {CONFIG_FILE}, as save_pretrained writes it"
         )
-    try:
-        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
-    model = build(description, source=str(folder / CONFIG_FILE))
+    model = build(_read_json(folder / CONFIG_FILE), source=str(folder / CONFIG_FILE))
     return load_state_dict(model, folder / WEIGHTS_FILE, dtype=dtype)
+
+
+def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
+    """What makes the inputs of the model in `folder`, and the names of its classes.
+
+    Raises:
+      FileNotFoundError: the folder has no preprocessing.json; `jaxmodels train` and
+        `save_pretrained(…, preprocessing=…)` write one.
+      ValueError: the file is damaged; the entry is named.
+    """
+    path = Path(folder) / PREPROCESSING_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; jaxmodels train writes it, and save_pretrained(…, preprocessing=…) does"
+        )
+    description = _read_json(path)
+    try:
+        return Preprocessing.from_json(description)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_decoder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays that were trained beside the model in `folder`, for instance GLOM's decoder to pixels.
+
+    Raises:
+      FileNotFoundError: the folder has no decoder.safetensors, as most tasks train none.
+      ValueError: the file is damaged.
+    """
+    path = Path(folder) / DECODER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; only training that has a decoder writes it")
+    return read_state_dict(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def from_checkpoint(
@@ -232,31 +299,3 @@ def _configuration(kind: type[Any], arguments: Any) -> Any:
 
 def _required(config_kind: type[Any]) -> set[str]:
     return {f.name for f in fields(config_kind) if f.default is MISSING and f.default_factory is MISSING}
-
-
-def _card(description: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]) -> str:
-    name = description["model"]
-    dtypes = ", ".join(sorted({str(array.dtype) for array in state_dict.values()}))
-    size = sum(array.size for array in state_dict.values())
-    arguments = dict(description["config"])
-    for key, value in description.get("img_encoder", {}).get("config", {}).items():
-        arguments[f"img_encoder: {key}"] = value
-    rows = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
-    return f"""---
-library_name: jaxmodels
-tags: [jax, flax, pytorch]
----
-# {name}
-
-{size:,} numbers ({dtypes}), written with jax {jax.__version__}. The keys are those of the published PyTorch package.
-
-```python
-import jaxmodels as jm
-
-model = jm.from_pretrained("path/to/this/folder")
-```
-
-| argument | value |
-| --- | --- |
-{rows}
-"""

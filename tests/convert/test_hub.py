@@ -15,6 +15,7 @@ from flax import nnx
 import jaxmodels as jm
 from jaxmodels.convert import hub
 from jaxmodels.convert.tables import CONVERSIONS
+from jaxmodels.data import ImagePreprocessing, Preprocessing, TextPreprocessing
 from tests.convert import small_models
 from tests.disk import full_disk, names
 
@@ -122,6 +123,55 @@ def test_card(name: str, tmp_path: Path) -> None:
     assert ("| img_encoder: mlp_dim | 12 |" in card) == (name == "MaMMUT, SimpleViT")
 
 
+# -- what inference needs besides
+
+
+PREPROCESSING = Preprocessing(
+    images=ImagePreprocessing(size=8, channels=1),
+    text=TextPreprocessing(first_id=1, length=5, pad_id=0),
+    class_names=("cat", "Käse\udcff"),
+)
+DECODER = {"kernel": np.arange(6, dtype=np.float32).reshape(3, 2).T, "bias": np.ones(3, np.float32)}
+
+
+def test_preprocessing_and_decoder(tmp_path: Path) -> None:
+    model = small_models.filled("Glom")
+    jm.save_pretrained(model, tmp_path, preprocessing=PREPROCESSING, decoder=DECODER)
+    assert names(tmp_path) == sorted([*FILES, "decoder.safetensors", "preprocessing.json"])
+    assert jm.load_preprocessing(tmp_path) == PREPROCESSING
+    assert small_models.bits(jm.load_decoder(str(tmp_path))) == small_models.bits(DECODER)
+    assert small_models.weights(jm.from_pretrained(tmp_path)) == small_models.weights(model)
+    assert 'jm.load_preprocessing("path/to/this/folder")' in (tmp_path / "README.md").read_text()
+
+
+def test_they_go_with_the_model_that_they_belong_to(tmp_path: Path) -> None:
+    jm.save_pretrained(small_models.filled("Glom"), tmp_path, preprocessing=PREPROCESSING, decoder=DECODER)
+    jm.save_pretrained(small_models.filled("SimpleViT"), tmp_path)
+    assert names(tmp_path) == FILES
+    with pytest.raises(
+        FileNotFoundError, match=r"preprocessing.json does not exist; jaxmodels train writes it"
+    ):
+        jm.load_preprocessing(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"decoder.safetensors does not exist; only training that has"
+    ):
+        jm.load_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON: Expecting property name"),
+        ("[]", ": the file must hold an object with class_names, images, text"),
+        ('{"images": {"size": 0}}', ": images: size must be an integer ≥ 1; got size=0"),
+    ],
+)
+def test_damaged_preprocessing(folder: Path, text: str, message: str) -> None:
+    (folder / "preprocessing.json").write_text(text)
+    with pytest.raises(ValueError, match=f"^{folder}/preprocessing.json ?{message}"):
+        jm.load_preprocessing(folder)
+
+
 # -- saving completely or not at all
 
 
@@ -177,6 +227,46 @@ def test_a_configuration_never_comes_before_its_weights(
     monkeypatch.setattr(Path, "replace", record)
     jm.save_pretrained(small_models.filled("Glom"), tmp_path)
     assert order == ["model.safetensors", "README.md", "config.json"]
+    order.clear()
+    jm.save_pretrained(small_models.filled("Glom"), tmp_path, preprocessing=PREPROCESSING, decoder=DECODER)
+    assert order[-1] == "config.json"
+
+
+def test_a_readme_of_the_user_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "README.md").write_text("# My model\n")
+    with caplog.at_level("INFO", "jaxmodels"):
+        jm.save_pretrained(small_models.filled("Glom"), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My model\n"
+    assert names(tmp_path) == FILES
+    assert caplog.messages == [f"{tmp_path}/README.md was not written by jaxmodels and is kept"]
+
+
+def test_an_edited_card_is_kept_once_its_mark_is_gone(folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nTrained on emoji.\n")
+    jm.save_pretrained(small_models.filled("Glom"), folder)
+    assert "Trained on emoji" not in card.read_text()
+    kept = "\n".join(line for line in card.read_text().splitlines() if "<!--" not in line)
+    card.write_text(kept)
+    jm.save_pretrained(small_models.filled("SimpleViT"), folder)
+    assert card.read_text() == kept
+
+
+@pytest.mark.parametrize("taken", ["README.md", "config.json", "model.safetensors", "preprocessing.json"])
+def test_a_folder_in_the_place_of_a_file(folder: Path, taken: str) -> None:
+    """A card is left out; without one of the others there is no new model at all."""
+    before = {name: content for name, content in contents(folder).items() if name != taken}
+    (folder / taken).unlink(missing_ok=True)
+    (folder / taken).mkdir()
+    model = small_models.filled("SimpleViT")
+    if taken == "README.md":
+        jm.save_pretrained(model, folder, preprocessing=PREPROCESSING)
+        assert small_models.weights(jm.from_pretrained(folder)) == small_models.weights(model)
+    else:
+        with pytest.raises(IsADirectoryError):
+            jm.save_pretrained(model, folder, preprocessing=PREPROCESSING)
+        (folder / taken).rmdir()
+        assert contents(folder) == before
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
