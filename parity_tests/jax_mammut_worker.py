@@ -25,18 +25,18 @@ def main(rank: int, coordinator: str, folder: Path) -> None:
     model = nnx.eval_shape(lambda: jm.MaMMUT(config, rngs=nnx.Rngs(0)))
     jm.load_state_dict(model, dict(np.load(folder / "weights.npz")))
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,))
-    everywhere, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    replicated, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     batch = {}
-    for name, whole in np.load(folder / "batch.npz").items():
-        half = np.split(whole, 2)[rank]
-        batch[name] = jax.make_array_from_process_local_data(halves, half, whole.shape)
+    for name, batch_array in np.load(folder / "batch.npz").items():
+        half = np.split(batch_array, 2)[rank]
+        batch[name] = jax.make_array_from_process_local_data(halves, half, batch_array.shape)
     graphdef, state = nnx.split(model)
-    state = jax.tree.map(lambda x: jax.make_array_from_process_local_data(everywhere, np.asarray(x)), state)
+    state = jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated, np.asarray(x)), state)
 
     def loss(state, batch):
         return nnx.merge(graphdef, state).loss(**batch).total
 
-    value, gradients = jax.jit(jax.value_and_grad(loss), out_shardings=everywhere)(state, batch)
+    value, gradients = jax.jit(jax.value_and_grad(loss), out_shardings=replicated)(state, batch)
     # The buffer of frequencies has no gradient; its own value passes the check on export.
     gradients = jax.tree.map(lambda x: np.asarray(x), gradients)
     *_, buffers = nnx.split(model, nnx.Param, ...)

@@ -14,7 +14,7 @@
 | pad targets outside the vocabulary | row `pad_id` |
 | broadcast of a single image | tests/models/test_mammut.py, `test_errors_where_the_package_is_silent` |
 | gathering: labels, gradients, unequal batches | `test_processes_agree_with_one`, `test_two_jax_processes_agree_with_pytorch` |
-| positions in bfloat16, caches that outlive a change of type | `test_narrow_types_keep_positions_apart` |
+| positions in bfloat16, caches that outlive a change of type | `test_bfloat16_models_keep_positions_apart` |
 """
 
 from dataclasses import asdict
@@ -108,7 +108,7 @@ def test_zero_latents_have_the_package_s_gradient() -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
-def test_narrow_types_keep_positions_apart() -> None:
+def test_bfloat16_models_keep_positions_apart() -> None:
     """The package counts positions in the frequencies' type: in bfloat16, 256 and 257 are the same."""
     arguments = GOLDEN | {"depth": 1}
     published = fill(mammut_pytorch.MaMMUT(**arguments)).bfloat16()

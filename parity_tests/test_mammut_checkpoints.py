@@ -54,11 +54,12 @@ def test_buffers_are_checked() -> None:
     }.items():
         with pytest.raises(ValueError, match=key.replace(".", r"\.")):
             jm.load_state_dict(model, state_dict | {key: change(state_dict[key])})
-    once_narrow = {k: v.bfloat16().float() for k, v in state_dict.items()}
+    rounded_to_bfloat16 = {k: v.bfloat16().float() for k, v in state_dict.items()}
     assert not torch.equal(
-        once_narrow["layers.1.0.fn.rotary_emb.inv_freq"], state_dict["layers.1.0.fn.rotary_emb.inv_freq"]
+        rounded_to_bfloat16["layers.1.0.fn.rotary_emb.inv_freq"],
+        state_dict["layers.1.0.fn.rotary_emb.inv_freq"],
     )
-    jm.load_state_dict(model, once_narrow)
+    jm.load_state_dict(model, rounded_to_bfloat16)
     for key in ("to_logits.0.beta", "layers.1.0.fn.rotary_emb.inv_freq", "to_logits.1.weight"):
         with pytest.raises(ValueError, match=rf"missing from the state_dict: {key}"):
             jm.load_state_dict(model, {k: v for k, v in state_dict.items() if k != key})

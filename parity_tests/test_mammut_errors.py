@@ -11,7 +11,7 @@ from parity_tests.mammut_pairs import GOLDEN, IMAGE_TOKENS, TEXT
 
 
 def test_errors_where_the_package_is_silent() -> None:
-    """What it broadcasts, ignores or reports as something else is an error here; what it merely ignores is told."""
+    """Calls that the package broadcasts or misreports raise ValueError here; an ignored argument causes a warning."""
     text, image_tokens = torch.from_numpy(TEXT), torch.from_numpy(IMAGE_TOKENS).float()
     published, reference = (kind(**GOLDEN) for kind in (mammut_pytorch.MaMMUT, torch_reference.MaMMUT))
     assert published(text, image_tokens=image_tokens[:1]).shape == (2, 7, 13)
@@ -33,12 +33,12 @@ def test_errors_where_the_package_is_silent() -> None:
     with pytest.warns(UserWarning, match="text_mask has no effect"):
         reference(text, text_mask=torch.ones(2, 7), image_tokens=image_tokens)
     assert len(mammut_pytorch.MaMMUT(**GOLDEN | {"cross_attend_layers": (5,)}).layers) == 2
-    whole = torch_reference.MaMMUT(
+    seeing = torch_reference.MaMMUT(
         **GOLDEN | {"image_dim": 8}, img_encoder=torch_encoder("SimpleViT", upstream=True)
     )
-    whole.img_encoder.return_embeddings_only = False
+    seeing.img_encoder.return_embeddings_only = False
     with pytest.raises(TypeError, match="img_encoder must return one tensor of tokens; got a tuple"):
-        whole(text, images=torch.zeros(2, 3, VIT.image_size, VIT.image_size))
+        seeing(text, images=torch.zeros(2, 3, VIT.image_size, VIT.image_size))
 
 
 @pytest.mark.parametrize(

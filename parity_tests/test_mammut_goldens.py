@@ -105,7 +105,7 @@ def test_golden_m3_gradients(pair) -> None:
 
 
 def test_golden_m8_greedy_captions() -> None:
-    """Captioning by recomputing the whole text at every step, from an image that is encoded once."""
+    """Captioning by recomputing the text at every step, from one encoding of the image."""
     reference, ours = golden_pair(offset=9)
     expected = [[1, 4, 4, 6, 6, 6, 6, 6, 6], [2, 6, 3, 3, 3, 12, 12, 12, 12]]
 

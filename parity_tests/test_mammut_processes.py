@@ -50,19 +50,19 @@ def test_processes_agree_with_one(tmp_path) -> None:
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
     for i, (arguments, run) in enumerate(zip(models, runs, strict=True)):
-        whole = torch_reference.MaMMUT(**arguments).double()
-        whole.load_state_dict(weights)
-        loss = whole(run["text"], image_tokens=run["image_tokens"], return_loss=True)
+        reference = torch_reference.MaMMUT(**arguments).double()
+        reference.load_state_dict(weights)
+        loss = reference(run["text"], image_tokens=run["image_tokens"], return_loss=True)
         loss.backward()
         first, second = results[0][i], results[1][i]
         torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach(), rtol=0, atol=1e-13)
         if arguments is not GOLDEN:  # the contrastive term is the same on every rank
             assert first["loss"] == second["loss"]
-        for key, p in whole.named_parameters():
+        for key, p in reference.named_parameters():
             for rank in (first, second):
                 torch.testing.assert_close(rank["gradients"][key], p.grad, rtol=0, atol=1e-13, msg=key)
-        assert whole.text_cls_token.grad.abs().max() > 1e-3
-        assert whole.temperature.grad.abs().max() > 1e-3
+        assert reference.text_cls_token.grad.abs().max() > 1e-3
+        assert reference.temperature.grad.abs().max() > 1e-3
 
 
 def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
@@ -72,8 +72,10 @@ def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
     """
     rng = np.random.default_rng(0)
     text, image_tokens = rng.integers(1, 13, size=(4, 6)), rng.normal(size=(4, 4, 6))
-    whole = fill(torch_reference.MaMMUT(**GOLDEN)).double()
-    np.savez(tmp_path / "weights.npz", **{key: value.numpy() for key, value in whole.state_dict().items()})
+    reference = fill(torch_reference.MaMMUT(**GOLDEN)).double()
+    np.savez(
+        tmp_path / "weights.npz", **{key: value.numpy() for key, value in reference.state_dict().items()}
+    )
     (tmp_path / "config.json").write_text(json.dumps(GOLDEN))
     np.savez(tmp_path / "batch.npz", text=text, image_tokens=image_tokens)
     with socket.socket() as probe:
@@ -93,8 +95,8 @@ def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
         _, errors = worker.communicate(timeout=180)
         assert worker.returncode == 0, errors
     ours = np.load(tmp_path / "jax.npz")
-    loss = whole(torch.from_numpy(text), image_tokens=torch.from_numpy(image_tokens), return_loss=True)
+    loss = reference(torch.from_numpy(text), image_tokens=torch.from_numpy(image_tokens), return_loss=True)
     loss.backward()
     np.testing.assert_allclose(ours["loss"], loss.item(), rtol=1e-12)
-    for key, p in whole.named_parameters():
+    for key, p in reference.named_parameters():
         np.testing.assert_allclose(ours[key], p.grad, rtol=0, atol=1e-12, err_msg=key)

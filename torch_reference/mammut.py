@@ -55,7 +55,7 @@ def attend(
     *,
     mask: Bool[Tensor, "#b 1 i j"] | None = None,
 ) -> Float[Tensor, "b h i k"]:
-    """Softmax attention with one head of keys and values; `mask` is True where a query may look at a key."""
+    """Softmax attention with one head of keys and values; `mask` is True where a query may attend to a key."""
     logits = torch.einsum("bhik,bjk->bhij", q, k) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.finfo(logits.dtype).max)
@@ -332,8 +332,8 @@ class MaMMUT(nn.Module):
         """Caption and contrastive loss.
 
         In a process group the contrastive term compares the batches of all ranks, and gradients averaged over
-        ranks are those of one process with the whole batch. The caption term averages over the targets of
-        the own rank; averaged over ranks, it equals the whole batch's if every rank has as many targets.
+        ranks are those of one process with the global batch. The caption term is a mean over the targets of one
+        rank; its mean over ranks is that of the global batch if every rank has the same number of targets.
         """
         if labels is None:
             text, labels = text[:, :-1], text[:, 1:]

@@ -39,6 +39,41 @@ class StageConfig:
         require_integer_fields(self, depth=0)
 
 
+def build_stages(
+    dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, **staged: Any
+) -> tuple[StageConfig, ...]:
+    """The hyperparameters of each stage; ValueError for an argument that does not fit."""
+    require_integer("dim", dim, minimum=1)
+    require_integer("ff_expansion_factor", ff_expansion_factor, minimum=1)
+    require_rate("dropout", dropout)
+    if not isinstance(depth, tuple | list) or not depth:
+        raise ValueError(
+            f"depth must be a tuple with the number of blocks of each stage; got depth={depth!r}"
+        )
+    values = {name: one_per_stage(name, value, len(depth)) for name, value in staged.items()}
+    return tuple(
+        StageConfig(
+            dim=dim * 2**i,
+            depth=blocks,
+            ff_expansion_factor=ff_expansion_factor,
+            dropout=dropout,
+            **{name: value[i] for name, value in values.items()},
+        )
+        for i, blocks in enumerate(depth)
+    )
+
+
+def one_per_stage(name: str, value: Any, stages: int) -> tuple:
+    """`value` as a tuple with one entry per stage; ValueError for a tuple of another length."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * stages
+    if len(values) != stages:
+        raise ValueError(
+            f"{name} must be one value or a tuple with one for each of the {stages} stages in depth; "
+            f"got {name}={value!r}"
+        )
+    return values
+
+
 class ChanLayerNorm(nn.Module):
     """Layer norm over the channels of each pixel. (Not nn.LayerNorm: the parameters are named g and b.)"""
 
@@ -233,7 +268,7 @@ class Downsample(nn.Module):
 
 
 class ScalableViT(nn.Module):
-    """A pyramid of stages, each half as fine and twice as wide as the one before, and a linear classifier."""
+    """A pyramid of stages and a linear classifier. Each stage halves the resolution and doubles the channels."""
 
     def __init__(
         self,
@@ -319,38 +354,3 @@ class ScalableViT(nn.Module):
                         f"the map of stage {i} must be a multiple of window_size={stage.window_size} "
                         f"in {name}; got {side}, from an image {name} of {size}"
                     )
-
-
-def build_stages(
-    dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, **staged: Any
-) -> tuple[StageConfig, ...]:
-    """The hyperparameters of each stage; ValueError for an argument that does not fit."""
-    require_integer("dim", dim, minimum=1)
-    require_integer("ff_expansion_factor", ff_expansion_factor, minimum=1)
-    require_rate("dropout", dropout)
-    if not isinstance(depth, tuple | list) or not depth:
-        raise ValueError(
-            f"depth must be a tuple with the number of blocks of each stage; got depth={depth!r}"
-        )
-    values = {name: one_per_stage(name, value, len(depth)) for name, value in staged.items()}
-    return tuple(
-        StageConfig(
-            dim=dim * 2**i,
-            depth=blocks,
-            ff_expansion_factor=ff_expansion_factor,
-            dropout=dropout,
-            **{name: value[i] for name, value in values.items()},
-        )
-        for i, blocks in enumerate(depth)
-    )
-
-
-def one_per_stage(name: str, value: Any, stages: int) -> tuple:
-    """`value` as a tuple with one entry per stage; ValueError for a tuple of another length."""
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * stages
-    if len(values) != stages:
-        raise ValueError(
-            f"{name} must be one value or a tuple with one for each of the {stages} stages in depth; "
-            f"got {name}={value!r}"
-        )
-    return values

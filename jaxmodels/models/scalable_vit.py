@@ -73,7 +73,7 @@ class ScalableViTConfig:
     depth: tuple[int, ...]  # blocks of each stage
     heads: int | tuple[int, ...]
     reduction_factor: int | tuple[int, ...]  # side of the patches that become one key of the global attention
-    window_size: int | tuple[int | None, ...] | None = None  # None: one window, the whole map
+    window_size: int | tuple[int | None, ...] | None = None  # None: the window is the map
     iwsa_dim_key: int | tuple[int, ...] = 32  # widths per head, which need not add up to the channels
     iwsa_dim_value: int | tuple[int, ...] = 32
     ssa_dim_key: int | tuple[int, ...] = 32
@@ -318,7 +318,7 @@ class Stage(nnx.Module):
 
 
 class ScalableViT(Model):
-    """A pyramid of stages, each half as fine and twice as wide as the one before, and a linear classifier.
+    """A pyramid of stages and a linear classifier. Each stage halves the resolution and doubles the channels.
 
     Args:
       config: sizes and options.
