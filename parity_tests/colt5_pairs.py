@@ -14,7 +14,7 @@ import torch_reference
 from parity_tests.cases.colt5 import BASE, Published, published
 
 
-# Compiled: operation by operation, every shape of every test would be compiled for itself.
+# Compiled as one program: otherwise JAX compiles every operation for every shape.
 forward = jax.jit(lambda model, images, routing=None: model(images, routing))
 chosen_by = jax.jit(lambda model, images: model.routing(images))
 A = replace(BASE, depth=2)
@@ -50,7 +50,7 @@ def twin(reference: torch.nn.Module, config: jm.ConditionalRoutedViTConfig) -> j
 def golden_pair(
     config: jm.ConditionalRoutedViTConfig, sharpness: float = 1
 ) -> tuple[torch_reference.ConditionalRoutedViT, jm.ConditionalRoutedViT]:
-    """Reference and JAX model with the contract's weights, in float64."""
+    """Reference and JAX model in float64, with the weights of the recorded numbers: a formula."""
     reference = torch_reference.ConditionalRoutedViT(**asdict(config)).double()
     with torch.no_grad():
         for o, (key, parameter) in enumerate(reference.state_dict().items()):
@@ -81,7 +81,7 @@ def package(reference: torch.nn.Module, config: jm.ConditionalRoutedViTConfig) -
 def streams(
     reference: torch.nn.Module, ours: jm.ConditionalRoutedViT, x: np.ndarray
 ) -> list[list[np.ndarray]]:
-    """The residual stream before the blocks and after every layer, as (b, n, d), on both sides."""
+    """The activations (b, n, d) before the blocks and after every layer, of both models."""
     theirs: list[np.ndarray] = []
     hooks = [reference.transformer.register_forward_pre_hook(lambda _, args: theirs.append(args[0].numpy()))]
     for block in reference.transformer.layers:
@@ -104,7 +104,7 @@ def streams(
 def gradients(
     reference: torch.nn.Module, ours: jm.ConditionalRoutedViT, x: np.ndarray
 ) -> list[tuple[float, np.ndarray, dict[str, np.ndarray]]]:
-    """(loss, gradient of the image, gradients by key) of Σ logits·cos(m) on both sides."""
+    """(loss, gradient of the image, gradients by key) of both models; the loss is Σ logits·cos(m)."""
     img = torch.from_numpy(x).requires_grad_()
     logits = reference(img)
     weights = np.cos(np.arange(logits.numel())).reshape(logits.shape)

@@ -25,7 +25,7 @@ IMAGE_TOKENS = np.sin(0.1 * np.arange(1, 49) ** 2).reshape(2, 4, 6)
 
 
 def fill(model: torch.nn.Module, offset: int = 0) -> torch.nn.Module:
-    """The contract's weights, in float64; the buffers stay as constructed."""
+    """Sets the weights of the recorded numbers, in float64. The buffers stay as constructed."""
     model = model.double()
     with torch.no_grad():
         for k, (key, p) in enumerate(model.named_parameters()):
@@ -52,7 +52,7 @@ def compiled(method: str) -> Callable:
 
 
 def both(pair, method: str, **arguments: np.ndarray) -> list[list[np.ndarray]]:
-    """What a method that both models have returns, as lists of arrays: first the reference's."""
+    """The results of one method of both models, as lists of arrays; the reference's comes first."""
     theirs = getattr(pair[0], method)(**{k: torch.from_numpy(v) for k, v in arguments.items()})
     ours = compiled(method)(pair[1], {k: jnp.asarray(v) for k, v in arguments.items()})
     theirs, ours = (out if isinstance(out, tuple) else (out,) for out in (theirs, ours))

@@ -147,7 +147,7 @@ def test_golden_b_two_routes() -> None:
 
 
 def test_golden_c_saturated_by_similarity() -> None:
-    """60 times the routing vectors change nothing in the output, and take the gradient of saturated routers."""
+    """Routing vectors times 60: the output stays, and saturated routers get no gradient."""
     reference, ours = golden_pair(A, sharpness=60)
     for out in (
         reference(torch.from_numpy(image(2))).detach().numpy(),

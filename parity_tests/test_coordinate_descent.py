@@ -69,7 +69,7 @@ def test_golden_gradient_of_the_descent() -> None:
 @pytest.mark.parametrize("k", [1, 2.25, 7, 8])
 @pytest.mark.parametrize(("eps", "n_iters"), [(1.0, 20), (0.03, 20), (0.5, 3)])
 def test_descent_is_the_package_s(k, eps, n_iters) -> None:
-    """Values and gradients for rows with a large and a small range, tied, masked and fully masked rows; three steps end above `eps`."""
+    """Values and gradients of rows with a large and a small range, tied, masked and fully masked."""
     rng = np.random.default_rng(0)
     s = rng.normal(size=(12, 8)) * np.repeat([0.1, 1, 8], 4)[:, None]
     s[3] = 0
@@ -94,7 +94,7 @@ def test_descent_is_the_package_s(k, eps, n_iters) -> None:
 
 
 def test_gradient_where_nothing_is_cut_off() -> None:
-    """s = 0 and K = n put every constraint exactly on its edge, where relu's slope is 0 in PyTorch."""
+    """With s = 0 and k = n every constraint holds with equality; there the slope of PyTorch's relu is 0."""
     options = {"k": 4, "eps": 1.0, **ANNEALED}
     s = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     weights = [1.0, -2.0, 3.0, 5.0]

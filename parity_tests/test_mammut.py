@@ -73,7 +73,7 @@ def test_forward_is_the_package_s_in_every_mode(pair, arguments) -> None:
 
 
 def test_texts_without_targets(pair) -> None:
-    """NaN, as in the package: there is nothing to average over. The contrastive term is what it is."""
+    """The caption loss is NaN, as in the package: a mean over nothing. The contrastive loss stays finite."""
     published = fill(mammut_pytorch.MaMMUT(**GOLDEN))
     for text in (np.zeros((2, 4), np.int64), TEXT[:, :1]):
         theirs = published(
@@ -87,7 +87,7 @@ def test_texts_without_targets(pair) -> None:
 
 
 def test_zero_latents_have_the_package_s_gradient() -> None:
-    """Zero projections put every latent at the origin, where a naive norm has gradient NaN."""
+    """With projections of zero every latent is 0, where a naive norm has gradient NaN."""
     reference, published = (fill(kind(**GOLDEN)) for kind in (torch_reference.MaMMUT, mammut_pytorch.MaMMUT))
     arguments = {"image_tokens": torch.from_numpy(IMAGE_TOKENS), "return_loss": True}
     for model in (reference, published):

@@ -74,7 +74,7 @@ def test_fresh_frequencies_are_torch_s_to_rounding(dim_head) -> None:
 
 
 def test_stored_frequencies_are_used() -> None:
-    """A checkpoint's own last bits decide, not those that this machine would compute."""
+    """The loaded frequencies are used to the last bit, not those that this machine computes."""
     reference, _ = golden_pair()
     with torch.no_grad():
         for name, buffer in reference.named_buffers():

@@ -119,7 +119,7 @@ def test_golden_m8_greedy_captions() -> None:
     decode = jax.jit(lambda model, text, context: model.decode(text, context))
     caption = jnp.asarray([[1], [2]])
     for _ in range(8):
-        # Filled up on the right, which a causal model cannot see, so that every step has the same shape.
+        # Padded on the right, which a causal model ignores, so that every step has the same shape.
         filled = jnp.pad(caption, ((0, 0), (0, 9 - caption.shape[1])))
         logits = decode(ours, filled, context)[:, caption.shape[1] - 1]
         top, second = jnp.sort(logits, axis=-1)[:, ::-1][:, :2].T

@@ -15,7 +15,7 @@ from parity_tests.mammut_pairs import GOLDEN, fill
 
 
 def test_processes_agree_with_one(tmp_path) -> None:
-    """Loss and gradients of two processes, averaged as DDP does, are those of one with the whole batch.
+    """Loss and gradients of two processes, averaged as DDP does, are those of one with the global batch.
 
     Equal parts: both terms (every rank has as many targets). Unequal parts: the contrastive term. The package
     stops with an error as soon as two processes gather, because its targets count the own batch only.
@@ -66,7 +66,7 @@ def test_processes_agree_with_one(tmp_path) -> None:
 
 
 def test_two_jax_processes_agree_with_pytorch(tmp_path) -> None:
-    """The contrastive loss of a batch that is spread over two processes, and its gradient: no code asks for it.
+    """Loss and gradient of a batch that is sharded over two processes, without code for that in the model.
 
     PyTorch with two ranks under gloo agrees with the same numbers, see `test_processes_agree_with_one`.
     """

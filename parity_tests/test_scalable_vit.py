@@ -63,7 +63,7 @@ def wave(shape: tuple[int, ...], k: int = 0) -> np.ndarray:
 
 
 def golden_pair(**changes) -> tuple[torch.nn.Module, nnx.Module]:
-    """Reference and JAX model with the contract's weights, in float64."""
+    """Reference and JAX model in float64, with the weights of the recorded numbers: a formula."""
     reference = torch_reference.ScalableViT(**GOLDEN | changes).double().eval()
     with torch.no_grad():
         for k, (name, p) in enumerate(reference.named_parameters()):

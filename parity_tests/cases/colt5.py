@@ -49,14 +49,14 @@ BASE = ConditionalRoutedViTConfig(
 
 
 def published(config: ConditionalRoutedViTConfig, **changes: Any) -> Published:
-    """The package's model; its own `router_kwargs` and none of our additions."""
+    """The package's model, without the option that we added (`tie_break`)."""
     arguments = asdict(config)
     del arguments["tie_break"]
     return Published(**arguments | changes)
 
 
 def topk_by(rule: str) -> Choice:
-    """The rule of the contract: a stable order of the scores or of the similarities."""
+    """Selects by a stable order of the scores or of the similarities."""
 
     def choose(scores: torch.Tensor, similarity: torch.Tensor, k: int, _call: int) -> torch.Tensor:
         key = similarity if rule == "similarity" else scores
@@ -207,7 +207,7 @@ CASES = [
     ),
     row("routes", how="similarity", attn_num_routed_kv=2),
     row("saturated", how="similarity", sharpness=60),
-    # Sharper, and some float32 scores are subnormal numbers, which XLA counts as 0 and PyTorch does not.
+    # With sharper scores some are subnormal in float32: XLA flushes these to 0, PyTorch does not.
     row("saturated by index", how="index", sharpness=12, tie_break="index", attn_num_heavy_tokens_kv=2),
     row(
         "indices given",

@@ -36,7 +36,7 @@ CONFIG = ConditionalRoutedViTConfig(
 ROUTES = replace(CONFIG, attn_num_routed_kv=2)
 
 
-# Compiled: operation by operation, every shape of every test would be compiled for itself.
+# Compiled as one program: otherwise JAX compiles every operation for every shape.
 forward = jax.jit(lambda model, images, routing=None: model(images, routing))
 
 
@@ -164,7 +164,7 @@ def test_gradients_are_finite_where_tokens_are_zero() -> None:
 
 
 def test_bfloat16() -> None:
-    # With every token on the heavy branch: rounding the tokens may otherwise select others, a different output.
+    # The routers are disabled: with rounded tokens they may select others, which changes the output.
     config = replace(CONFIG, attn_num_heavy_tokens_q=4, attn_num_heavy_tokens_kv=4, ff_num_heavy_tokens=24)
     check_bfloat16(lambda dtype: build(config, dtype=dtype), images(), call=forward, distance=0.05)
     out = forward(build(dtype=jnp.bfloat16), images())
@@ -186,7 +186,7 @@ def test_forward_has_no_loop() -> None:
 
 
 def test_no_attention_crosses_a_window() -> None:
-    """With every token in the feed-forward's heavy branch, windows are independent of one another."""
+    """If the heavy feed-forward takes every token, no operation crosses a window's border."""
     model = build(replace(CONFIG, depth=2, ff_num_heavy_tokens=24))
     tokens = jax.random.normal(jax.random.key(0), (1, 4, 6, 8))
     transformer = jax.jit(lambda x: model.transformer(x))

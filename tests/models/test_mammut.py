@@ -199,7 +199,7 @@ def test_captions_are_causal(model) -> None:
 
 
 def test_padding_is_hidden_from_the_embedding_but_not_from_the_text() -> None:
-    """As published: the CLS token skips pads, but words after a pad see it, and the CLS token sees those."""
+    """As in the package: only the CLS token ignores padding. Words after a pad attend to it."""
     model = MaMMUT(MaMMUTConfig(**SIZES | {"depth": 2}), rngs=nnx.Rngs(0))
     other = nnx.clone(model)
     other.token_emb.embedding.set_value(other.token_emb.embedding[...].at[0].add(1.0))
@@ -219,7 +219,7 @@ def test_layers_without_cross_attention_do_not_see_the_image() -> None:
 
 
 def test_logits_do_not_need_the_text_only_pass(model) -> None:
-    """Half the layers' work: the compiled program of the logits must not contain it."""
+    """The program that computes logits must not contain the text-only pass."""
 
     def products(function) -> int:
         return str(jax.make_jaxpr(function)(model)).count("dot_general")
