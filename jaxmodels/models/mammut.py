@@ -273,9 +273,8 @@ class MaMMUT(Model):
         b, n, d = tokens.shape
         text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
         tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
-        # Padding is masked for the CLS token only, the last row.
-        mask = (text != self.config.pad_id)[:, None]
-        mask = jnp.pad(mask, ((0, 0), (n, 0), (0, 1)), constant_values=True)  # b n+1 n+1
+        # Padding is masked for the CLS token only, the last row: b n+1 n+1.
+        mask = jnp.pad((text != self.config.pad_id)[:, None], ((0, 0), (n, 0), (0, 1)), constant_values=True)
         for layer in self.layers:
             tokens = layer(tokens, mask=mask)
         return self.text_cls_norm(tokens[:, -1]), tokens[:, :-1]
@@ -378,9 +377,8 @@ class MaMMUT(Model):
         number = "neither" if images is None else "both"
         raise ValueError(f"exactly one of images and image_tokens must be given; got {number}")
 
-    def _encode(
-        self, images: Array | None, image_tokens: Array | None, rngs: nnx.Rngs | None
-    ) -> Float[Array, "b m c"]:
+    def _encode(self, images: Array | None, image_tokens: Array | None, rngs: nnx.Rngs | None) -> Array:
+        """The image tokens (b, m, c)."""
         name, given = self._given(images, image_tokens)
         if self.img_encoder is None or name == "image_tokens":
             return given
