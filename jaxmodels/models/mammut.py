@@ -120,10 +120,9 @@ class ParallelTransformerBlock(AttentionModule):
     def __call__(
         self, x: Float[Array, "b n d"], mask: Bool[Array, "b n n"] | None = None
     ) -> Float[Array, "b n d"]:
-        n = x.shape[1]
         fused = self.fused_attn_ff_proj(self.norm(x))
         q, k, v, hidden = jnp.split(fused, np.cumsum(self.widths[:-1]), axis=-1)
-        angles = self.rotary_emb(n)
+        angles = self.rotary_emb(x.shape[1])
         q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
         k = rotate(k, angles)
         k, v, mask = k[:, None], v[:, None], None if mask is None else mask[:, None]
@@ -202,8 +201,7 @@ class MaMMUT(Model):
 
     A method with an image takes exactly one of `images` (b, height, width, channels), which `img_encoder`
     encodes, and `image_tokens` (b, m, image_dim). Its `rngs` serve an encoder with dropout. A text is a row of
-    ids below `num_tokens`, padded with `pad_id`. Every method raises ValueError for a shape that does not fit;
-    the range of the ids is not checked, because a compiled function cannot.
+    ids below `num_tokens`, padded with `pad_id`. ValueError for a shape that does not fit; ids are not checked.
 
     Args:
       config: sizes and options.
@@ -349,19 +347,17 @@ class MaMMUT(Model):
         text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens, rngs=rngs)
         caption = mean_cross_entropy(self.decode(text, context), labels, ignored=self.config.pad_id)
-        contrastive = contrastive_loss(
-            self.text_to_latents(text_embeds), self.img_to_latents(image_embeds), self.temperature[...]
-        )
-        config = self.config
-        total = config.caption_loss_weight * caption + config.contrastive_loss_weight * contrastive
+        latents = self.text_to_latents(text_embeds), self.img_to_latents(image_embeds)
+        contrastive = contrastive_loss(*latents, self.temperature[...])
+        total = self.config.caption_loss_weight * caption + self.config.contrastive_loss_weight * contrastive
         return MaMMUTLoss(total, caption, contrastive)
 
     def _check(self, text: Array, images: Array | None, image_tokens: Array | None) -> None:
         require_tokens("text", text)
         name, given = self._given(images, image_tokens)
-        if given.shape[0] != text.shape[0]:
+        if len(given) != len(text):
             raise ValueError(
-                f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
+                f"text and {name} must have the same batch size; got {len(text)} and {len(given)}"
             )
 
     def _given(self, images: Array | None, image_tokens: Array | None) -> tuple[str, Array]:
@@ -383,12 +379,10 @@ class MaMMUT(Model):
         if self.img_encoder is None or name == "image_tokens":
             return given
         encode = getattr(self.img_encoder, "tokens", self.img_encoder)
-        image_tokens = encode(given) if rngs is None else encode(given, rngs=rngs)
-        if not isinstance(image_tokens, jax.Array):
-            raise TypeError(
-                f"img_encoder must return one array of tokens; got a {type(image_tokens).__name__}"
-            )
-        return self._given(None, image_tokens)[1]
+        tokens = encode(given) if rngs is None else encode(given, rngs=rngs)
+        if not isinstance(tokens, jax.Array):
+            raise TypeError(f"img_encoder must return one array of tokens; got a {type(tokens).__name__}")
+        return self._given(None, tokens)[1]
 
 
 def cross_attended_layers(depth: int, every: int, layers: tuple[int, ...] | None) -> set[int]:
@@ -396,13 +390,11 @@ def cross_attended_layers(depth: int, every: int, layers: tuple[int, ...] | None
     if layers is None:
         return set(range(every, depth + 1, every))
     if not isinstance(layers, tuple):
-        raise ValueError(
-            f"cross_attend_layers must be a tuple of layers or None; got cross_attend_layers={layers!r}"
-        )
+        raise ValueError(f"cross_attend_layers must be a tuple or None; got cross_attend_layers={layers!r}")
+    name = "every entry of cross_attend_layers"
     for layer in layers:
-        if require_integer("every entry of cross_attend_layers", layer, minimum=1) > depth:
+        if require_integer(name, layer, minimum=1) > depth:
             raise ValueError(
-                "every entry of cross_attend_layers must be between 1 and depth; "
-                f"got cross_attend_layers={layers}, depth={depth}"
+                f"{name} must be between 1 and depth; got cross_attend_layers={layers}, {depth=}"
             )
     return set(layers)

@@ -70,6 +70,10 @@ def total(model: MaMMUT, text: jax.Array, image_tokens: jax.Array) -> jax.Array:
         ({"image_dim": 0}, r"image_dim must be an integer ≥ 1"),
         ({"cross_attend_every": 0}, r"cross_attend_every must be an integer ≥ 1; got cross_attend_every=0"),
         ({"cross_attend_layers": (1, 3)}, r"between 1 and depth; got cross_attend_layers=\(1, 3\), depth=1"),
+        (
+            {"cross_attend_layers": 3},
+            r"cross_attend_layers must be a tuple or None; got cross_attend_layers=3",
+        ),
         ({"cross_attend_layers": [0]}, r"every entry of cross_attend_layers must be an integer ≥ 1"),
         ({"pad_id": None}, r"pad_id must be an integer"),
         ({"caption_loss_weight": "1"}, r"caption_loss_weight must be a number; got caption_loss_weight='1'"),
