@@ -52,6 +52,10 @@ def test_errors_where_the_package_is_silent() -> None:
         ({"cross_attend_every": 0, "cross_attend_layers": (1,)}, "cross_attend_every must be an integer ≥ 1"),
         ({"cross_attend_layers": (3,)}, "between 1 and depth; got cross_attend_layers=(3,), depth=2"),
         ({"cross_attend_layers": [0]}, "cross_attend_layers must be an integer ≥ 1"),
+        (
+            {"cross_attend_layers": 2},
+            "cross_attend_layers must be a tuple or None; got cross_attend_layers=2",
+        ),
         ({"image_dim": 0}, "image_dim must be an integer ≥ 1"),
         ({"pad_id": 0.5}, "pad_id must be an integer"),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -72,3 +73,10 @@ def require_images(name: str, images: Tensor, channels: int) -> None:
     require_shape(name, images, ("b", channels, "height", "width"))
     if not images.is_floating_point():
         raise ValueError(f"{name} must be floating-point; got {name}.dtype={images.dtype}")
+
+
+def require_tokens(name: str, tokens: Tensor) -> None:
+    """ValueError unless `tokens` are integers of shape (b, n)."""
+    require_shape(name, tokens, ("b", "n"))
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")

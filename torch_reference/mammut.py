@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from torch_reference.checks import require_divisible, require_integer, require_shape
+from torch_reference.all_gather import gather_batches
+from torch_reference.checks import require_divisible, require_integer, require_shape, require_tokens
 from torch_reference.losses import contrastive_loss, mean_cross_entropy
 from torch_reference.positions import RotaryEmbedding, rotate
 
@@ -279,7 +280,7 @@ class MaMMUT(nn.Module):
 
     def embed_text(self, text: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
         """The normalised state of a CLS token appended to the text, and the states of the text itself."""
-        require_token_ids("text", text)
+        require_tokens("text", text)
         tokens = self.token_emb(text)
         b, n, _ = tokens.shape
         tokens = torch.cat([tokens, repeat(self.text_cls_token, "d -> b 1 d", b=b)], dim=1)
@@ -300,7 +301,7 @@ class MaMMUT(nn.Module):
 
     def decode(self, text: Int[Tensor, "b n"], context: Float[Tensor, "b q d"]) -> Float[Tensor, "b n v"]:
         """Next-token logits, given the second result of `embed_image`."""
-        require_token_ids("text", text)
+        require_tokens("text", text)
         tokens = self.token_emb(text)
         for layer in self.layers:
             tokens = layer(tokens, context)
@@ -338,7 +339,7 @@ class MaMMUT(nn.Module):
         if labels is None:
             text, labels = text[:, :-1], text[:, 1:]
         self._check(text, images, image_tokens)
-        require_token_ids("labels", labels)
+        require_tokens("labels", labels)
         require_shape("labels", labels, text.shape)
         text_embeds, _ = self.embed_text(text)
         image_embeds, context = self.embed_image(images, image_tokens)
@@ -349,11 +350,11 @@ class MaMMUT(nn.Module):
         return MaMMUTLoss(total, caption, contrastive)
 
     def _check(self, text: Tensor, images: Tensor | None, image_tokens: Tensor | None) -> None:
-        require_token_ids("text", text)
+        require_tokens("text", text)
         name, given = self._given(images, image_tokens)
-        if given.shape[0] != text.shape[0]:
+        if len(given) != len(text):
             raise ValueError(
-                f"text and {name} must have the same batch size; got {text.shape[0]} and {given.shape[0]}"
+                f"text and {name} must have the same batch size; got {len(text)} and {len(given)}"
             )
 
     def _given(self, images: Tensor | None, image_tokens: Tensor | None) -> tuple[str, Tensor]:
@@ -387,52 +388,12 @@ def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) 
     require_integer("cross_attend_every", every, minimum=1)
     if layers is None:
         return set(range(every, depth + 1, every))
+    if not isinstance(layers, tuple | list):
+        raise ValueError(f"cross_attend_layers must be a tuple or None; got cross_attend_layers={layers!r}")
+    layers, name = tuple(layers), "every entry of cross_attend_layers"
     for layer in layers:
-        if require_integer("every entry of cross_attend_layers", layer, minimum=1) > depth:
+        if require_integer(name, layer, minimum=1) > depth:
             raise ValueError(
-                "every entry of cross_attend_layers must be between 1 and depth; "
-                f"got cross_attend_layers={tuple(layers)}, depth={depth}"
+                f"{name} must be between 1 and depth; got cross_attend_layers={layers}, {depth=}"
             )
     return set(layers)
-
-
-def require_token_ids(name: str, tokens: Tensor) -> None:
-    """ValueError unless `tokens` are integers of shape (b, n)."""
-    require_shape(name, tokens, ("b", "n"))
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
-
-
-def gather_batches(
-    text: Float[Tensor, "b z"], image: Float[Tensor, "b z"]
-) -> tuple[Float[Tensor, "total z"], Float[Tensor, "total z"]]:
-    """In a process group the batches of all ranks, otherwise the arguments."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        text, image = AllGather.apply(torch.stack([text, image], dim=1)).unbind(dim=1)
-    return text, image
-
-
-class AllGather(torch.autograd.Function):
-    """The batches of all ranks in rank order, which may differ in size.
-
-    Every rank computes the same loss from the result. So its own slice of the gradient, times the number of
-    ranks, is the sum over ranks that the average over ranks divides again. (Upstream leaves out the factor:
-    what it trains has 1/ranks of the true gradient before the latents, and the true one at the temperature.)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Float[Tensor, "b ..."]) -> Float[Tensor, "total ..."]:
-        size = torch.tensor(len(x), device=x.device)
-        sizes = [torch.empty_like(size) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(sizes, size)
-        ctx.sizes = [int(size) for size in sizes]
-        padded = x.new_zeros(max(ctx.sizes), *x.shape[1:])  # all_gather wants equal shapes
-        padded[: len(x)] = x
-        batches = [torch.empty_like(padded) for _ in ctx.sizes]
-        distributed.all_gather(batches, padded)
-        return torch.cat([batch[:size] for batch, size in zip(batches, ctx.sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Float[Tensor, "total ..."]) -> Float[Tensor, "b ..."]:
-        (gradient,) = gradients
-        return len(ctx.sizes) * gradient.split(ctx.sizes)[distributed.get_rank()]
