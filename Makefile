@@ -66,7 +66,6 @@ results: $(WITH_TORCH)
 benchmarks: $(WITH_TORCH)
 	$(BIN)/python -m benchmarks --output out/benchmarks
 	cp out/benchmarks/results.json benchmarks/results/cpu.json
-	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks --tables
 	$(BIN)/python tools/update_readme.py --tables
 

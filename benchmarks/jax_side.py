@@ -44,7 +44,6 @@ class JaxSide:
       mode: "forward", or "train": one step of AdamW.
       precision: of the computation; parameters, optimiser and loss are float32.
       attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
-      remat: layers compute activations again in the backward pass.
     """
 
     def __init__(
@@ -56,7 +55,6 @@ class JaxSide:
         precision: Precision,
         *,
         attention: Implementation = "xla",
-        remat: bool = False,
     ) -> None:
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
 
@@ -74,9 +72,7 @@ class JaxSide:
             return outputs(functional.merge(parameters), inputs, workload)
 
         def step(parameters: dict[str, Array], moments: Any, inputs: Mapping[str, Array]) -> tuple:
-            value, gradients = jax.value_and_grad(lambda p: loss(functional.merge(p, remat=remat), inputs))(
-                parameters
-            )
+            value, gradients = jax.value_and_grad(lambda p: loss(functional.merge(p), inputs))(parameters)
             updates, moments = tx.update(gradients, moments, parameters)
             return optax.apply_updates(parameters, updates), moments, value
 

@@ -4,7 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from benchmarks import plots, remat, report, roofline
+from benchmarks import plots, report, roofline
 from benchmarks.rows import Results, Row, curves, read, rows
 from jaxmodels.models import MODEL_NAMES
 from tools import tables
@@ -33,7 +33,6 @@ def write(root: Path = tables.ROOT) -> list[Path]:
         text = missing if measured is None else partial(full, measured, results / name)
         written += tables.update(name, text, root)
     written += tables.update("roofline", str(roofline.table(roofline.read())), root)
-    written += tables.update("remat", remat.text(remat.read()), root)
     return written
 
 

@@ -25,7 +25,6 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("4 devices, fsdp=4", {"devices": 4}),
     ("8 devices, fsdp=8", {"devices": 8}),
     ("1 device, --accumulate 4", {"devices": 1, "accumulate": 4}),
-    ("1 device, --remat", {"devices": 1, "remat": True}),
 )
 
 
