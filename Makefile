@@ -55,19 +55,19 @@ test-with-torch: $(WITH_TORCH)
 tables: $(WITH_TORCH)
 	$(BIN)/jaxmodels compare --dtype float64 --output out/compare-float64
 	$(BIN)/jaxmodels compare --dtype float32 --output out/compare-float32
-	$(BIN)/python tools/update_readme.py
+	$(BIN)/python -m tools.comparison
 
 # The tables in docs/train.md: about an hour and a half.
 results: $(WITH_TORCH)
-	$(BIN)/python tools/results.py
-	$(BIN)/python tools/memory.py
+	$(BIN)/python -m tools.results
+	$(BIN)/python -m tools.memory
 
 # The tables and plots of benchmarks/README.md and the speed in README.md: under 40 minutes on an idle machine.
 benchmarks: $(WITH_TORCH)
 	$(BIN)/python -m benchmarks --output out/benchmarks
 	cp out/benchmarks/results.json benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks --tables
-	$(BIN)/python tools/update_readme.py --tables
+	$(BIN)/python -m tools.comparison --tables
 
 # The data files inside the package; see the script for what it needs.
 data: $(WITH_TORCH)

@@ -1,24 +1,21 @@
 """Memory of a training step per device, from the compiled program, against the number of devices.
 
-python tools/memory.py            # compiles for 1, 2, 4 and 8 simulated devices, writes docs/memory.json
-python tools/memory.py --tables   # only writes the table in docs/train.md
+python -m tools.memory            # compiles for 1, 2, 4 and 8 simulated devices, then writes the table
+python -m tools.memory --tables   # only writes the table, from docs/memory.json
 """
 
-import argparse
 import json
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import tyro
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-ROOT = Path(__file__).parents[1]
+from tools.tables import ROOT, Table, update
+
+
 SUMMARY = ROOT / "docs" / "memory.json"
-PAGE = ROOT / "docs" / "train.md"
 PRESET = "hourglass-sotu-gpu"
-BEGIN, END = "<!-- memory: begin -->\n", "<!-- memory: end -->\n"
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("1 device", {"devices": 1}),
     ("2 devices, fsdp=2", {"devices": 2}),
@@ -28,23 +25,21 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tables", action="store_true", help="only write the table")
-    if not parser.parse_args().tables:
+def main(*, tables: bool = False) -> None:
+    """Measure the memory of a training step per device, and write the table.
+
+    Args:
+      tables: measure nothing; only write the table, from docs/memory.json.
+    """
+    if not tables:
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when JAX is imported
         rows = []
         for name, settings in VARIANTS:
             rows.append({"name": name, **measure(**settings)})
             print(rows[-1], flush=True)
         summary = {"preset": PRESET, "rows": rows}
         SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
-    before, found, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not found:
-        sys.exit(f"{PAGE} has no mark {BEGIN.strip()}")
-    PAGE.write_text(before + BEGIN + table(json.loads(SUMMARY.read_text())) + END + after)
+    update("memory", text(json.loads(SUMMARY.read_text())))
 
 
 def measure(*, devices: int, **changes: Any) -> dict[str, int]:
@@ -68,22 +63,20 @@ def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     return {"state": memory.argument_size_in_bytes, "step": memory.temp_size_in_bytes}
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The summary as Markdown."""
-    whole = summary["rows"][0]
-    lines = ["| | state, MiB | activations and gradients, MiB | together |", "| --- | --: | --: | --: |"]
+def text(summary: dict[str, Any]) -> str:
+    """The table and its caption."""
+    first = summary["rows"][0]
+    table = Table(["", "state, MiB", "activations and gradients, MiB", "together"], [])
     for row in summary["rows"]:
-        share = (row["state"] + row["step"]) / (whole["state"] + whole["step"])
-        lines.append(
-            f"| {row['name']} | {row['state'] / 2**20:,.0f} | {row['step'] / 2**20:,.0f} | {share:.0%} |"
+        share = (row["state"] + row["step"]) / (first["state"] + first["step"])
+        table.body.append(
+            [row["name"], f"{row['state'] / 2**20:,.0f}", f"{row['step'] / 2**20:,.0f}", f"{share:.0%}"]
         )
-    lines += [
-        "",
-        f"Per device, `{summary['preset']}` with the global batch unchanged and float32 computation, from XLA's "
-        "analysis of the program compiled for simulated CPU devices (`python tools/memory.py`).",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        f"{table}\nPer device, `{summary['preset']}` with the global batch unchanged and float32 computation, from "
+        "XLA's analysis of the program compiled for simulated CPU devices (`python -m tools.memory`).\n"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

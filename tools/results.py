@@ -1,14 +1,13 @@
-"""Trains every task on two CPU cores and writes what came out into docs/train.md; `make results` runs it.
+"""Trains every task on two CPU cores and writes the tables of results; `make results` runs it.
 
-    python tools/results.py            # runs what is missing under out/results, then writes the tables
-    python tools/results.py --tables   # only writes the tables, from docs/results.json
+    python -m tools.results            # runs what is missing under out/results, then writes the tables
+    python -m tools.results --tables   # only writes the tables, from docs/results.json
 
-Every preset is run once as it is, and in a short form with three seeds in JAX and three in a plain PyTorch loop
-over torch_reference: same configuration, same batches, own initial weights. The exported weights of every long
-run are scored again in PyTorch. Interrupted, it goes on where it was.
+Every preset runs once as it is, and its exported weights are evaluated in PyTorch as well. A short form runs with three
+seeds in JAX and three in a plain PyTorch loop over torch_reference: the same configuration and batches, other initial
+weights. An interrupted call continues where it stopped.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -16,28 +15,28 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+import tyro
 
-ROOT = Path(__file__).parents[1]
+from tools.tables import ROOT, Table, update
+
+
 OUT = ROOT / "out" / "results"
 SUMMARY = ROOT / "docs" / "results.json"
-PAGE = ROOT / "docs" / "train.md"
 SEEDS = range(3)
 
 
 class Row(NamedTuple):
-    """One line of the table.
+    """One preset with its flags.
 
     Attributes:
       label: the task in words.
-      command: what follows `jaxmodels train`, without the folder.
-      metrics: shown, main one first: (key, name, format).
-      baselines: which of them is set against which metric.
-      short: steps of the short form, or None for a row that has none.
+      command: arguments of `jaxmodels train`, without the folder.
+      metrics: (key, name, format) of those that are shown, the main one first.
+      short: steps of the short form; None if there is none.
     """
 
     label: str
@@ -78,23 +77,22 @@ ROWS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tables", action="store_true", help="only write the tables, from docs/results.json")
-    if not parser.parse_args().tables:
+def main(*, tables: bool = False) -> None:
+    """Train every task and write the tables of results.
+
+    Args:
+      tables: train nothing; only write the tables, from docs/results.json.
+    """
+    if not tables:
         rows = [measure(row) for row in ROWS]
         SUMMARY.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
     summary = json.loads(SUMMARY.read_text())
-    readme = PAGE.read_text()
-    for mark, text in (("results", results_table(summary)), ("seeds", seeds_table(summary))):
-        readme = with_table(readme, mark, text)
-    PAGE.write_text(readme)
+    update("results", results_text(summary))
+    update("seeds", seeds_text(summary))
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Everything that the tables say about one row."""
+    """Everything that the tables show of one row."""
     name = "-".join(word for word in row.command.split() if not word.startswith("--"))
     results = run(row.command, OUT / name)
     measured: dict[str, Any] = {
@@ -106,20 +104,20 @@ def measure(row: Row) -> dict[str, Any]:
     }
     if row.short:
         metric = results["metric"]["name"]
-        sides: dict[str, list[float]] = {"jax": [], "pytorch": []}
+        values: dict[str, list[float]] = {"jax": [], "pytorch": []}
         for seed in SEEDS:
             flags = f"{row.command} --steps {row.short} --seed {seed}"
             jax_run = run(flags, OUT / "short" / f"{name}-jax-{seed}")
             file = OUT / "short" / f"{name}-pytorch-{seed}.json"
             torch_run = once(file, lambda flags=flags: train_in_pytorch(flags))
-            sides["jax"].append(jax_run["test"][metric])
-            sides["pytorch"].append(torch_run[metric])
-        measured["short"] = {"steps": row.short, "values": sides}
+            values["jax"].append(jax_run["test"][metric])
+            values["pytorch"].append(torch_run[metric])
+        measured["short"] = {"steps": row.short, "values": values}
     return measured
 
 
 def run(flags: str, workdir: Path) -> dict[str, Any]:
-    """The results of `jaxmodels train`, run now unless they are there."""
+    """The results of `jaxmodels train`, which runs unless the folder has results already."""
     if not (workdir / "results.json").exists():
         began = time.monotonic()
         words = [
@@ -140,7 +138,7 @@ def run(flags: str, workdir: Path) -> dict[str, Any]:
 
 
 def once(file: Path, compute: Any) -> Any:
-    """What is in the file, computed now unless it is there."""
+    """The content of a JSON file, computed and written first if there is no such file."""
     if not file.exists():
         value = compute()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +156,7 @@ def score(flags: str, workdir: Path) -> dict[str, float]:
 
 
 def train_in_pytorch(flags: str) -> dict[str, float]:
-    """The run in a plain PyTorch loop: its test metrics."""
+    """The test metrics of the same run in a plain PyTorch loop."""
     from jaxmodels.compare.torch_training import train_torch
 
     described = experiment(flags)
@@ -168,12 +166,14 @@ def train_in_pytorch(flags: str) -> dict[str, float]:
 
 
 def experiment(flags: str) -> Any:
+    """The experiment that these arguments of `jaxmodels train` describe."""
     from jaxmodels.training.command import parse
 
-    return replace(parse([*shlex.split(flags), "--workdir", "unused"]))
+    return parse([*shlex.split(flags), "--workdir", "unused"])
 
 
 def environment() -> dict[str, Any]:
+    """Date, cores and versions."""
     from importlib import metadata
 
     return {
@@ -184,85 +184,66 @@ def environment() -> dict[str, Any]:
     }
 
 
-def results_table(summary: dict[str, Any]) -> str:
-    """Every run beside its baselines, metric by metric."""
-    lines = [
-        "| task | metric | result | baselines, the best first | in PyTorch | parameters | minutes "
-        "| `jaxmodels train …` |",
-        "| --- | --- | --: | --- | --: | --: | --: | --- |",
-    ]
-    for row, shown in zip(summary["rows"], ROWS, strict=True):
-        for number, (key, name, form) in enumerate(shown.metrics):
+def results_text(summary: dict[str, Any]) -> str:
+    """Every metric of every run beside its baselines."""
+    head = ["task", "metric", "result", "baselines, the best first", "in PyTorch", "parameters", "minutes"]
+    table = Table([*head, "`jaxmodels train …`"], [])
+    for row, described in zip(summary["rows"], ROWS, strict=True):
+        for number, (key, name, form) in enumerate(described.metrics):
             value = row["test"][key]
-            lower = "bits" in key
-            found = {b: m[key] for b, m in row["baselines"].items() if m.get(key) is not None}
-            order = sorted(found, key=found.__getitem__, reverse=not lower)
-            better = [b for b in order if (found[b] <= value if lower else found[b] >= value)]
+            lower_is_better = "bits" in key
+            found = {
+                b: metrics[key] for b, metrics in row["baselines"].items() if metrics.get(key) is not None
+            }
+            ranked = sorted(found, key=found.__getitem__, reverse=not lower_is_better)
+            better = [b for b in ranked if (found[b] <= value if lower_is_better else found[b] >= value)]
             result = form.format(value)
-            first = [row["label"]] if number == 0 else [""]
-            last = (
-                [f"{row['parameters']:,}", f"{row['minutes']:.1f}", f"`{row['command']}`"]
-                if number == 0
-                else [""] * 3
+            last = [f"{row['parameters']:,}", f"{row['minutes']:.1f}", f"`{row['command']}`"]
+            table.body.append(
+                [
+                    "" if number else row["label"],
+                    name,
+                    f"{result}, behind {len(better)} of {len(ranked)}" if better else f"**{result}**",
+                    "; ".join(f"{b} {form.format(found[b])}" for b in ranked),
+                    form.format(row["pytorch"][key]),
+                    *([""] * len(last) if number else last),
+                ]
             )
-            cells = [
-                *first,
-                name,
-                f"{result}, behind {len(better)} of {len(order)}" if better else f"**{result}**",
-                "; ".join(f"{b} {form.format(found[b])}" for b in order),
-                form.format(row["pytorch"][key]),
-                *last,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
     env = summary["environment"]
-    lines += [
-        "",
-        "Test data. Bold: better than every baseline; otherwise behind so many of them. Settings were tried out on "
-        "the same test data, few of them; the table below has other seeds. In PyTorch: the exported weights, "
-        f"scored there. Minutes: the whole command on {env['cores']} CPU cores, with compilation, evaluation and "
-        "baselines. "
-        f"{env['date']}, Python {env['python']}, jax {env['jax']}, flax {env['flax']}, torch {env['torch']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        f"{table}\nAll numbers are from the test data. Bold: better than every baseline; otherwise the table "
+        "says how many baselines are better. A few settings were chosen on the same test data; the "
+        "table below has other seeds. "
+        "In PyTorch: the exported weights, evaluated there. "
+        f"Minutes: the whole command on {env['cores']} CPU cores, with compilation, evaluation and baselines. "
+        f"{env['date']}, Python {env['python']}, jax {env['jax']}, flax {env['flax']}, torch {env['torch']}.\n"
+    )
 
 
-def seeds_table(summary: dict[str, Any]) -> str:
+def seeds_text(summary: dict[str, Any]) -> str:
     """JAX and a plain PyTorch loop, three seeds each."""
-    lines = [
-        "| short form | metric | JAX | PyTorch | difference |",
-        "| --- | --- | --: | --: | --: |",
-    ]
-    for row, shown in zip(summary["rows"], ROWS, strict=True):
+    table = Table(["short form", "metric", "JAX", "PyTorch", "difference"], [])
+    for row, described in zip(summary["rows"], ROWS, strict=True):
         if "short" not in row:
             continue
-        _, name, form = shown.metrics[0]
+        _, name, form = described.metrics[0]
         values = row["short"]["values"]
-        means = {side: mean(numbers) for side, numbers in values.items()}
-        spread = max(stdev(numbers) for numbers in values.values())
-        cells = [f"`{row['command']} --steps {row['short']['steps']}`", name]
-        cells += [
-            f"{form.format(means[side])} ± {form.format(stdev(values[side]))}" for side in ("jax", "pytorch")
-        ]
-        share = abs(means["jax"] - means["pytorch"]) / spread if spread else 0.0
-        cells.append(f"{share:.1f} × the spread")
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Mean and standard deviation of three seeds each; the difference of the means in units of the larger "
-        "deviation.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def with_table(page: str, mark: str, table: str) -> str:
-    """The page with what stands between the marks replaced."""
-    begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        sys.exit(f"{PAGE} has no marks {begin.strip()} and {end.strip()}")
-    return before + begin + table + end + after
+        means = {framework: mean(numbers) for framework, numbers in values.items()}
+        deviation = max(stdev(numbers) for numbers in values.values())
+        difference = abs(means["jax"] - means["pytorch"]) / deviation if deviation else 0.0
+        table.body.append(
+            [
+                f"`{row['command']} --steps {row['short']['steps']}`",
+                name,
+                *(f"{form.format(means[f])} ± {form.format(stdev(values[f]))}" for f in ("jax", "pytorch")),
+                f"{difference:.1f} × the deviation",
+            ]
+        )
+    return (
+        f"{table}\nMean and standard deviation of three seeds each. The last column is the difference of the means "
+        "divided by the larger deviation.\n"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

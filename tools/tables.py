@@ -22,8 +22,11 @@ class Table(NamedTuple):
     body: list[list[str]]
 
     def __str__(self) -> str:
-        """The table in Markdown. Columns of numbers are aligned to the right."""
-        numeric = [all(re.match(r"[*+\-–\d]", row[i]) for row in self.body) for i in range(len(self.head))]
+        """The table in Markdown. Columns of numbers are aligned to the right, except the first one."""
+        columns = [[row[i] for row in self.body if row[i]] for i in range(len(self.head))]
+        numeric = [
+            i > 0 and all(re.match(r"[*+\-–\d]", c) for c in column) for i, column in enumerate(columns)
+        ]
         lines = [
             f"| {' | '.join(self.head)} |",
             f"|{'|'.join(' --: ' if right else ' --- ' for right in numeric)}|",

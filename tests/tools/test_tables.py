@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from tools.tables import Table, pages, update
+from tools import comparison, memory, results
+from tools.tables import Table, pages, replace_between, update
 
 
 def page(root: Path, name: str, text: str) -> Path:
@@ -43,5 +45,24 @@ def test_a_second_marker_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_columns_of_numbers_are_on_the_right() -> None:
-    table = Table(["name", "value"], [["a|b", "1.0"], ["c", "–"]])
-    assert str(table) == "| name | value |\n| --- | --: |\n| a/b | 1.0 |\n| c | – |\n"
+    table = Table(["name", "value", "unit"], [["1 a|b", "1.0", "m"], ["2 c", "–", ""], ["3 d", "", "s"]])
+    assert str(table) == (
+        "| name | value | unit |\n| --- | --: | --- |\n| 1 a/b | 1.0 | m |\n| 2 c | – |  |\n| 3 d |  | s |\n"
+    )
+
+
+def test_pages_show_the_committed_numbers() -> None:
+    summary = json.loads(results.SUMMARY.read_text())
+    texts = {
+        **comparison.texts(),
+        "memory": memory.text(json.loads(memory.SUMMARY.read_text())),
+        "results": results.results_text(summary),
+        "seeds": results.seeds_text(summary),
+    }
+    for name, text in texts.items():
+        found = pages(name)
+        assert found, f"no page has the markers of {name}"
+        for shown in found:
+            assert replace_between(shown, name, text) == shown.read_text(), (
+                f"run the tool of {name} with --tables"
+            )
