@@ -318,6 +318,8 @@ class Transformer(nnx.Module):
 class ConditionalRoutedViT(Model):
     """Vision transformer that spends a heavy branch on routed tokens only; mean pooling, no class token.
 
+    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of images and parameters together. Routing is computed
@@ -348,6 +350,8 @@ class ConditionalRoutedViT(Model):
         self,
         images: Float[Array, "b height width c"],
         routing: Sequence[Int[Array, "b r k"] | None] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b classes"]:
         """Returns the logits.
 

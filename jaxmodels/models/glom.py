@@ -135,6 +135,8 @@ def non_local_mask(num_patches_side: int, radius: float) -> Bool[np.ndarray, "n 
 class Glom(Model):
     """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus.
 
+    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of images and parameters together.
@@ -172,6 +174,8 @@ class Glom(Model):
         iters: int | None = None,
         levels: Float[Array, "b n l d"] | None = None,
         return_all: bool = False,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n l d"] | Float[Array, "t b n l d"]:
         """Runs `iters` steps (default: twice the number of levels).
 

@@ -223,6 +223,8 @@ class Upsample(nnx.Module):
 class HourglassTransformer(Model):
     """Layers at full length, a shortened valley – another hourglass, if nested –, layers at full length.
 
+    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of input and parameters together.
@@ -263,7 +265,11 @@ class HourglassTransformer(Model):
         self.norm_out = LayerNorm(dim, **layer) if config.norm_out else None
 
     def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n d"]:
         """Any length ≥ 1 will do; one that the factors do not divide is padded inside.
 
@@ -318,6 +324,8 @@ class HourglassTransformer(Model):
 class HourglassTransformerLM(Model):
     """Token and position embeddings, an hourglass – or, for integer depth, one transformer –, logits.
 
+    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of the parameters.
@@ -363,7 +371,11 @@ class HourglassTransformerLM(Model):
         self.to_logits = Linear(config.dim, config.num_tokens, **layer)
 
     def __call__(
-        self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None
+        self,
+        tokens: Int[Array, "b n"],
+        mask: Bool[Array, "b n"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n v"]:
         """Logits of the next token at every position.
 

@@ -320,6 +320,8 @@ class Stage(nnx.Module):
 class ScalableViT(Model):
     """A pyramid of stages and a linear classifier. Each stage halves the resolution and doubles the channels.
 
+    Dropout is off until `nnx.view(model, deterministic=False)`; it then needs `rngs` in the call.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of images and parameters together.

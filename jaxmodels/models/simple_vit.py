@@ -141,6 +141,8 @@ class Transformer(nnx.Module):
 class SimpleViT(Model):
     """Vision transformer with fixed sin-cos positions and mean pooling.
 
+    Patch dropout is off until `nnx.view(model, deterministic=False)`; it then needs `rngs` in the call.
+
     Args:
       config: sizes and options.
       dtype: type of the computation; by default that of images and parameters together.

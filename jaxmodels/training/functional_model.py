@@ -22,11 +22,11 @@ class FunctionalModel:
     """
 
     def __init__(self, make: Callable[[], nnx.Module], *, attention: Implementation = "xla") -> None:
-        model = nnx.view(nnx.eval_shape(make), raise_if_not_found=False, attention=attention)
+        model = nnx.view(nnx.eval_shape(make), attention=attention)
         self.graphdef, variables = nnx.split(model)
         views = ({"deterministic": False}, {"deterministic": False, "remat": True})
         self.training_graphdef, self.remat_graphdef = (
-            nnx.split(nnx.view(model, raise_if_not_found=False, **view))[0] for view in views
+            nnx.split(nnx.view(model, **view))[0] for view in views
         )
         self.variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(variables)}
         self.parameters = [name for name, (_, v) in self.variables.items() if isinstance(v, nnx.Param)]

@@ -1,5 +1,6 @@
 """`nnx.view` switches attention, rematerialisation and dropout of every model, whatever layers it has."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def test_consensus_with_itself_goes_through_attend(radius: float) -> None:
     )
     model = nnx.view(Glom(config, rngs=nnx.Rngs(0)), attention="cudnn")
     np.testing.assert_allclose(model(IMAGES), nnx.view(model, attention="xla")(IMAGES), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_every_call_takes_rngs(make: Callable) -> None:
+    """So that a caller need not know which model has dropout."""
+    parameter = inspect.signature(type(make()[0]).__call__).parameters["rngs"]
+    assert parameter.kind is parameter.KEYWORD_ONLY
+    assert parameter.default is None

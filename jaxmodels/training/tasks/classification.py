@@ -198,9 +198,7 @@ def describe_splits(splits: LabelledSplits) -> dict[str, Any]:
 
 def _logits(model: Any, batch: Batch, rngs: nnx.Rngs | None = None) -> Float[Array, "b classes"]:
     """In at least float32."""
-    has_dropout = isinstance(model, ScalableViT)
-    logits = model(batch["images"], rngs=rngs) if has_dropout else model(batch["images"])
-    return at_least_float32(logits)
+    return at_least_float32(model(batch["images"], rngs=rngs))
 
 
 def _routing(model: ConditionalRoutedViT, batch: Batch) -> Mapping[str, Bool[Array, "b layers h w"]]:
