@@ -1,6 +1,6 @@
-"""The JAX side of a cell: one compiled function of plain dicts, donated where that is what users do."""
+"""The JAX side: a forward pass or a training step as one compiled function of dicts of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from benchmarks.problem import Mode, Precision
+from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
 from benchmarks.sizes import Workload, build
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.losses import (
@@ -29,18 +29,13 @@ from jaxmodels.nn import Implementation
 from jaxmodels.training.functional_model import FunctionalModel
 
 
-Call = Callable[[], np.ndarray]
-ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
-LEARNING_RATE = 1e-4
-
-
 class JaxSide:
     """One model, ready to be called again and again.
 
     Args:
       workload: the model and its sizes.
-      weights: safetensors under PyTorch's names.
-      inputs: of the problem.
+      weights: a safetensors file with PyTorch's names.
+      inputs: as from `benchmarks.sizes.inputs`.
       mode: "forward", or "train": one step of AdamW.
       precision: of the computation; parameters, optimiser and loss are float32.
       attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
@@ -58,14 +53,14 @@ class JaxSide:
     ) -> None:
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
 
-        def fresh() -> nnx.Module:
+        def make() -> nnx.Module:
             return build(workload, dtype=dtype)
 
-        functional = FunctionalModel(fresh, attention=attention)
-        self.parameters = functional.split(load_state_dict(nnx.eval_shape(fresh), weights))
+        functional = FunctionalModel(make, attention=attention)
+        self.parameters = functional.split(load_state_dict(nnx.eval_shape(make), weights))
         self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
         self.mode = mode
-        tx = optax.adamw(LEARNING_RATE, **ADAMW)
+        tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         self.moments = jax.jit(tx.init)(self.parameters) if mode == "train" else None
 
         def run(parameters: dict[str, Array], inputs: Mapping[str, Array]) -> Array:
@@ -80,7 +75,7 @@ class JaxSide:
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
     def __call__(self) -> Array:
-        """One forward pass or training step, waited for: the outputs, or the loss before the step."""
+        """Runs one forward pass or training step to its end; returns the outputs, or the loss before the step."""
         if self.mode == "forward":
             return jax.block_until_ready(self._forward(self.parameters, self.inputs))
         self.parameters, self.moments, value = self._step(self.parameters, self.moments, self.inputs)
@@ -95,7 +90,7 @@ class JaxSide:
 
 
 def outputs(model: Any, inputs: Mapping[str, Array], workload: Workload) -> Array:
-    """What a forward pass computes."""
+    """The outputs of a forward pass."""
     match model:
         case Glom():
             return model(inputs["images"], iters=workload.iters)
@@ -108,7 +103,7 @@ def outputs(model: Any, inputs: Mapping[str, Array], workload: Workload) -> Arra
 
 
 def loss(model: Any, inputs: Mapping[str, Array]) -> Array:
-    """What a training step minimises."""
+    """The loss that a training step minimises."""
     match model:
         case Glom():
             top = model(inputs["images"], iters=denoising_iters(model.config.levels))[:, :, -1]

@@ -19,6 +19,13 @@ Implementation = Literal["eager", "compile", "torchax", "jax"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)  # eager first, JAX last
 Device = Literal["cpu", "cuda"]
 
+LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = (
+    1e-4,
+    (0.9, 0.999),
+    1e-8,
+    1e-2,
+)  # of AdamW in every implementation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

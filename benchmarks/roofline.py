@@ -47,11 +47,11 @@ def main() -> None:
         path.write_text(json.dumps({"environment": environment, "models": models}, indent=1) + "\n")
 
 
-def analysis(workload: Workload, side: int) -> dict[str, float]:
+def analysis(workload: Workload, image_size: int) -> dict[str, float]:
     """Parameters, and FLOP and bytes before fusion of one forward pass and of one training step in bfloat16."""
     functional = FunctionalModel(lambda: build(workload, dtype=jnp.bfloat16))
     parameters = jax.eval_shape(lambda: functional.split(build(workload, dtype=jnp.bfloat16)))
-    batch = shapes(workload, side)
+    batch = shapes(workload, image_size)
 
     def forward(parameters: Any, batch: Any) -> Any:
         return jax_side.outputs(functional.merge(parameters), batch, workload)

@@ -1,4 +1,4 @@
-"""The PyTorch side of a cell: torch_reference in eager mode, or compiled by `torch.compile`. Free of JAX."""
+"""The PyTorch side: torch_reference in eager mode, or compiled by `torch.compile`. Free of JAX."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import torch_reference
-from benchmarks.problem import Device, Mode, Precision, Problem
+from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Device, Mode, Precision, Problem
 from torch_reference.losses import (
     denoising_iters,
     image_from_patches,
@@ -21,15 +21,12 @@ from torch_reference.losses import (
 from torch_reference.simple_vit import TokenExtractor
 
 
-LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = 1e-4, (0.9, 0.999), 1e-8, 1e-2
-
-
 class TorchSide:
     """One model, ready to be called again and again.
 
     Args:
       problem: the model, its sizes and its inputs.
-      weights: safetensors under PyTorch's names.
+      weights: a safetensors file with PyTorch's names.
       mode: "forward", or "train": one step of AdamW.
       precision: of the computation; bfloat16 is autocast, so parameters and optimiser stay float32.
       compiled: with `torch.compile`.
@@ -48,13 +45,13 @@ class TorchSide:
     ) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.device, self.mode, self.precision = device, mode, precision
-        self.problem, self.model = problem, loaded(problem, weights)
-        # Inference needs no gradients, and PyTorch's counter of FLOP fails on parameters that ask for them.
+        self.problem, self.model = problem, load(problem, weights)
+        # Inference needs no gradients, and FlopCounterMode fails on parameters that require them.
         self.model.to(device).train(mode == "train").requires_grad_(mode == "train")
         self.inputs = {name: value.to(device) for name, value in batch(problem).items()}
         function: Any = outputs if mode == "forward" else loss
         if compiled:
-            # einops notes the types that it meets; one that it meets while a model is compiled means compiling twice.
+            # einops remembers the types that it has seen; a new one during compilation makes PyTorch compile twice.
             for known in (torch.zeros(1), torch.nn.Parameter(torch.zeros(1))):
                 einops.rearrange(known, "a -> a")
             function = torch.compile(function)
@@ -70,13 +67,13 @@ class TorchSide:
             )
 
     def __call__(self) -> Tensor:
-        """One forward pass or training step, waited for: the outputs, or the loss before the step."""
-        narrow = torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
+        """Runs one forward pass or training step to its end; returns the outputs, or the loss before the step."""
+        autocast = torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
         if self.mode == "forward":
-            with torch.inference_mode(), narrow:
+            with torch.inference_mode(), autocast:
                 value = self.function(self.model, self.inputs, self.problem)
         else:
-            with narrow:
+            with autocast:
                 value = self.function(self.model, self.inputs, self.problem)
             value.backward()
             self.optimizer.step()
@@ -88,7 +85,7 @@ class TorchSide:
 
 
 def reference(problem: Problem) -> torch.nn.Module:
-    """A fresh twin of the problem's model."""
+    """The PyTorch twin of the problem's model, with its initial weights."""
     match problem.model:
         case "glom":
             return torch_reference.Glom(**problem.arguments)
@@ -104,7 +101,7 @@ def reference(problem: Problem) -> torch.nn.Module:
             return torch_reference.ScalableViT(**problem.arguments)
 
 
-def loaded(problem: Problem, weights: Path) -> torch.nn.Module:
+def load(problem: Problem, weights: Path) -> torch.nn.Module:
     """The twin with the shared weights."""
     model = reference(problem)
     model.load_state_dict(safetensors.torch.load_file(weights))
@@ -112,7 +109,7 @@ def loaded(problem: Problem, weights: Path) -> torch.nn.Module:
 
 
 def batch(problem: Problem) -> dict[str, Tensor]:
-    """The inputs as PyTorch's models take them: images (b, 3, height, width), tokens and labels int64."""
+    """The inputs for PyTorch: images are (b, 3, height, width), tokens and labels int64."""
     inputs = {name: torch.from_numpy(np.array(value)) for name, value in problem.inputs.items()}
     for name in ("images", "clean"):
         if name in inputs:
@@ -124,7 +121,7 @@ def batch(problem: Problem) -> dict[str, Tensor]:
 
 
 def outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
-    """What a forward pass computes."""
+    """The outputs of a forward pass."""
     match problem.model:
         case "glom":
             return model(inputs["images"], iters=problem.iters)
@@ -137,7 +134,7 @@ def outputs(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Probl
 
 
 def loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], problem: Problem) -> Tensor:
-    """What a training step minimises."""
+    """The loss that a training step minimises."""
     match problem.model:
         case "glom":
             top = model(inputs["images"], iters=denoising_iters(problem.arguments["levels"]))[:, :, -1]

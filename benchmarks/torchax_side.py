@@ -1,4 +1,4 @@
-"""torchax: the PyTorch twin's own code, traced and compiled by JAX."""
+"""The torchax side: the code of the PyTorch twin, traced and compiled by JAX."""
 
 import contextlib
 import functools
@@ -12,8 +12,8 @@ import torchax
 import torchax.amp
 from torchax import interop
 
-from benchmarks.problem import Mode, Precision, Problem
-from benchmarks.torch_side import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, batch, loaded, loss, outputs
+from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision, Problem
+from benchmarks.torch_side import batch, load, loss, outputs
 
 
 class TorchaxSide:
@@ -23,9 +23,8 @@ class TorchaxSide:
     """
 
     def __init__(self, problem: Problem, weights: Path, mode: Mode, precision: Precision) -> None:
-        model = (
-            loaded(problem, weights).train(mode == "train").requires_grad_(False)
-        )  # JAX takes the gradient
+        # JAX differentiates, so PyTorch needs no gradients.
+        model = load(problem, weights).train(mode == "train").requires_grad_(False)
         trained = {name for name, _ in model.named_parameters()}
         environment = torchax.default_env()
         with environment:
@@ -33,10 +32,10 @@ class TorchaxSide:
             module = interop.JittableModule(model.to("jax"))
 
         def call(function: Any, parameters: Any, buffers: Any, inputs: Any) -> Any:
-            narrow: Any = contextlib.nullcontext()
+            autocast: Any = contextlib.nullcontext()
             if precision == "bfloat16":
-                narrow = torchax.amp.autocast("jax", torch.bfloat16, environment)
-            with environment, narrow:
+                autocast = torchax.amp.autocast("jax", torch.bfloat16, environment)
+            with environment, autocast:
                 return module.functional_call(function, parameters, buffers, inputs, problem)
 
         def step(parameters: Any, moments: Any, buffers: Any, inputs: Any) -> tuple:
@@ -56,7 +55,7 @@ class TorchaxSide:
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
     def __call__(self) -> jax.Array:
-        """One forward pass or training step, waited for: the outputs, or the loss before the step."""
+        """Runs one forward pass or training step to its end; returns the outputs, or the loss before the step."""
         if self.mode == "forward":
             return jax.block_until_ready(self._forward(self.parameters, self.buffers, self.inputs))
         arguments = self.parameters, self.moments, self.buffers, self.inputs
