@@ -11,6 +11,7 @@ import markupsafe
 from benchmarks import plots
 from benchmarks.rows import LABELS, PYTORCH, Cell, Results, curves, point_label, rows
 from jaxmodels.atomic import atomic_write
+from jaxmodels.pages import stylesheet
 from tools.tables import Table
 
 
@@ -42,6 +43,7 @@ def html(results: Results, tables: Sequence[tuple[str, Table]], images: Sequence
     environment.filters["bold"] = _bold
     page = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
+        stylesheet=stylesheet(),
         summary=summary(results),
         images=[(image.stem, plots.data_url(image)) for image in images],
         tables=tables,
