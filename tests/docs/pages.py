@@ -8,6 +8,7 @@ this text.
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -15,6 +16,9 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest import mock
+
+from jaxmodels.__main__ import main
 
 
 ROOT = Path(__file__).parents[2]
@@ -116,13 +120,13 @@ def _check_flags(words: list[str], place: str) -> None:
 
 @cache
 def help_of(*command: str) -> str:
-    """What `jaxmodels COMMAND --help` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxmodels", *command, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=None,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What `jaxmodels COMMAND --help` prints, on a wide terminal."""
+    output = io.StringIO()
+    with (
+        mock.patch.dict(os.environ, COLUMNS="200"),
+        mock.patch.object(sys, "argv", ["jaxmodels", *command, "--help"]),
+        contextlib.redirect_stdout(output),
+        contextlib.suppress(SystemExit),
+    ):
+        main()
+    return output.getvalue()
