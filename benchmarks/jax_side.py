@@ -14,6 +14,7 @@ from jaxtyping import Array
 from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
 from benchmarks.sizes import Workload, build
 from jaxmodels.convert.core import load_state_dict
+from jaxmodels.generation import next_token_loss
 from jaxmodels.losses import (
     denoising_iters,
     image_from_patches,
@@ -22,7 +23,7 @@ from jaxmodels.losses import (
 )
 from jaxmodels.models.colt5 import ConditionalRoutedViT
 from jaxmodels.models.glom import Glom
-from jaxmodels.models.hourglass import HourglassTransformerLM, next_token_loss
+from jaxmodels.models.hourglass import HourglassTransformerLM
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.scalable_vit import ScalableViT
 from jaxmodels.nn import Implementation

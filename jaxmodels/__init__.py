@@ -12,9 +12,9 @@ from jaxmodels.models.colt5 import ConditionalRoutedViTConfig as ConditionalRout
 from jaxmodels.models.glom import Glom as Glom
 from jaxmodels.models.glom import GlomConfig as GlomConfig
 from jaxmodels.models.hourglass import HourglassTransformer as HourglassTransformer
-from jaxmodels.models.hourglass import HourglassTransformerConfig as HourglassTransformerConfig
 from jaxmodels.models.hourglass import HourglassTransformerLM as HourglassTransformerLM
-from jaxmodels.models.hourglass import HourglassTransformerLMConfig as HourglassTransformerLMConfig
+from jaxmodels.models.hourglass_config import HourglassTransformerConfig as HourglassTransformerConfig
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig as HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUT as MaMMUT
 from jaxmodels.models.mammut import MaMMUTConfig as MaMMUTConfig
 from jaxmodels.models.mammut import MaMMUTLoss as MaMMUTLoss

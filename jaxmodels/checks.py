@@ -109,3 +109,14 @@ def require_tokens(name: str, tokens: Any) -> None:
     require_shape(name, tokens, ("b", "n"))
     if not tokens.dtype.name.startswith(("int", "uint")):
         raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
+
+
+def require_sequence(name: str, x: Any, mask: Any) -> None:
+    """ValueError unless `x` has a position and `mask`, if there is one, a bool for each."""
+    b, n = x.shape[:2]
+    if n == 0:
+        raise ValueError(f"{name} must have at least one position; got {name}.shape={tuple(x.shape)}")
+    if mask is not None:
+        require_shape("mask", mask, (b, n))
+        if mask.dtype != bool:
+            raise ValueError(f"mask must be bool, True where others may look; got mask.dtype={mask.dtype}")

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 import jaxmodels as jm
 import torch_reference
 from jaxmodels.convert.hourglass import infer_config
-from jaxmodels.models.hourglass import generate, next_token_loss
+from jaxmodels.generation import generate, next_token_loss
 from parity_tests.cases.hourglass import BARE, LM  # the import also repairs the package's missing `math`
 from parity_tests.harness import AS_USERS, assert_init_matches, assert_layout_matches, assert_round_trip
 

@@ -21,7 +21,8 @@ from jaxmodels.convert.core import load_state_dict
 from jaxmodels.convert.table import Parameter
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
-from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig
+from jaxmodels.models.hourglass import HourglassTransformerLM
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig

@@ -182,7 +182,7 @@ def hourglass() -> None:
     svg = surprise_svg(text, [0.0, *np.asarray(losses)], model.config.shorten_factor)
     (IMAGES / "hourglass-surprise.svg").write_text(svg, encoding="utf-8")
 
-    from jaxmodels.models.hourglass import generate
+    from jaxmodels.generation import generate
 
     prompt = b"The American people "
     drawn = generate(

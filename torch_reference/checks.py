@@ -33,6 +33,13 @@ def require_integer_fields(config: Any, **minimum: int) -> None:
             require_integer(field.name, value, minimum=minimum.get(field.name, 1))
 
 
+def require_bools(**values: Any) -> None:
+    """ValueError unless every value is a bool."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be a bool; got {name}={value!r}")
+
+
 def require_rate(name: str, value: Any) -> None:
     """ValueError unless `value` is a rate of dropout: a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
@@ -80,3 +87,14 @@ def require_tokens(name: str, tokens: Tensor) -> None:
     require_shape(name, tokens, ("b", "n"))
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"{name} must be integer ids; got {name}.dtype={tokens.dtype}")
+
+
+def require_sequence(name: str, x: Tensor, mask: Tensor | None) -> None:
+    """ValueError unless `x` has a position and `mask`, if there is one, a bool for each."""
+    b, n = x.shape[:2]
+    if n == 0:
+        raise ValueError(f"{name} must have at least one position; got {name}.shape={tuple(x.shape)}")
+    if mask is not None:
+        require_shape("mask", mask, (b, n))
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool, True where others may look; got mask.dtype={mask.dtype}")

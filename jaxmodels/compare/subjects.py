@@ -21,10 +21,8 @@ from jaxmodels.data.tokens import NUM_TOKENS, PAD_ID, encode
 from jaxmodels.models import MODEL_NAMES, ModelName
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
-from jaxmodels.models.hourglass import (
-    HourglassTransformerLM,
-    HourglassTransformerLMConfig,
-)
+from jaxmodels.models.hourglass import HourglassTransformerLM
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig

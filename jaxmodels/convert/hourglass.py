@@ -6,13 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.convert.table import Entry, Parameter, Twin, embedding, layer_norm, linear
-from jaxmodels.models.hourglass import (
-    Depth,
-    HourglassTransformer,
-    HourglassTransformerConfig,
-    HourglassTransformerLM,
-    Transformer,
-)
+from jaxmodels.models.hourglass import HourglassTransformer, HourglassTransformerLM, Transformer
+from jaxmodels.models.hourglass_config import Depth, HourglassTransformerConfig
 
 
 # The package's `AutoregressiveWrapper` holds the language model under this name.

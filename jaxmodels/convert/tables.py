@@ -11,12 +11,8 @@ from jaxmodels.convert import colt5, glom, hourglass, mammut, scalable_vit, simp
 from jaxmodels.convert.table import Entry
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
-from jaxmodels.models.hourglass import (
-    HourglassTransformer,
-    HourglassTransformerConfig,
-    HourglassTransformerLM,
-    HourglassTransformerLMConfig,
-)
+from jaxmodels.models.hourglass import HourglassTransformer, HourglassTransformerLM
+from jaxmodels.models.hourglass_config import HourglassTransformerConfig, HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig

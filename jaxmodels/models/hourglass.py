@@ -6,9 +6,9 @@ Shapes: b batch, n tokens, d model width, h heads, k head width, i/j query/key p
 factor, v vocabulary.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,13 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from jaxmodels.checks import require_floating, require_integer, require_shape, require_tokens
-from jaxmodels.losses import mean_cross_entropy
+from jaxmodels.checks import require_floating, require_sequence, require_shape, require_tokens
+from jaxmodels.models.hourglass_config import (
+    HourglassTransformerConfig,
+    HourglassTransformerLMConfig,
+    as_factors,
+    count_levels,
+)
 from jaxmodels.nn import (
     AttentionModule,
     Embed,
@@ -28,55 +33,10 @@ from jaxmodels.nn import (
     Linear,
     Model,
     RematModule,
-    at_least_float32,
     attend,
     gelu,
     rematerialized,
 )
-
-
-Depth = int | tuple[int, "Depth", int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HourglassTransformerConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformer`."""
-
-    dim: int
-    depth: tuple[int, Depth, int]  # layers before, in and after the valley, which may be an hourglass itself
-    shorten_factor: int | tuple[int, ...] = 2  # one for all levels, or one each, outermost first
-    attn_resampling: bool = True  # one layer of attention refines each shortening and lengthening
-    updown_sample_type: Literal["naive", "linear"] = "naive"  # average and repeat, or learned
-    heads: int = 8
-    dim_head: int = 64
-    causal: bool = False
-    norm_out: bool = False
-
-    def __post_init__(self) -> None:
-        normalize_config(self)
-        if isinstance(self.depth, int):
-            raise ValueError(f"depth must be (pre, valley, post); got depth={self.depth!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HourglassTransformerLMConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformerLM`."""
-
-    num_tokens: int
-    dim: int
-    max_seq_len: int  # rows of the position table
-    depth: Depth  # an integer builds one transformer at full length
-    shorten_factor: int | tuple[int, ...] | None = None  # None only for integer depth
-    heads: int = 8
-    dim_head: int = 64
-    attn_resampling: bool = True
-    updown_sample_type: Literal["naive", "linear"] = "naive"
-    causal: bool = True
-
-    def __post_init__(self) -> None:
-        require_integer("num_tokens", self.num_tokens, minimum=1)
-        require_integer("max_seq_len", self.max_seq_len, minimum=1)
-        normalize_config(self)
 
 
 class Attention(AttentionModule):
@@ -387,9 +347,9 @@ class HourglassTransformerLM(Model):
         Raises:
           ValueError: a shape, type or id that does not fit.
         """
-        return self.to_logits(self.embed(tokens, mask))
+        return self.to_logits(self.features(tokens, mask))
 
-    def embed(
+    def features(
         self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b n d"]:
         """The features from which the logits are computed; arguments and errors as for the call."""
@@ -403,201 +363,11 @@ class HourglassTransformerLM(Model):
         return self.transformer(x, mask=mask)
 
 
-def next_token_loss(
-    model: HourglassTransformerLM,
-    tokens: Int[Array, "b n+1"],
-    pad_value: int = 0,
-    mask: Bool[Array, "b n"] | None = None,
-) -> Float[Array, ""]:
-    """Mean cross-entropy of every next token that is not `pad_value`; NaN, with zero gradient, where all are.
-
-    The model sees tokens[:, :-1], so that `mask` has one position fewer than `tokens`. Computed in float32 at
-    least. The counterpart of calling the package's `AutoregressiveWrapper`.
-    """
-    require_tokens("tokens", tokens)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    return mean_cross_entropy(model(inputs, mask), targets, ignored=pad_value)
-
-
-def generate(
-    model: HourglassTransformerLM,
-    start: Int[Array, "b n"],
-    seq_len: int,
-    *,
-    eos_token: int | None = None,
-    temperature: float = 1.0,
-    filter_thres: float = 0.9,
-    pad_value: int = 0,
-    rngs: nnx.Rngs | None = None,
-) -> Int[Array, "b m"]:
-    """Samples up to `seq_len` tokens that continue `start`; returns only the new ones, m ≤ seq_len.
-
-    The model reads the last max_seq_len tokens. One compiled loop serves all prompt lengths, and all numbers
-    of new tokens up to the same multiple of max_seq_len. The counterpart of the package's
-    `AutoregressiveWrapper.generate`.
-
-    Args:
-      model: a causal model, for which what follows a position cannot matter: prompts are padded on the right.
-      start: the prompts, n ≥ 1 ids each.
-      seq_len: how many tokens to draw at most.
-      eos_token: ends generation once every row has drawn it; what follows it in a row becomes `pad_value`.
-      temperature: divides the logits; 0 takes the most likely token.
-      filter_thres: draws from the (1 - filter_thres) · v most likely tokens, at least one.
-      pad_value: fills the rows that ended.
-      rngs: its `sample` stream draws the tokens; not needed where only one token passes the filter.
-
-    Raises:
-      ValueError: an argument out of range, a model that is not causal, or `rngs` is missing.
-    """
-    config = model.config
-    if not config.causal:
-        raise ValueError("model must be causal to generate; got a model with causal=False")
-    require_tokens("start", start)
-    require_sequence("start", start, None)
-    require_ids("start", start, config.num_tokens)
-    require_integer("seq_len", seq_len, minimum=0)
-    require_sampling(temperature, filter_thres)
-    k = 1 if temperature == 0 else max(1, int((1 - filter_thres) * config.num_tokens))
-    if rngs is None and k > 1:
-        raise ValueError("rngs must be given to draw tokens, as nnx.Rngs(0), or temperature=0; got rngs=None")
-
-    window = jnp.asarray(start, jnp.int32)[:, -config.max_seq_len :]
-    length = window.shape[1]
-    count, out = sample(
-        model,
-        pad(window, 0, config.max_seq_len - length),
-        length,
-        seq_len,
-        eos_token,
-        temperature or 1.0,
-        pad_value,
-        jax.random.key(0) if rngs is None else rngs.sample(),
-        k=k,
-        capacity=max(1, -(-seq_len // config.max_seq_len)) * config.max_seq_len,
-    )
-    return out[:, : int(count)]
-
-
-@partial(jax.jit, static_argnames=("k", "capacity"))
-def sample(
-    model: HourglassTransformerLM,
-    window: Int[Array, "b n"],
-    length: int | Int[Array, ""],
-    seq_len: int | Int[Array, ""],
-    eos_token: int | Int[Array, ""] | None,
-    temperature: float | Float[Array, ""],
-    pad_value: int | Int[Array, ""],
-    key: Array,
-    *,
-    k: int,
-    capacity: int,
-) -> tuple[Int[Array, ""], Int[Array, "b {capacity}"]]:
-    """The loop of `generate`: how many tokens were drawn, and the tokens in a buffer of `capacity`."""
-    b, max_seq_len = window.shape
-
-    def unfinished(carry):
-        count, _, _, _, finished = carry
-        return (count < seq_len) & ~jnp.all(finished)
-
-    def step(carry):
-        count, window, length, out, finished = carry
-        features = jax.lax.dynamic_index_in_dim(model.embed(window), length - 1, axis=1, keepdims=False)
-        values, indices = jax.lax.top_k(model.to_logits(features), k)
-        values = at_least_float32(values)
-        drawn = jax.random.categorical(jax.random.fold_in(key, count), values / temperature)
-        token = jnp.take_along_axis(indices, drawn[:, None], axis=1)[:, 0]
-        window = jnp.where(length == max_seq_len, jnp.roll(window, -1, axis=1), window)
-        length = jnp.minimum(length + 1, max_seq_len)
-        window = window.at[:, length - 1].set(token)
-        out = out.at[:, count].set(token)
-        if eos_token is not None:
-            finished = finished | (token == eos_token)
-        return count + 1, window, length, out, finished
-
-    count, length = jnp.zeros((), jnp.int32), jnp.asarray(length, jnp.int32)
-    out = jnp.zeros((b, capacity), jnp.int32)
-    carry = count, window, length, out, jnp.zeros(b, bool)
-    count, _, _, out, _ = jax.lax.while_loop(unfinished, step, carry)
-    if eos_token is not None:
-        is_eos = out == eos_token
-        out = jnp.where(jnp.cumsum(is_eos, axis=1) - is_eos > 0, pad_value, out)
-    return count, out
-
-
 def pad(x: Array, left: int, right: int) -> Array:
     """Adds zeros (False) before and after the positions of `x`, axis 1; a negative number cuts them off."""
     widths = [(0, 0, 0)] * x.ndim
     widths[1] = (left, right, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
-
-
-def normalize_config(config: HourglassTransformerConfig | HourglassTransformerLMConfig) -> None:
-    """Checks what both configurations have in common, and turns lists into tuples."""
-    require_integer("dim", config.dim, minimum=1)
-    require_integer("heads", config.heads, minimum=1)
-    require_integer("dim_head", config.dim_head, minimum=1)
-    if config.updown_sample_type not in ("naive", "linear"):
-        raise ValueError(
-            "updown_sample_type must be 'naive' or 'linear'; "
-            f"got updown_sample_type={config.updown_sample_type!r}"
-        )
-    for name in ("attn_resampling", "causal", "norm_out"):
-        value = getattr(config, name, False)
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} must be a bool; got {name}={value!r}")
-    depth = as_depth(config.depth)
-    factors = as_factors(config.shorten_factor, count_levels(depth))
-    object.__setattr__(config, "depth", depth)
-    if isinstance(config.shorten_factor, list | tuple) or not factors:
-        object.__setattr__(config, "shorten_factor", factors or None)
-
-
-def as_depth(depth: Any) -> Depth:
-    """Turns lists into tuples; ValueError unless an integer ≥ 0 or a nested (integer, depth, integer)."""
-    if not isinstance(depth, list | tuple):
-        return require_integer("depth", depth, minimum=0)
-    if len(depth) != 3:
-        raise ValueError(f"depth must be an integer or (pre, valley, post); got depth={depth!r}")
-    pre, valley, post = depth
-    return (
-        require_integer("depth before the valley", pre, minimum=0),
-        as_depth(valley),
-        require_integer("depth after the valley", post, minimum=0),
-    )
-
-
-def count_levels(depth: Depth) -> int:
-    """How many hourglasses are nested in one another."""
-    return 0 if isinstance(depth, int) else 1 + count_levels(depth[1])
-
-
-def as_factors(shorten_factor: Any, levels: int) -> tuple[int, ...]:
-    """One shortening factor per hourglass level, outermost first."""
-    if levels == 0:
-        if shorten_factor is not None and shorten_factor not in (0, (), []):
-            raise ValueError(
-                f"shorten_factor must be None when depth is an integer; got shorten_factor={shorten_factor!r}"
-            )
-        return ()
-    if not isinstance(shorten_factor, list | tuple):
-        return (require_integer("shorten_factor", shorten_factor, minimum=1),) * levels
-    if len(shorten_factor) != levels:
-        raise ValueError(
-            f"shorten_factor must have one entry per hourglass level, {levels} for this depth; "
-            f"got shorten_factor={shorten_factor!r}"
-        )
-    return tuple(require_integer("shorten_factor", factor, minimum=1) for factor in shorten_factor)
-
-
-def require_sequence(name: str, x: Array, mask: Array | None) -> None:
-    """ValueError unless `x` has a position and `mask`, if there is one, a bool for each."""
-    b, n = x.shape[:2]
-    if n == 0:
-        raise ValueError(f"{name} must have at least one position; got {name}.shape={tuple(x.shape)}")
-    if mask is not None:
-        require_shape("mask", mask, (b, n))
-        if mask.dtype != bool:
-            raise ValueError(f"mask must be bool, True where others may look; got mask.dtype={mask.dtype}")
 
 
 def require_ids(name: str, ids: Array, num_tokens: int) -> None:
@@ -609,11 +379,3 @@ def require_ids(name: str, ids: Array, num_tokens: int) -> None:
     low, high = values.min(), values.max()
     if low < 0 or high >= num_tokens:
         raise ValueError(f"{name} must be ids in [0, num_tokens={num_tokens}); got ids from {low} to {high}")
-
-
-def require_sampling(temperature: float, filter_thres: float) -> None:
-    """ValueError unless temperature ≥ 0 and 0 ≤ filter_thres ≤ 1."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be finite and ≥ 0; got temperature={temperature!r}")
-    if not 0 <= filter_thres <= 1:
-        raise ValueError(f"filter_thres must lie in [0, 1]; got filter_thres={filter_thres!r}")

@@ -7,7 +7,7 @@ from typing import Any, ForwardRef
 import jax
 import tyro
 
-from jaxmodels.models.hourglass import as_depth
+from jaxmodels.models.hourglass_config import as_depth
 from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS

@@ -9,7 +9,7 @@ from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
-from jaxmodels.models.hourglass import HourglassTransformerLMConfig
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig

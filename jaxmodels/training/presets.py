@@ -9,7 +9,7 @@ import tyro
 from jaxmodels.data.tokens import NUM_TOKENS
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
-from jaxmodels.models.hourglass import HourglassTransformerLMConfig
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.models.mammut import MaMMUTConfig
 from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig

@@ -15,13 +15,9 @@ from flax import nnx
 from hourglass_transformer_pytorch.autoregressive_wrapper import AutoregressiveWrapper
 
 import torch_reference
-from jaxmodels.models.hourglass import (
-    HourglassTransformer,
-    HourglassTransformerConfig,
-    HourglassTransformerLM,
-    HourglassTransformerLMConfig,
-    next_token_loss,
-)
+from jaxmodels.generation import next_token_loss
+from jaxmodels.models.hourglass import HourglassTransformer, HourglassTransformerLM
+from jaxmodels.models.hourglass_config import HourglassTransformerConfig, HourglassTransformerLMConfig
 from parity_tests.cases.case import Case
 
 

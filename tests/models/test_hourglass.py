@@ -11,9 +11,9 @@ from jaxmodels import (
     HourglassTransformerConfig,
     HourglassTransformerLM,
     HourglassTransformerLMConfig,
+    generation,
 )
-from jaxmodels.models import hourglass
-from jaxmodels.models.hourglass import generate, next_token_loss
+from jaxmodels.generation import generate, next_token_loss
 from tests.properties import check_batch, check_bfloat16, check_gradients, check_jit
 
 
@@ -283,7 +283,7 @@ def test_generation_is_the_naive_loop_and_compiles_once() -> None:
         num_tokens=11, dim=8, max_seq_len=6, depth=(0, 1, 1), shorten_factor=2, heads=2, dim_head=4
     )
     model = HourglassTransformerLM(config, rngs=nnx.Rngs(0))
-    before = hourglass.sample._cache_size()
+    before = generation.sample._cache_size()
     for n, new in ((2, 9), (4, 5), (8, 6)):
         sequence = np.asarray(tokens(2, n, seed=n))
         for _ in range(new):
@@ -291,7 +291,7 @@ def test_generation_is_the_naive_loop_and_compiles_once() -> None:
             sequence = np.concatenate([sequence, np.argmax(logits, axis=-1)[:, None]], axis=1)
         generated = generate(model, tokens(2, n, seed=n), new, temperature=0)
         np.testing.assert_array_equal(generated, sequence[:, n:])
-    assert hourglass.sample._cache_size() - before == 2  # up to 6 and up to 12 new tokens
+    assert generation.sample._cache_size() - before == 2  # up to 6 and up to 12 new tokens
 
 
 def test_sampling_is_reproducible(model) -> None:

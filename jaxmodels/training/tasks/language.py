@@ -26,8 +26,10 @@ from jaxtyping import Array, DTypeLike, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from jaxmodels.data.datasets import TextSplits
+from jaxmodels.generation import sample
 from jaxmodels.losses import cross_entropy
-from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, pad, sample
+from jaxmodels.models.hourglass import HourglassTransformerLM, pad
+from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
 from jaxmodels.training.tasks.figures.images import show

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxmodels import HourglassTransformerLM, HourglassTransformerLMConfig
 from jaxmodels.data.datasets import TextSplits
-from jaxmodels.models.hourglass import HourglassTransformerLM, HourglassTransformerLMConfig, next_token_loss
+from jaxmodels.generation import next_token_loss
 from jaxmodels.training.tasks import language
 from jaxmodels.training.tasks.language import LanguageModelling, shown_continuation
 
@@ -216,7 +217,7 @@ class Reciting(nnx.Module):
 
     config = CONFIG
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
+    def features(self, tokens: jax.Array) -> jax.Array:
         return jax.nn.one_hot(tokens, CONFIG.num_tokens)
 
     def to_logits(self, x: jax.Array) -> jax.Array:
