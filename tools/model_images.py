@@ -112,7 +112,7 @@ def mammut() -> None:
     test = test_images()
     shown = np.linspace(20, len(test) - 20, 12).astype(int)
     captions = written(model, scaled(test.images[shown]))
-    figure, grid = plain_figure(3, 4, size=1.55, height=1.7)
+    figure, grid = plain_figure(4, 3, size=1.55, height=1.7)
     for axes, image, caption in zip(grid.flat, test.images[shown], captions, strict=True):
         draw(axes, image)
         axes.set_title(shortened(caption), fontsize=8, color=TEXT, parse_math=False)
