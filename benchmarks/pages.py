@@ -46,7 +46,7 @@ def full(results: Results, plots_folder: Path, page_folder: Path) -> str:
     """
     images = {
         image.stem: f"![{image.stem}]({os.path.relpath(image, page_folder)})"
-        for image in plots.write(rows(results), curves(results), plots_folder)
+        for image in plots.write(plots.figures(rows(results), curves(results)), plots_folder)
     }
     parts = [report.summary(results), report.measured_on(results)]
     parts += [images.pop("ratios")] if "ratios" in images else []

@@ -1,6 +1,5 @@
 """Plots of results.json: the ratios of all rows, and one plot per scaling curve."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,29 +9,36 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.rows import Row, point_label
+from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
 
 
 matplotlib.use("Agg", force=False)
 
 STYLES = {  # colour, marker, name
-    "eager": ("#d1793b", "o", "eager PyTorch"),
-    "compile": ("#7a4ea3", "D", "torch.compile"),
-    "torchax": ("#3a8f6f", "^", "torchax"),
-    "jax": ("#1f4e8c", "s", "JAX"),
+    "eager": (pages.TORCH, "o", "eager PyTorch"),
+    "compile": (pages.EXTRA, "D", "torch.compile"),
+    "torchax": (pages.NOISE, "^", "torchax"),
+    "jax": (pages.JAX, "s", "JAX"),
 }
 
 
-def write(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
-    """Writes ratios.png, and curve-MODEL.png for each curve; returns their paths."""
-    figures = {}
-    if any(row.ratio(name) for row in rows for name in STYLES if name != "jax"):
-        figures["ratios.png"] = ratios(rows)
-    figures |= {f"curve-{model}.png": curve(model, points) for model, points in curves.items()}
-    for name, figure in figures.items():
-        with atomic_write(folder / name) as path:
-            figure.savefig(path, format="png", dpi=110)
-    return [folder / name for name in figures]
+def figures(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]]) -> dict[str, Figure]:
+    """The ratios of all rows, if there are any, and each curve as "curve-MODEL"."""
+    with matplotlib.rc_context(pages.plot_settings()):
+        drawn = {}
+        if any(row.ratio(name) for row in rows for name in STYLES if name != "jax"):
+            drawn["ratios"] = ratios(rows)
+        return drawn | {f"curve-{model}": curve(model, points) for model, points in curves.items()}
+
+
+def write(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Writes NAME.svg for each figure; returns the paths."""
+    paths = [folder / f"{name}.svg" for name in figures]
+    for path, (name, figure) in zip(paths, figures.items(), strict=True):
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(pages.svg_file(figure, name=name), encoding="utf-8")
+    return paths
 
 
 def ratios(rows: Sequence[Row]) -> Figure:
@@ -64,8 +70,8 @@ def ratios(rows: Sequence[Row]) -> Figure:
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(low, high)
-    axes.axvspan(low, 1, color="#1f4e8c", alpha=0.06, lw=0)
-    axes.axvline(1, color="#444", lw=1)
+    axes.axvspan(low, 1, color=pages.JAX, alpha=0.06, lw=0)
+    axes.axvline(1, color=pages.MUTED, lw=1)
     axes.set_xlabel("time of JAX / time of PyTorch  (shaded: JAX is faster; bars: noise)")
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(others))
     _style(axes)
@@ -106,11 +112,6 @@ def curve(model: str, points: Sequence[Row]) -> Figure:
     time.tick_params(axis="y", which="both", labelsize=8)
     figure.suptitle(model, fontsize=11)
     return figure
-
-
-def data_url(image: Path) -> str:
-    """A PNG file as a `data:` URL."""
-    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
 
 
 def _tick_label(value: float, _: int) -> str:

@@ -2,16 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import markupsafe
+from matplotlib.figure import Figure
 
 from benchmarks import plots
 from benchmarks.rows import LABELS, PYTORCH, Cell, Results, curves, point_label, rows
+from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
-from jaxmodels.pages import stylesheet
 from tools.tables import Table
 
 
@@ -22,7 +23,8 @@ EMPTY = "–"  # a cell without a number
 
 def write_report(results: Results, folder: Path) -> None:
     """Writes the plots, results.md and report.html."""
-    images = plots.write(rows(results), curves(results), folder)
+    figures = plots.figures(rows(results), curves(results))
+    images = plots.write(figures, folder)
     tables = [
         ("Time", main_table(results)),
         ("First calls, memory, arithmetic", detail_table(results)),
@@ -34,19 +36,19 @@ def write_report(results: Results, folder: Path) -> None:
     with atomic_write(folder / "results.md") as path:
         path.write_text(text, encoding="utf-8")
     with atomic_write(folder / "report.html") as path:
-        path.write_text(html(results, tables, images), encoding="utf-8")
+        path.write_text(html(results, tables, figures), encoding="utf-8")
 
 
-def html(results: Results, tables: Sequence[tuple[str, Table]], images: Sequence[Path]) -> str:
+def html(results: Results, tables: Sequence[tuple[str, Table]], figures: Mapping[str, Figure]) -> str:
     """The tables and plots as one self-contained page."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["bold"] = _bold
+    environment.filters["cell"] = _cell_html
     page = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
-        stylesheet=stylesheet(),
+        stylesheet=pages.stylesheet(),
         summary=summary(results),
-        images=[(image.stem, plots.data_url(image)) for image in images],
-        tables=tables,
+        plots=[pages.inline_svg(figure, name=name) for name, figure in figures.items()],
+        tables=[(title, _with_one_name_per_row(table)) for title, table in tables],
         measured_on=measured_on(results),
     )
 
@@ -183,5 +185,17 @@ def _call_mb(cell: Cell) -> float | None:
     return None if peak is None or rest is None else peak - rest
 
 
-def _bold(cell: str) -> markupsafe.Markup:
-    return markupsafe.Markup(re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", str(markupsafe.escape(cell))))
+def _with_one_name_per_row(table: Table) -> Table:
+    """Model, size, mode and precision in one cell, whose lines break, so that a page is wide enough for the others."""
+    keys = ["model", "size", "mode", "precision"]
+    if table.head[:4] != keys:
+        return table
+    body = [[" ".join(line[:4]), *line[4:]] for line in table.body]
+    return Table([", ".join(keys), *table.head[4:]], body)
+
+
+def _cell_html(cell: str) -> markupsafe.Markup:
+    """Bold text from Markdown; lines break neither inside of parentheses nor at ±."""
+    text = str(markupsafe.escape(cell)).replace(" ± ", "\u00a0±\u00a0")
+    text = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", text)
+    return markupsafe.Markup(re.sub(r"\(.*?\)", r'<span class="nowrap">\g<0></span>', text))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Colours to draw with -> variables of report.css. Matplotlib writes them into the SVG, where they are exchanged.
+# Colours to draw with -> variables of colours.css. Matplotlib writes them into the SVG, where they are exchanged.
 TEXT, MUTED, LINE = "#010101", "#010102", "#010103"
 JAX, TORCH, NOISE, BAND, EXTRA = "#010104", "#010105", "#010106", "#010107", "#010108"
 GOOD, BAD = "#010109", "#01010a"
@@ -43,8 +43,12 @@ _SETTINGS = {
 
 
 def stylesheet() -> str:
-    """The content of report.css, for a `<style>` element: a page loads nothing."""
-    return resources.files("jaxmodels").joinpath("report.css").read_text()
+    """The colours and report.css, for a `<style>` element: a page loads nothing."""
+    return _colours() + resources.files("jaxmodels").joinpath("report.css").read_text()
+
+
+def _colours() -> str:
+    return resources.files("jaxmodels").joinpath("colours.css").read_text()
 
 
 def plot_settings() -> dict[str, object]:
@@ -74,3 +78,9 @@ def inline_svg(figure: "Figure", *, name: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     label = name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" stroke-linejoin="round" ', 1)
+
+
+def svg_file(figure: "Figure", *, name: str) -> str:
+    """A figure as the content of an SVG file: as `inline_svg`, with colours of its own, light and dark."""
+    style = f"<style>{_colours()}svg {{ background: var(--page); }}</style>"
+    return inline_svg(figure, name=name).replace(">", f">{style}", 1)

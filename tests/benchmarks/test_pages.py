@@ -40,8 +40,8 @@ def test_results_take_the_place_of_what_stood_there(repository: Path) -> None:
     (repository / "results.json").replace(repository / "benchmarks" / "results" / "cpu.json")
     pages.write(repository)
     full = (repository / "benchmarks" / "README.md").read_text()
-    assert "![ratios](results/cpu/ratios.png)" in full
-    assert (repository / "benchmarks" / "results" / "cpu" / "curve-glom.png").exists()
+    assert "![ratios](results/cpu/ratios.svg)" in full
+    assert (repository / "benchmarks" / "results" / "cpu" / "curve-glom.svg").exists()
     assert pages.NO_GPU_RESULTS in full
     assert pages.NO_CPU_RESULTS not in full
 
@@ -63,7 +63,7 @@ def test_the_short_table_has_one_line_per_model() -> None:
 def test_links_start_at_the_folder_of_the_page(tmp_path: Path) -> None:
     found = results(cell("eager", 10.0), cell("jax", 8.0))
     text = pages.full(found, tmp_path / "benchmarks" / "results" / "cpu", tmp_path / "docs")
-    assert "![ratios](../benchmarks/results/cpu/ratios.png)" in text
+    assert "![ratios](../benchmarks/results/cpu/ratios.svg)" in text
 
 
 def test_no_cell_computes_faster_than_the_machine() -> None:

@@ -94,11 +94,11 @@ def test_everything_is_written_and_shown(tmp_path: Path) -> None:
     found = results(cell("eager", 10.0), cell("jax", 8.0, again_ms=8.1), curves=curve())
     rows.write(found, tmp_path)
     report.write_report(rows.read(tmp_path / "results.json"), tmp_path)
-    names = {"results.json", "results.md", "report.html", "ratios.png", "curve-glom.png"}
+    names = {"results.json", "results.md", "report.html", "ratios.svg", "curve-glom.svg"}
     assert {path.name for path in tmp_path.iterdir()} == names
     text = (tmp_path / "results.md").read_text()
     assert "3 × 12" in text
-    assert "![curve-glom](curve-glom.png)" in text
+    assert "![curve-glom](curve-glom.svg)" in text
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "<b>0.80 ± 0.01</b>" in page
@@ -106,7 +106,7 @@ def test_everything_is_written_and_shown(tmp_path: Path) -> None:
 
 def test_one_side_alone_has_a_report_without_ratios(tmp_path: Path) -> None:
     report.write_report(results(cell("jax", 8.0)), tmp_path)
-    assert not (tmp_path / "ratios.png").exists()
+    assert not (tmp_path / "ratios.svg").exists()
     assert "8.00 (7.92–8.08)" in (tmp_path / "results.md").read_text()
 
 
