@@ -76,7 +76,7 @@ def inline_svg(figure: "Figure", *, name: str) -> str:
     # Groups have names such as "axes_1" in every figure; identifiers are unique in a page.
     prefix = re.sub(r"\W+", "-", name)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    label = name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" stroke-linejoin="round" ', 1)
 
 

@@ -1,6 +1,7 @@
 """Plots inside a page: the page's colours, identifiers of their own, nothing that is loaded."""
 
 import re
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
@@ -10,14 +11,19 @@ from jaxmodels import pages
 
 
 @pytest.fixture
-def svg() -> str:
+def figure() -> Figure:
     with mpl.rc_context(pages.plot_settings()):
         figure = Figure(figsize=(4, 3))
         axes = figure.subplots()
         axes.plot([1, 2], [1, 3], color=pages.JAX, label="loss & more")
         axes.fill_between([1, 2], 0, [1, 1], color=pages.BAND)
         axes.legend()
-        return pages.inline_svg(figure, name='loss of "a & b"')
+        return figure
+
+
+@pytest.fixture
+def svg(figure: Figure) -> str:
+    return pages.inline_svg(figure, name='loss of "a & b"')
 
 
 def test_every_colour_is_a_variable_of_the_stylesheet(svg: str) -> None:
@@ -44,3 +50,12 @@ def test_nothing_is_loaded_and_the_name_is_read_aloud(svg: str) -> None:
     assert "<style" not in svg
     assert not re.findall(r'(?:src|href)="(?!#)', svg)
     assert 'aria-label="loss of &quot;a &amp; b&quot;"' in svg
+
+
+def test_a_file_has_its_own_colours(figure: Figure) -> None:
+    text = pages.svg_file(figure, name="losses > 0")
+    style = ElementTree.fromstring(text).find("{*}style").text
+    light, dark = style.split("prefers-color-scheme: dark")
+    for variable in re.findall(r"var\((--\w+)\)", text):
+        assert f"{variable}:" in light
+        assert f"{variable}:" in dark
