@@ -3,7 +3,7 @@
 import io
 import re
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _colours() -> str:
     return resources.files("jaxmodels").joinpath("colours.css").read_text()
 
 
-def plot_settings() -> dict[str, object]:
+def plot_settings() -> dict[Any, Any]:
     """For `matplotlib.rc_context`: texts and axes in the page's colours."""
     return dict(_SETTINGS)
 

@@ -101,7 +101,7 @@ def test_everything_is_written_and_shown(tmp_path: Path) -> None:
     assert "![curve-glom](curve-glom.svg)" in text
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg ") == 2
-    assert "<b>0.80 ± 0.01</b>" in page
+    assert "<b>0.80\u00a0±\u00a00.01</b>" in page
 
 
 def test_one_side_alone_has_a_report_without_ratios(tmp_path: Path) -> None:
