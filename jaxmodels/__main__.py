@@ -77,16 +77,19 @@ def convert(
     model: str | None = None,
     config: str | None = None,
     encoder: str | None = None,
+    entry: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Turn a PyTorch checkpoint into a hub folder, or a hub folder into a PyTorch checkpoint.
 
     Args:
-        source: a .safetensors, .pt, .pth or .bin file with a published package's state_dict, or a hub folder.
-        destination: a folder, or a file with one of these endings.
+        source: a .safetensors, .pt, .pth, .bin, .ckpt or .pth.tar file with a published package's state_dict, a
+            folder with shards of one, or a hub folder.
+        destination: a folder, or a .safetensors, .pt, .pth or .bin file.
         model: class name, such as ScalableViT, where the checkpoint's keys do not tell.
         config: constructor arguments that the checkpoint's shapes do not show: JSON, or the path of a JSON file.
         encoder: the same for the image encoder inside a MaMMUT.
+        entry: which of several copies of the weights to take, such as ema.
         overwrite: replace the destination if it exists.
     """
     from jaxmodels.convert import command
@@ -97,6 +100,7 @@ def convert(
         model=model,
         config=_json(config),
         encoder=_json(encoder, "encoder"),
+        entry=entry,
         overwrite=overwrite,
     )
 

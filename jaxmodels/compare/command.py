@@ -16,7 +16,8 @@ from jaxmodels.compare.engine import Result, compare
 from jaxmodels.compare.precision import ReducedPrecisionError
 from jaxmodels.compare.report import print_table, write
 from jaxmodels.compare.subjects import default_model, name_of, pair_of
-from jaxmodels.convert.hub import from_checkpoint, from_pretrained
+from jaxmodels.convert.bare_checkpoints import from_checkpoint
+from jaxmodels.convert.hub import from_pretrained
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 

@@ -17,14 +17,17 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxmodels.convert.files import read_state_dict
-from jaxmodels.convert.table import Derived, Entry, Parameter, Tied
+from jaxmodels.convert.files import read_weights
+from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.tables import accept_older_keys, table_of
+from jaxmodels.convert.wrappers import choose_entry, strip_prefixes
 
 
 M = TypeVar("M", bound=nnx.Module)
 
 _LOADABLE = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
+SHOWN = 200  # problems of one kind that an error spells out
+_KINDS = ("missing from the state_dict", "not in the model")
 _TOO_WIDE = "float64, which JAX would cut to float32"
 _USE_FLOAT64 = "for float64: jax.config.update('jax_enable_x64', True); or pass dtype=jnp.float32"
 
@@ -34,15 +37,20 @@ def load_state_dict(
     state_dict: Mapping[str, Any] | str | os.PathLike,
     *,
     dtype: DTypeLike | None = None,
+    entry: str | None = None,
 ) -> M:
     """Fills the parameters of `model` in place and returns it.
+
+    What is put around weights is removed, and one line of the log says so: an entry such as "state_dict" or
+    "model" of a training checkpoint, and prefixes such as `module.` or `_orig_mod.` of the keys.
 
     Args:
       model: any model of this package; also one made by `nnx.eval_shape`, which then holds real arrays.
       state_dict: the published package's state_dict, in PyTorch's layout – arrays or tensors – or the path of
-        a .safetensors, .pt, .pth or .bin file.
+        a .safetensors, .pt, .pth, .bin, .ckpt or .pth.tar file, or of a folder with one or with shards of one.
       dtype: float16, bfloat16, float32 or float64, to which the arrays are converted; by default each keeps
         the type it comes in. A buffer of constants stays at float32 or wider.
+      entry: which of several copies of the weights to load, for instance "ema".
 
     Raises:
       ValueError: keys, shapes or types do not fit one to one, a derived or tied entry has another value, or
@@ -54,17 +62,13 @@ def load_state_dict(
     source = ""
     if isinstance(state_dict, str | os.PathLike):
         source = f"{os.fspath(state_dict)}: "
-        state_dict = read_state_dict(Path(state_dict))
-    elif not isinstance(state_dict, Mapping):
-        raise ValueError(
-            f"state_dict must be a mapping or the path of a file; got a {type(state_dict).__name__}"
-        )
-    odd = [repr(key) for key in state_dict if not isinstance(key, str)]
-    if odd:
-        raise ValueError(f"the keys of a state_dict must be strings; got {', '.join(odd)}")
-    arrays = {key: as_numpy(key, value) for key, value in state_dict.items()}
+        arrays, entry = read_weights(Path(state_dict), entry)
+    else:
+        arrays, entry = _as_arrays(state_dict, entry)
+    name, known = type(model).__name__, {e.theirs for e in table if not isinstance(e, Twin)}
+    arrays = strip_prefixes(accept_older_keys(name, arrays), known, entry=entry, source=source)
     try:
-        fitted = fit(model, table, accept_older_keys(type(model).__name__, arrays), dtype=dtype)
+        fitted = fit(model, table, accept_older_keys(name, arrays), dtype=dtype)
     except ValueError as error:
         raise ValueError(f"{source}{error}") from error
     # A copy, so that later changes of the caller's arrays do not reach the model; all of them before the first
@@ -73,6 +77,18 @@ def load_state_dict(
     for path, value in values.items():
         variable_at(model, path).set_value(value)
     return model
+
+
+def _as_arrays(state_dict: Any, entry: str | None) -> tuple[dict[str, np.ndarray], str | None]:
+    """The arrays of a mapping, and `entry` if it chose none of them."""
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(
+            f"state_dict must be a mapping or the path of a file; got a {type(state_dict).__name__}"
+        )
+    state_dict, entry = choose_entry(state_dict, entry)
+    if odd := [repr(key) for key in state_dict if not isinstance(key, str)]:
+        raise ValueError(f"the keys of a state_dict must be strings; got {', '.join(odd)}")
+    return {key: as_numpy(key, value) for key, value in state_dict.items()}, entry
 
 
 def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -93,7 +109,9 @@ def fit(
 ) -> dict[str, np.ndarray]:
     """Returns path -> array in the model's layout; ValueError lists all that does not fit. Changes nothing."""
     entries = [entry for entry in table if isinstance(entry, Parameter | Derived | Tied)]
-    problems = [f"not in the model: {key}" for key in arrays.keys() - {entry.theirs for entry in entries}]
+    unknown = sorted(arrays.keys() - {entry.theirs for entry in entries})
+    problems = [f"not in the model: {key}" for key in unknown]
+    misfits: set[str] = set()
     values: dict[str, np.ndarray] = {}
     for entry in entries:
         if entry.theirs not in arrays:
@@ -114,21 +132,33 @@ def fit(
                     value = rearrange(block.astype(wanted, copy=False), entry.axes, **sizes)
                     values[entry.ours] = np.flip(value, tuple(range(entry.flip))) if entry.flip else value
             case Derived():
-                expected = entry.expected()
-                if array.shape != expected.shape:
-                    found = [f"shape {array.shape}, the model needs {expected.shape}"]
-                elif not _agrees(array, expected, rounding=False):
+                if array.shape != entry.shape:
+                    found = [f"shape {array.shape}, the model needs {entry.shape}"]
+                elif not _agrees(array, entry.expected(), rounding=False):
                     found = ["not the values that the architecture determines"]
             case Tied():
                 twin = arrays.get(entry.to)
-                if twin is not None and not _same_bits(array, twin):
+                if twin is not None and entry.to not in misfits and not _same_bits(array, twin):
                     found = [f"must equal {entry.to}, to which it is tied"]
         problems += [f"{entry.theirs}: {problem}" for problem in found]
+        misfits |= {entry.theirs} if found else set()
     if problems:
         hint = "" if not any(problem.endswith(_TOO_WIDE) for problem in problems) else f"\n{_USE_FLOAT64}"
-        listed = "\n  ".join(sorted(problems))
-        raise ValueError(f"the state_dict does not fit {type(model).__name__}\n  {listed}{hint}")
+        raise ValueError(f"the state_dict does not fit {type(model).__name__}{_listed(problems)}{hint}")
     return values
+
+
+def _listed(problems: Iterable[str]) -> str:
+    """The problems, each on a line; of one kind at most `SHOWN`, and how many others there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in sorted(problems):
+        kind = next((kind for kind in _KINDS if problem.startswith(f"{kind}: ")), "")
+        kinds.setdefault(kind, []).append(problem)
+    shown = sorted(problem for found in kinds.values() for problem in found[:SHOWN])
+    for kind, found in sorted(kinds.items()):
+        if len(found) > SHOWN:
+            shown.append(f"{kind or 'of another shape, type or value'}: {len(found) - SHOWN:,} more")
+    return "".join(f"\n  {line}" for line in shown)
 
 
 def _checked(dtype: DTypeLike) -> np.dtype:
@@ -224,7 +254,7 @@ def as_numpy(key: str, value: Any) -> np.ndarray:
         from jaxmodels.convert import torch_io
 
         try:
-            return torch_io.to_numpy(value)
+            return torch_io.view_as_numpy(value)
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
     try:

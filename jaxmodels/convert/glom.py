@@ -24,7 +24,9 @@ def table(model: Glom) -> Iterator[Entry]:
     if config.local_consensus_radius > 0:
         side = config.image_size // config.patch_size
         yield Derived(
-            "attention.non_local_mask", lambda: non_local_mask(side, config.local_consensus_radius)[None]
+            "attention.non_local_mask",
+            (1, side**2, side**2),
+            lambda: non_local_mask(side, config.local_consensus_radius)[None],
         )
 
 

@@ -19,8 +19,9 @@ from jaxtyping import DTypeLike
 from jaxmodels.atomic import atomic_write_all
 from jaxmodels.convert.card import may_replace_card, model_card
 from jaxmodels.convert.core import load_state_dict, to_state_dict
-from jaxmodels.convert.files import read_state_dict, write_safetensors
-from jaxmodels.convert.tables import CONVERSIONS, accept_older_keys, conversion_of, infer_config
+from jaxmodels.convert.files import find_weights, read_state_dict, write_safetensors
+from jaxmodels.convert.plausible import require_plausible
+from jaxmodels.convert.tables import conversion_of
 from jaxmodels.data.preprocessing import Preprocessing
 from jaxmodels.models.mammut import MaMMUT
 from jaxmodels.models.simple_vit import SimpleViT
@@ -29,7 +30,7 @@ from jaxmodels.models.simple_vit import SimpleViT
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 PREPROCESSING_FILE, DECODER_FILE = "preprocessing.json", "decoder.safetensors"
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("jaxmodels")
 
 
 def save_pretrained(
@@ -101,8 +102,29 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None
         raise FileNotFoundError(
             f"{folder} must be a folder with a {CONFIG_FILE}, as save_pretrained writes it"
         )
-    model = build(_read_json(folder / CONFIG_FILE), source=str(folder / CONFIG_FILE))
-    return load_state_dict(model, folder / WEIGHTS_FILE, dtype=dtype)
+    description = _read_json(folder / CONFIG_FILE)
+    weights = find_weights(folder) or folder / WEIGHTS_FILE
+    arrays = read_state_dict(weights)
+    model = build(description, arrays, source=str(folder / CONFIG_FILE))
+    try:
+        return load_state_dict(model, arrays, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether this is a folder as `save_pretrained` writes it, perhaps a damaged one, and not only of weights."""
+    if not path.is_dir():
+        return False
+    if find_weights(path) is None:
+        return True
+    try:
+        description = _read_json(path / CONFIG_FILE)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(description, Mapping) and {"model", "config"} <= description.keys()
 
 
 def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
@@ -141,113 +163,8 @@ def load_decoder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def from_checkpoint(
-    path: str | os.PathLike,
-    *,
-    model: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    encoder: Mapping[str, Any] | None = None,
-    dtype: DTypeLike | None = None,
-) -> tuple[nnx.Module, list[str]]:
-    """A model from a bare PyTorch checkpoint: class and sizes are read off its keys and shapes.
-
-    Args:
-      path: a .safetensors, .pt, .pth or .bin file with a published package's state_dict.
-      model: class name, where the keys do not tell.
-      config: constructor arguments. Needed for those without a default that leave no trace in the shapes;
-        they win over what the shapes say.
-      encoder: the same for the image encoder of a MaMMUT.
-      dtype: converts the weights.
-
-    Returns:
-      The model and the names of the arguments that were assumed to have their default values.
-
-    Raises:
-      ValueError: unknown keys, missing arguments (named), or weights that do not fit the arguments.
-    """
-    arrays = read_state_dict(Path(path))
-    try:
-        name = recognise(arrays) if model is None else model
-        description = _described(name, arrays, config, encoder)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    told = description["config"].keys()
-    assumed = [field.name for field in fields(conversion_of(name).config) if field.name not in told]
-    built = build(description, source=str(path))
-    try:
-        return load_state_dict(built, arrays, dtype=dtype), assumed
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _described(
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    config: Mapping[str, Any] | None,
-    encoder: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What config.json would hold for these arrays."""
-    conversion_of(name)
-    arrays = accept_older_keys(name, arrays)
-    description: dict[str, Any] = {"model": name, "config": _inferred(name, arrays, config, "config")}
-    prefix = "img_encoder.vit."
-    inside = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-    if name == "MaMMUT" and inside:
-        arguments = _inferred("SimpleViT", inside, encoder, "encoder")
-        description["img_encoder"] = {"model": "SimpleViT", "config": arguments}
-    elif encoder is not None:
-        raise ValueError(f"encoder is for a MaMMUT with an image encoder, and this is a {name} without one")
-    return description
-
-
-def _inferred(
-    name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any] | None, argument: str
-) -> dict[str, Any]:
-    """Arguments read off the shapes, overridden by the given ones; ValueError names those still missing."""
-    given = dict(given or {})
-    config_kind = conversion_of(name).config
-    known = {field.name for field in fields(config_kind)}
-    if unknown := sorted(given.keys() - known):
-        raise ValueError(f"{name} has no argument {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    try:
-        arguments = infer_config(name, arrays, given) | given
-    except KeyError as error:
-        raise ValueError(f"not the weights of a {name}: there is no {error.args[0]}") from error
-    except (ArithmeticError, IndexError, TypeError) as error:
-        raise ValueError(f"the shapes are not those of a {name} with {argument}={given}: {error}") from error
-    missing = sorted(_required(config_kind) - arguments.keys())
-    if missing:
-        raise ValueError(
-            f"the shapes of the checkpoint do not tell these arguments of {name}: {', '.join(missing)}; "
-            f"pass them as {argument}"
-        )
-    return arguments
-
-
-def recognise(keys: Mapping[str, Any]) -> str:
-    """The class whose package writes such keys; ValueError where none does."""
-    present = set(keys)
-    signs = {
-        "MaMMUT": {"text_cls_token", "img_queries"},
-        "Glom": {"init_levels", "bottom_up.net.1.weight"},
-        "ConditionalRoutedViT": {"to_patch_embedding.1.weight", "linear_head.2.weight"},
-        "SimpleViT": {"to_patch_embedding.1.weight", "linear_head.weight"},
-        "ScalableViT": {"to_patches.weight", "mlp_head.2.weight"},
-        "HourglassTransformerLM": {"token_emb.weight", "pos_emb.weight", "to_logits.weight"},
-    }
-    bare = {key.removeprefix("net.") for key in present}
-    for name, sign in signs.items():
-        if sign <= (bare if name == "HourglassTransformerLM" else present):
-            return name
-    shown = f"the first are {', '.join(sorted(present)[:5])}" if present else "there are none"
-    raise ValueError(
-        f"the keys are those of no published model ({shown}); if they are incomplete, or those of a bare "
-        f"HourglassTransformer, pass the class as model, one of {', '.join(CONVERSIONS)}"
-    )
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -266,21 +183,31 @@ def describe(model: Any) -> dict[str, Any]:
     return description
 
 
-def build(description: Any, *, source: str) -> nnx.Module:
-    """The model of a description, as shapes without arrays; ValueError names `source`."""
+def build(description: Any, arrays: Mapping[str, np.ndarray], *, source: str) -> nnx.Module:
+    """The model of a description, as shapes without arrays.
+
+    Args:
+      description: the content of config.json.
+      arrays: its weights. Sizes that cannot be theirs are refused before anything of these sizes is built.
+      source: what the messages begin with.
+
+    Raises:
+      ValueError: the description is incomplete, wrong, or that of another model than the weights'.
+    """
     if not isinstance(description, Mapping) or not {"model", "config"} <= description.keys():
         raise ValueError(f"{source} must hold an object with 'model' and 'config'")
     name, arguments, encoder = (description.get(key) for key in ("model", "config", "img_encoder"))
     try:
         kind, config_kind, _ = conversion_of(str(name))
+        require_plausible(arguments, arrays)
         config = _configuration(config_kind, arguments)
         parts: dict[str, Any] = {}
         if encoder is not None:
             if kind is not MaMMUT:
                 raise ValueError(f"a {name} has no img_encoder")
-            parts["img_encoder"] = build(encoder, source="img_encoder")
+            parts["img_encoder"] = build(encoder, arrays, source="img_encoder")
         return nnx.eval_shape(lambda: kind(config, **parts, rngs=nnx.Rngs(0)))
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{source}: {error}") from error
 
 
@@ -289,7 +216,7 @@ def _configuration(kind: type[Any], arguments: Any) -> Any:
     if not isinstance(arguments, Mapping):
         raise ValueError(f"config must be an object with the arguments of {kind.__name__}")
     unknown = sorted(arguments.keys() - {field.name for field in fields(kind)})
-    missing = sorted(_required(kind) - arguments.keys())
+    missing = sorted(required_arguments(kind) - arguments.keys())
     if unknown or missing:
         problems = [f"unknown: {field}" for field in unknown] + [f"missing: {field}" for field in missing]
         listed = "\n  ".join(problems)
@@ -297,5 +224,5 @@ def _configuration(kind: type[Any], arguments: Any) -> Any:
     return kind(**arguments)
 
 
-def _required(config_kind: type[Any]) -> set[str]:
+def required_arguments(config_kind: type[Any]) -> set[str]:
     return {f.name for f in fields(config_kind) if f.default is MISSING and f.default_factory is MISSING}

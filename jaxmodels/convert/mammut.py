@@ -82,7 +82,7 @@ def _norm(theirs: str, ours: str, dim: int) -> Iterator[Entry]:
     """A LayerNorm whose bias is a buffer of zeros there and absent here."""
     yield Twin(theirs, ours)
     yield Parameter(f"{theirs}.gamma", f"{ours}.scale")
-    yield Derived(f"{theirs}.beta", lambda: np.zeros(dim, np.float32), like=f"{theirs}.gamma")
+    yield Derived(f"{theirs}.beta", (dim,), lambda: np.zeros(dim, np.float32), like=f"{theirs}.gamma")
 
 
 def accept_older_keys(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

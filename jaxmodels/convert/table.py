@@ -38,11 +38,13 @@ class Derived(NamedTuple):
 
     Attributes:
       theirs: key of the PyTorch state_dict.
+      shape: its shape, which is compared before `expected` is computed.
       expected: its value.
       like: key of a parameter whose dtype it shares; None keeps the dtype of `expected`.
     """
 
     theirs: str
+    shape: tuple[int, ...]
     expected: Callable[[], np.ndarray]
     like: str | None = None
 

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 import jaxmodels as jm
-from jaxmodels.convert import from_checkpoint, hub
+from jaxmodels.convert import bare_checkpoints, from_checkpoint
+from jaxmodels.convert.bare_checkpoints import recognise
 from jaxmodels.convert.files import write_state_dict
-from jaxmodels.convert.hub import recognise
 from jaxmodels.convert.tables import CONVERSIONS, infer_config
 from tests.convert import small_models
 
@@ -199,7 +199,7 @@ def test_misshapen_checkpoints(tmp_path: Path) -> None:
 
 def infer_or_refuse(kind: str, arrays: Mapping[str, np.ndarray], given: dict) -> None:
     try:
-        hub._inferred(kind, arrays, given, "config")
+        bare_checkpoints._inferred(kind, arrays, given, "config")
     except ValueError as error:
         assert str(error)  # noqa: PT017 - most keys are not looked at
 

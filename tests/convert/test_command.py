@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxmodels as jm
@@ -12,6 +13,7 @@ from jaxmodels import __main__
 from jaxmodels.convert import command
 from jaxmodels.convert.files import read_state_dict, write_state_dict
 from tests.convert import small_models
+from tests.convert.shards import write_shards
 from tests.disk import names, unprivileged
 
 
@@ -117,7 +119,10 @@ ENDINGS = ".safetensors, .pt, .pth, .bin"
     ("arguments", "message"),
     [
         (["nope.pt", "out"], "no such checkpoint or folder: nope.pt"),
-        (["list.json", "out"], f"the name of a weights file must end in one of {ENDINGS}; got list.json"),
+        (
+            ["list.json", "out"],
+            f"the name of a weights file must end in one of {ENDINGS}, .ckpt, .pth.tar, .pt.tar; got list.json",
+        ),
         (
             ["text.safetensors", "out"],
             "text.safetensors is damaged or not a safetensors file: Error while deser",
@@ -212,7 +217,7 @@ def test_without_pytorch(run: Run, place: Path, arguments: list[str]) -> None:
     Path("w.bin").write_bytes(b"")
     status, _, errors = run(*arguments)
     assert status == 2
-    assert errors.startswith("jaxmodels: PyTorch is needed for .pt, .pth and .bin files: pip install")
+    assert errors.startswith("jaxmodels: PyTorch is needed for .pt, .pth, .bin and .ckpt files: pip install")
 
 
 def test_places_of_others(run: Run, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,4 +268,36 @@ def test_help(run: Run) -> None:
     assert status == 0
     assert all(
         word in output for word in ("SRC", "DST", "--model", "--config", "--encoder", "--overwrite", "False")
+    )
+
+
+def test_an_entry_is_chosen_and_said(run: Run, place: Path) -> None:
+    state_dict = jm.to_state_dict(small_models.filled("Glom"))
+    both = {f"{part}.{key}": array for part in ("model", "ema") for key, array in state_dict.items()}
+    both["ema.init_levels"] = both["ema.init_levels"] + 1
+    write_state_dict(Path("both.safetensors"), both)
+    status, output, errors = run("both.safetensors", "out")
+    assert (status, errors) == (0, "")
+    assert output.startswith(
+        "both.safetensors: removed from the keys: 'model.'; also there: 'ema', chosen with entry= (--entry)\n"
+    )
+    status, output, _ = run("both.safetensors", "average", "--entry", "ema")
+    assert output.startswith("both.safetensors: removed from the keys: 'ema.'; also there: 'model'")
+    expected = np.asarray(jm.from_pretrained("out").init_levels[...]) + 1
+    np.testing.assert_array_equal(jm.from_pretrained("average").init_levels[...], expected)
+    assert run("hub", "w.pth", "--entry", "ema")[2].startswith(
+        "jaxmodels: hub has a config.json; --entry would"
+    )
+
+
+def test_a_folder_of_shards(run: Run, place: Path) -> None:
+    """Such folders often have a config.json of other software."""
+    write_shards(Path("shards"), jm.to_state_dict(small_models.filled("Glom")))
+    Path("shards/config.json").write_text('{"architectures": ["Glom"]}')
+    assert run("shards", "out")[0] == 0
+    assert small_models.weights(jm.from_pretrained("out")) == small_models.weights(
+        small_models.filled("Glom")
+    )
+    assert run("shards", "w.safetensors")[2].startswith(
+        "jaxmodels: the destination must be a folder, as shards is a checkpoint; got w.safetensors"
     )

@@ -102,19 +102,28 @@ def test_safetensors_with_types_that_numpy_lacks(tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-@pytest.mark.parametrize("name", ["w.ckpt", "w", "w.safetensors.gz", ".pt", "w.PT", "w.npz"])
+@pytest.mark.parametrize("name", ["w", "w.safetensors.gz", ".pt", ".pth.tar", "w.PT", "w.tar", "w.npz"])
 def test_unknown_endings(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    for call in (read_state_dict, lambda path: write_state_dict(path, {})):
-        with pytest.raises(
-            ValueError, match=r"must end in one of .safetensors, .pt, .pth, .bin; got .*" + name
-        ):
-            call(tmp_path / name)
+    with pytest.raises(
+        ValueError,
+        match=r"must end in one of .safetensors, .pt, .pth, .bin, .ckpt, .pth.tar, .*; got .*" + name,
+    ):
+        read_state_dict(tmp_path / name)
+    with pytest.raises(ValueError, match=r"must end in one of .safetensors, .pt, .pth, .bin; got .*" + name):
+        write_state_dict(tmp_path / name, {})
     assert names(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == b""
 
 
-@pytest.mark.parametrize("ending", files.WEIGHTS_SUFFIXES)
+@pytest.mark.parametrize("ending", [".ckpt", ".pth.tar"])
+def test_endings_that_are_only_read(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(ValueError, match=r"must end in one of .safetensors, .pt, .pth, .bin; got"):
+        write_state_dict(tmp_path / f"w{ending}", STATE_DICT)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", files.READABLE_SUFFIXES)
 def test_what_is_no_file(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class TorchIo:
         read = Path.read_bytes
@@ -123,10 +132,10 @@ def test_what_is_no_file(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
     with pytest.raises(FileNotFoundError, match=f"no such weights file: .*/w{ending}"):
         read_state_dict(tmp_path / f"w{ending}")
     (tmp_path / f"w{ending}").mkdir()
-    with pytest.raises(ValueError, match=f"w{ending} is a folder; from_pretrained reads folders"):
+    with pytest.raises(
+        ValueError, match=f"w{ending} is a folder without weights: none of model.safetensors, mod"
+    ):
         read_state_dict(tmp_path / f"w{ending}")
-    with pytest.raises(ValueError, match="is a folder"):
-        read_state_dict(tmp_path)
 
 
 def test_files_of_others(open_folder: Path) -> None:
@@ -145,14 +154,15 @@ def test_files_of_others(open_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_torch")
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"])
 def test_pytorch_files_without_pytorch(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"w{ending}").write_bytes(b"")
-    way_out = r"PyTorch is needed .*: pip install 'jaxmodels\[torch\]', or use .safetensors"
+    way_out = r"PyTorch is needed .*: pip install torch, or use .safetensors"
     with pytest.raises(ModuleNotFoundError, match=way_out):
         read_state_dict(tmp_path / f"w{ending}")
-    with pytest.raises(ModuleNotFoundError, match=way_out):
-        write_state_dict(tmp_path / f"other{ending}", STATE_DICT)
+    if ending in files.WEIGHTS_SUFFIXES:
+        with pytest.raises(ModuleNotFoundError, match=way_out):
+            write_state_dict(tmp_path / f"other{ending}", STATE_DICT)
     assert names(tmp_path) == [f"w{ending}"]
 
 

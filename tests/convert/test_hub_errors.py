@@ -1,6 +1,9 @@
 """Damaged hub folders are refused with the file, the field and the reason."""
 
 import json
+import re
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +137,78 @@ def test_no_folder(folder: Path) -> None:
 def test_the_card_is_for_people(folder: Path) -> None:
     (folder / "README.md").unlink()
     assert jm.from_pretrained(folder).config == small_models.GLOM
+
+
+# -- sizes that the weights cannot have
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("MaMMUT", {"dim": 10**12}, "dim=1000000000000 cannot be: the weights have only "),
+        ("MaMMUT", {"depth": 10**6}, "depth=1000000 cannot be: the weights have only "),
+        ("MaMMUT", {"depth": 10**12, "cross_attend_layers": None}, "depth=1000000000000 cannot be"),
+        ("MaMMUT", {"num_tokens": 10**30}, "num_tokens=10"),
+        ("MaMMUT", {"dim_head": 10**12}, "dim_head=1"),
+        ("Glom", {"dim": 10**15}, "dim=1"),
+        ("Glom", {"image_size": 400_000, "local_consensus_radius": 2}, r"image_size|pos_emb.weight: shape"),
+        ("Glom", {"image_size": 400_000, "patch_size": 1}, r"pos_emb.weight: shape"),
+        (
+            "Glom, local",
+            {"image_size": 400_000},
+            r"attention.non_local_mask: shape \(1, 9, 9\), the model needs ",
+        ),
+        ("HourglassTransformerLM", {"depth": 10**12, "shorten_factor": None}, "depth=1"),
+        ("HourglassTransformerLM", {"depth": [10**6, 10**6, 10**6]}, "depth=\\[1000000"),
+        ("HourglassTransformerLM", {"max_seq_len": 10**12}, "max_seq_len=1"),
+        ("ConditionalRoutedViT", {"depth": 10**8}, "depth=1"),
+        ("ConditionalRoutedViT", {"attn_heavy_heads": 10**12}, "attn_heavy_heads=1"),
+        ("ScalableViT", {"depth": [10**7, 1]}, "depth=\\[1"),
+        ("SimpleViT", {"mlp_dim": 10**12}, "mlp_dim=1"),
+        ("SimpleViT", {"image_size": 10**12}, "image_size=1"),
+    ],
+)
+def test_giant_sizes(name: str, changes: dict, message: str, tmp_path: Path) -> None:
+    """Refused at once, and nothing of these sizes is built."""
+    jm.save_pretrained(small_models.filled(name), tmp_path)
+    edit_config(tmp_path, **changes)
+    started = time.monotonic()
+    tracemalloc.start()
+    try:
+        assert re.search(message, refused(tmp_path))
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - started < 5  # a second on an idle machine
+
+
+@pytest.mark.parametrize("levels", [80, 300, 900])
+def test_depth_that_is_nested_deep(levels: int, tmp_path: Path) -> None:
+    jm.save_pretrained(small_models.filled("HourglassTransformerLM"), tmp_path)
+    depth: Any = 0
+    for _ in range(levels):
+        depth = [0, depth, 0]
+    edit_config(tmp_path, depth=depth)
+    assert f"config.json: depth is nested {levels} deep, but the keys of the weights only" in refused(
+        tmp_path
+    )
+
+
+def test_giant_sizes_of_an_encoder(tmp_path: Path) -> None:
+    jm.save_pretrained(small_models.filled("MaMMUT, SimpleViT"), tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+    description["img_encoder"]["config"]["depth"] = 10**9
+    edit(tmp_path, img_encoder=description["img_encoder"])
+    assert "config.json: img_encoder: depth=1000000000 cannot be" in refused(tmp_path)
+
+
+def test_numbers_with_too_many_digits(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"dim": 4', '"dim": ' + "9" * 10_000))
+    assert "config.json is not JSON: Exceeds the limit" in refused(folder)
+
+
+def test_large_numbers_that_leave_no_trace_in_the_weights(tmp_path: Path) -> None:
+    jm.save_pretrained(small_models.filled("SimpleViT"), tmp_path)
+    edit_config(tmp_path, image_size=4096)
+    assert jm.from_pretrained(tmp_path).config.image_size == 4096
