@@ -172,14 +172,14 @@ def test_giant_sizes(name: str, changes: dict, message: str, tmp_path: Path) -> 
     """Refused at once, and nothing of these sizes is built."""
     jm.save_pretrained(small_models.filled(name), tmp_path)
     edit_config(tmp_path, **changes)
-    started = time.monotonic()
+    started = time.process_time()
     tracemalloc.start()
     try:
         assert re.search(message, refused(tmp_path))
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - started < 5  # a second on an idle machine
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("levels", [80, 300, 900])
