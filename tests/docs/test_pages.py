@@ -54,6 +54,12 @@ def test_every_reason_says_something() -> None:
             assert block.reason is None or len(block.reason) > 10, f"{page}:{block.line}"
 
 
+def test_every_block_is_one_that_is_run_or_checked() -> None:
+    for page in pages.PAGES:
+        for block in pages.blocks(page):
+            assert block.language in ("python", "sh", "text"), f"{page}:{block.line}: {block.language}"
+
+
 def test_readme_is_short() -> None:
     readme = (pages.ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 130
