@@ -102,6 +102,22 @@ class Measurement {
       .map(describe);
   }
 
+  /** Words at the edge of a plot that lie outside of it. */
+  cutOffTexts() {
+    return this.elements
+      .filter((element) => element.localName === "text" && element.textContent.trim())
+      .filter((element) => {
+        const [text, plot] = [element, element.ownerSVGElement].map((at) => at.getBoundingClientRect());
+        const across = Math.max(plot.left - text.left, text.right - plot.right);
+        const down = Math.max(plot.top - text.top, text.bottom - plot.bottom);
+        // A line is higher than its letters.
+        return text.width > text.height
+          ? across > 2 || down > 0.3 * text.height
+          : down > 2 || across > 0.3 * text.width;
+      })
+      .map(describe);
+  }
+
   /** Tables of which a part is seen only after scrolling. */
   scrolledTables() {
     return this.elements
@@ -137,6 +153,19 @@ class Measurement {
     return this.window.matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
+  /** The colour of an image inside of a plot at a point of the page. */
+  imageColour(image, x, y) {
+    const size = 100;
+    const drawn = new OffscreenCanvas(size, size).getContext("2d");
+    drawn.drawImage(image, 0, 0, size, size);
+    const at = new DOMPoint(x, y).matrixTransform(image.getScreenCTM().inverse());
+    const [across, down] = [["x", "width"], ["y", "height"]].map(([start, length]) =>
+      Math.floor((size * (at[start] - image[start].baseVal.value)) / image[length].baseVal.value)
+    );
+    const [red, green, blue, alpha] = drawn.getImageData(across, down, 1, 1).data;
+    return [red, green, blue, alpha / 255];
+  }
+
   /** What is painted behind a text: the backgrounds of its ancestors and, in a plot, the shapes below it. */
   background(element, x, y) {
     const layers = [];
@@ -145,9 +174,12 @@ class Measurement {
       const below = stack.slice(stack.findIndex((at) => at === element || element.contains(at)) + 1);
       for (const shape of below.filter((at) => at.ownerSVGElement && at.localName !== "text")) {
         const style = this.style(shape);
-        if (style.fill === "none" || style.fill.startsWith("url")) continue;
-        const [red, green, blue, alpha] = parseColour(style.fill);
-        layers.push([red, green, blue, alpha * style.fillOpacity * style.opacity]);
+        if (shape.localName === "image") {
+          layers.push(this.imageColour(shape, x, y));
+        } else if (style.fill !== "none" && !style.fill.startsWith("url")) {
+          const [red, green, blue, alpha] = parseColour(style.fill);
+          layers.push([red, green, blue, alpha * style.fillOpacity * style.opacity]);
+        }
       }
     }
     for (const at of this.ancestors(element)) {
@@ -167,7 +199,8 @@ class Measurement {
       const range = this.document.createRange();
       range.selectNodeContents(walker.currentNode);
       const box = range.getBoundingClientRect();
-      if (!box.width) continue;
+      const port = this.port(element);
+      if (!box.width || box.right > port.right || box.left < port.left) continue; // is judged in a wider view
       const style = this.style(element);
       const [red, green, blue, alpha] = parseColour(element.closest("svg") ? style.fill : style.color);
       const behind = this.background(element, box.left + box.width / 2, box.top + box.height / 2);
@@ -230,7 +263,7 @@ async function measure(page, view) {
     theme: seen.isDark ? "dark" : "light",
     scroll_width: seen.root.scrollWidth,
     overflowing: seen.overflowing(),
-    cut_off: seen.cutOff(),
+    cut_off: [...seen.cutOff(), ...seen.cutOffTexts()],
     scrolled_tables: seen.scrolledTables(),
     verdicts: seen.verdicts(page.verdicts),
     background: luminance(seen.canvas()),

@@ -32,6 +32,10 @@ FAULTS = {
         f'<div style="overflow: hidden"><table><tr>{CELLS}</tr></table></div>',
         r"cut off at 1200 px: \['<div> cell 0",
     ),
+    "text at the edge of a plot": (
+        '<svg width=100><text x=80 y=20 fill="var(--text)">long name</text></svg>',
+        r"cut off at 1200 px: \['<text> long name",
+    ),
     "dark text": ('<p style="color: #222">words</p>', r"dark: \['<p> words has a contrast of 1\.\d"),
     "light text": ('<p style="color: #ccc">words</p>', r"light: \['<p> words has a contrast of 1\.\d"),
     "white box": ('<p style="background: #fff">words</p>', r"dark: \['<p> words has a contrast of 1\.\d"),
