@@ -1,10 +1,13 @@
 """The five models as pairs: shared weights on both sides, real images, captions and prose for both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -183,6 +186,11 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
         noise = np.random.default_rng(step).normal(size=clean.shape).astype(np.float32)
         return {"img": clean + noise, "clean": clean}
 
+    def call_ours(model, inputs):
+        layerwise = jax.config.jax_disable_jit  # ty: ignore[missing-attribute]
+        with _steps_in_python() if layerwise else nullcontext():
+            return model(inputs["images"])
+
     def loss_theirs(model, inputs):
         top = model(inputs["img"], return_all=True)[iters, :, :, -1]
         image = torch_losses.image_from_patches(top @ torch.from_numpy(decoder).to(top), **sizes)
@@ -198,10 +206,25 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
         "batches": batches,
         "to_ours": lambda x: {"images": _last(x["img"]), "clean": _last(x["clean"])},
         "call_theirs": lambda model, x: model(x["img"]),
-        "call_ours": lambda model, x: model(x["images"]),
+        "call_ours": call_ours,
         "loss_theirs": loss_theirs,
         "loss_ours": loss_ours,
     }
+
+
+@contextmanager
+def _steps_in_python() -> Generator[None]:
+    """Runs GLOM's steps as a Python loop of whole steps: captures see neither into a scan nor into a checkpoint."""
+
+    def run_steps(self, state, tokens, positions, *, iters, return_all):
+        states = [state]
+        for _ in range(iters):
+            bottom_up = self.bottom_up(jnp.concatenate([tokens, states[-1][:-1]]))
+            states.append(self.update(states[-1], bottom_up, positions))
+        return states[-1], jnp.stack(states[1:]) if return_all else None
+
+    with mock.patch.object(Glom, "run_steps", run_steps):
+        yield
 
 
 def _hourglass(model: HourglassTransformerLM, batch: int) -> dict[str, Any]:

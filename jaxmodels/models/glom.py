@@ -7,7 +7,7 @@ i/j query/key column.
 """
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ class ConsensusAttention(AttentionModule):
             mask = jnp.asarray(~far)[None, None]
         if self.attend_self:
             return attend(levels, keys, levels, mask=mask, implementation=self.attention)
-        # Not `attend`: it can hide a logit but not replace one, and neither can any fused kernel.
+        # Not `attend`: a fused kernel can hide logits or add n² numbers to them, but not replace the diagonal.
         logits = at_least_float32(jnp.einsum("lbid,lbjd->lbij", levels, keys)) * d**-0.5
         logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
         if mask is not None:
@@ -198,44 +198,59 @@ class Glom(Model):
         tokens = self.image_to_tokens(tokens)[None]  # 1 b n d
         b, n = tokens.shape[1:3]
         positions = self.pos_emb(jnp.arange(n)).astype(tokens.dtype)  # n d
-        # The top level has no top-down contribution.
-        contributions = jnp.full((config.levels, 1, 1, 1), 4, tokens.dtype).at[-1].set(3)
 
         if levels is None:
             state = jnp.broadcast_to(self.init_levels[...][:, None, None], (config.levels, b, n, config.dim))
         else:
             state = rearrange(levels, "b n l d -> l b n d")
         state = state.astype(tokens.dtype)
+        last, states = self.run_steps(state, tokens, positions, iters=iters, return_all=return_all)
+        if states is None:
+            return rearrange(last, "l b n d -> b n l d")
+        return rearrange(jnp.concatenate([state[None], states]), "t l b n d -> t b n l d")
 
-        # Tokens do not change, and neither does what the first level hears from them. Without compilation every
-        # step is a whole one, for those who look at it layer by layer.
-        stepwise = jax.config.jax_disable_jit  # ty: ignore[missing-attribute]
-        from_tokens = None if stepwise else jax.tree.map(lambda x: x[:1], self.bottom_up)(tokens)
+    def run_steps(
+        self,
+        state: Float[Array, "l b n d"],
+        tokens: Float[Array, "1 b n d"],
+        positions: Float[Array, "n d"],
+        *,
+        iters: int,
+        return_all: bool,
+    ) -> tuple[Float[Array, "l b n d"], Float[Array, "t l b n d"] | None]:
+        """The state after `iters` steps and, with `return_all`, that after each of them: one compiled loop."""
+        # What the first level hears from the tokens is the same in every step, and computed once.
+        from_tokens = jax.tree.map(lambda x: x[:1], self.bottom_up)(tokens)
         upper_networks = jax.tree.map(lambda x: x[1:], self.bottom_up)
 
         def step(state: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
-            if from_tokens is None:
-                bottom_up = self.bottom_up(jnp.concatenate([tokens, state[:-1]]))
-            else:
-                bottom_up = jnp.concatenate([from_tokens, upper_networks(state[:-1])])
-            top_down = self.top_down(state[1:] + positions)
-            top_down = jnp.pad(top_down, ((0, 1), (0, 0), (0, 0), (0, 0)))
-            consensus = self.attention(state)
-            return (state + bottom_up + top_down + consensus) / contributions
+            bottom_up = jnp.concatenate([from_tokens, upper_networks(state[:-1])])
+            return self.update(state, bottom_up, positions)
 
         # For its gradient a step keeps the results of its products only, or (`nnx.view`) nothing.
         policies = jax.checkpoint_policies
         kept = policies.nothing_saveable if self.remat else policies.dots_saveable
-        once = step if stepwise else jax.checkpoint(step, policy=kept, prevent_cse=False)
+        checkpointed = jax.checkpoint(step, policy=kept, prevent_cse=False)
 
-        def scanned(state: Float[Array, "l b n d"], _: None) -> tuple[Array, Any]:
-            state = once(state)
+        def scanned(state: Float[Array, "l b n d"], _: None) -> tuple[Array, Array | None]:
+            state = checkpointed(state)
             return state, state if return_all else None
 
-        last, later = jax.lax.scan(scanned, state, length=iters)
-        if return_all:
-            return rearrange(jnp.concatenate([state[None], later]), "t l b n d -> t b n l d")
-        return rearrange(last, "l b n d -> b n l d")
+        return jax.lax.scan(scanned, state, length=iters)
+
+    def update(
+        self,
+        state: Float[Array, "l b n d"],
+        bottom_up: Float[Array, "l b n d"],
+        positions: Float[Array, "n d"],
+    ) -> Float[Array, "l b n d"]:
+        """The next state: the mean of memory, bottom-up, top-down and consensus."""
+        # The top level has no top-down contribution.
+        contributions = jnp.full((self.config.levels, 1, 1, 1), 4, state.dtype).at[-1].set(3)
+        top_down = self.top_down(state[1:] + positions)
+        top_down = jnp.pad(top_down, ((0, 1), (0, 0), (0, 0), (0, 0)))
+        consensus = self.attention(state)
+        return (state + bottom_up + top_down + consensus) / contributions
 
     def _check(self, images: Array, levels: Array | None) -> None:
         config = self.config
