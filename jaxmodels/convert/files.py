@@ -53,6 +53,8 @@ def read_weights(path: Path, entry: str | None = None) -> tuple[dict[str, np.nda
     _check_suffix(path, READABLE_SUFFIXES)
     if not path.exists():
         raise FileNotFoundError(f"no such weights file: {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} must be a regular file; it is a device, a FIFO or a socket")
     if path.suffix != ".safetensors":
         return _torch_io().read(path, entry)
     return _read_safetensors(path), entry

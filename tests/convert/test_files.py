@@ -1,6 +1,7 @@
 """Weight files: what is damaged is refused by name, and a write happens whole or not at all."""
 
 import json
+import os
 import resource
 import stat
 import struct
@@ -136,6 +137,18 @@ def test_what_is_no_file(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
         ValueError, match=f"w{ending} is a folder without weights: none of model.safetensors, mod"
     ):
         read_state_dict(tmp_path / f"w{ending}")
+
+
+@pytest.mark.parametrize("ending", files.READABLE_SUFFIXES)
+def test_what_has_no_end(tmp_path: Path, ending: str) -> None:
+    """Nobody writes into this FIFO: whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / f"a{ending}")
+    (tmp_path / f"b{ending}").symlink_to("/dev/zero")
+    for name in (f"a{ending}", f"b{ending}"):
+        with pytest.raises(
+            ValueError, match=f"{name} must be a regular file; it is a device, a FIFO or a socket"
+        ):
+            read_state_dict(tmp_path / name)
 
 
 def test_files_of_others(open_folder: Path) -> None:

@@ -41,6 +41,8 @@ LABELS: dict[Split, tuple[str, ...]] = {
 }
 
 IDX_NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
+LARGE = 256 * 2**20  # bytes; what is below may be compressed as much as it likes
+MOST_COMPRESSION = 100
 UNSIGNED_BYTES = b"\0\0\x08"  # what an IDX file of bytes begins with; the number of axes follows
 
 
@@ -127,6 +129,7 @@ def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
         with naming_damage(path, kind):
             file = np.load(stream, allow_pickle=False)
             present = list(file.files)
+            _refuse_bomb(path, sum(member.file_size for member in file.zip.infolist()))
         chosen = _chosen(path, present)
         with naming_damage(path, kind):
             arrays = {
@@ -208,6 +211,21 @@ def _idx_files(folder: Path) -> tuple[dict[tuple[Split, str], Path], list[Path]]
     return found, others
 
 
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzip file."""
+    limit = max(LARGE, MOST_COMPRESSION * path.stat().st_size)
+    with path.open("rb") as packed, gzip.open(packed) as stream:
+        content = stream.read(limit + 1)
+    _refuse_bomb(path, len(content))
+    return content
+
+
+def _refuse_bomb(path: Path, unpacked: int) -> None:
+    """ValueError if a small file would become a very large one, as no images do."""
+    if unpacked > max(LARGE, MOST_COMPRESSION * path.stat().st_size):
+        raise ValueError(f"its {path.stat().st_size:,} bytes would become {unpacked:,} or more")
+
+
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     """The array in an IDX file of unsigned bytes: type, number of axes, big-endian sizes, values.
 
@@ -216,7 +234,9 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         PermissionError: it may not be read.
     """
     with naming_damage(path, "IDX file"):
-        content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+        if not path.is_file():
+            raise ValueError("it is not a regular file")
+        content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
         if content[:3] != UNSIGNED_BYTES or len(content) < 8:
             raise ValueError(
                 f"it begins with {content[:4]!r} instead of {UNSIGNED_BYTES!r} and the number of axes"

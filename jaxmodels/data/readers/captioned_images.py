@@ -1,13 +1,16 @@
 """The user's own images with captions, as listed in a JSONL, CSV or Parquet file.
 
-Every line has an `image`, the path of an image relative to the file, and a `caption`; several lines may be about the
-same image. A column `split` (train, validation or test) is optional; what it does not name is taken out of the
-training data by the path of the image (`splitting.py`), so that all captions of an image are on the same side.
+Every line has an `image` and a `caption`. The image is a path, relative to the file or absolute; several lines may be
+about the same image. In Parquet the image itself may be in the table, and a folder may hold several such files
+(`parquet.py`).
+
+A column `split` (train, validation or test) is optional. Validation and test data that it does not name are taken out
+of the training data by the path of the image (`splitting.py`): all captions of an image are in the same split.
 `image_files.py` says how images become squares.
 
-Memory: everything is held as bytes, captions · size² · channels of them (1 channel if all images are stored as grey,
-otherwise 3), for instance 1.1 GiB for 100,000 captions of coloured images at 64 × 64. An image is decoded once, but
-held once for each of its captions; where there are several, once more for a moment.
+Memory: everything is held as bytes, captions · size² · channels of them, with 1 channel if all images are stored as
+grey and 3 otherwise: 1.1 GiB for 100,000 captions of coloured images at 64 × 64. An image is decoded once, but held
+once for each of its captions; where there are several, once more for a moment.
 """
 
 import codecs
@@ -22,7 +25,8 @@ from typing import Any
 
 from jaxmodels.checks import require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
-from jaxmodels.data.readers.image_files import read_images, same_channels, unreadable_error
+from jaxmodels.data.readers.image_files import NO_SUCH_FILE, read_images, same_channels, unreadable_error
+from jaxmodels.data.readers.parquet import EmbeddedImage, parquet_files, read_table, require_unique
 from jaxmodels.data.readers.paths import existing_path, list_problems, naming_damage, naming_permission
 from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, choose_split, require_examples
 
@@ -35,9 +39,10 @@ class Row:
     """An image and a caption of it."""
 
     where: str  # in the file, for messages
-    image: str  # relative to the file, in its shortest form
+    image: str  # its path in the shortest form, or what identifies an image inside the table
     caption: str
     split: Split | None
+    content: bytes | None = None  # of an image inside the table
 
 
 def captioned_images(
@@ -51,7 +56,8 @@ def captioned_images(
     """Reads images and their captions, each image as the middle of it, `size` × `size`.
 
     Args:
-        path: a file that ends in `.jsonl`, `.csv` (comma-separated, with a header) or `.parquet`.
+        path: a file that ends in `.jsonl`, `.csv` (comma-separated, with a header) or `.parquet`, or a folder of
+            Parquet files whose names begin with their split.
         size: height and width in pixels.
         longest: how many bytes of UTF-8 a caption may have.
         skip_unreadable: leave out images that are missing or cannot be read, and list them in `skipped`,
@@ -93,10 +99,14 @@ def _decoded(file: Path, rows: Sequence[Row], size: int) -> tuple[dict[Split, Ca
     images, captions, problems = {}, {}, []
     for split in SPLITS:
         part = [row for row in rows if row.split == split]
+        first = {row.image: row for row in reversed(part)}
         names = list(dict.fromkeys(row.image for row in part))
-        decoded, reasons = read_images([file.parent / name for name in names], size=size)
+        sources = [_source(file, first[name]) for name in names]
+        decoded, reasons = read_images(sources, size=size)
         problems += [
-            f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason is not None
+            f"{name if first[name].content is None else first[name].where}: {_with_hint(name, reason)}"
+            for name, reason in zip(names, reasons, strict=True)
+            if reason is not None
         ]
         readable = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
         place = {name: index for index, name in enumerate(readable)}
@@ -110,6 +120,22 @@ def _decoded(file: Path, rows: Sequence[Row], size: int) -> tuple[dict[Split, Ca
     }, problems
 
 
+def _source(file: Path, row: Row) -> Path | bytes:
+    """Where the image of a row is."""
+    if row.content is not None:
+        return row.content
+    folder = file if file.is_dir() else file.parent
+    path = folder / row.image
+    other = folder / row.image.replace("\\", "/")  # a list that was written on Windows
+    return other if not path.exists() and other.exists() else path
+
+
+def _with_hint(name: str, reason: str) -> str:
+    if "\\" in name and reason == NO_SUCH_FILE:
+        return f"{reason}; nor is there one with / in place of \\"
+    return reason
+
+
 def _rows(file: Path) -> list[Row]:
     """The lines of a file in their order, each with its split."""
     rows: list[Row] = []
@@ -117,13 +143,15 @@ def _rows(file: Path) -> list[Row]:
     for where, record in _records(file):
         problem = _problem(record)
         if problem is None:
-            split = record.get("split")
+            split, image = record.get("split"), record["image"]
+            embedded = isinstance(image, EmbeddedImage)
             rows.append(
                 Row(
                     where=where,
-                    image=posixpath.normpath(record["image"]),
+                    image=image.key if embedded else posixpath.normpath(image),
                     caption=record["caption"],
                     split=SPLIT_NAMES[split.lower()] if split else None,
+                    content=image.content if embedded else None,
                 )
             )
         else:
@@ -139,6 +167,8 @@ def _problem(record: Mapping[str, Any]) -> str | None:
         if column not in record:
             return f"there is no {column}, only {', '.join(map(str, record)) or 'nothing'}"
         value = record[column]
+        if column == "image" and isinstance(value, EmbeddedImage):
+            continue
         if not isinstance(value, str) or not value.strip():
             return f"{column} must be a text and not empty; got {value!r:.60}"
         try:
@@ -180,13 +210,16 @@ def _wrong_lines(file: Path, problems: Sequence[str]) -> ValueError:
 
 def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     """What is in the file, and where in it."""
-    reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(file.suffix.lower())
-    if reader is None or file.is_dir():
+    reader = {".jsonl": _jsonl, ".csv": _csv}.get(file.suffix.lower())
+    if tables := parquet_files(file):
+        records = [record for split, table in tables for record in _parquet(table, split)]
+    elif reader is not None and file.is_file():
+        records = reader(file)
+    else:
         raise ValueError(
-            "path must be a .jsonl, .csv or .parquet file with the columns image and caption; "
-            f"got path={str(file)!r}; write such a file, with paths of images relative to it"
+            "path must be a .jsonl, .csv or .parquet file with the columns image and caption, or a folder of Parquet "
+            f"files; got path={str(file)!r}; write such a file, with paths of images relative to it"
         )
-    records = reader(file)
     if not records:
         raise ValueError(f"the file must have lines; got path={str(file)!r} without any; fill it")
     return records
@@ -201,7 +234,7 @@ def _jsonl(file: Path) -> list[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode())
+            record = json.loads(line.decode(), object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
             continue
@@ -217,6 +250,11 @@ def _jsonl(file: Path) -> list[tuple[str, dict[str, Any]]]:
     return records
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    require_unique([key for key, _ in pairs], (*COLUMNS, "split"))
+    return dict(pairs)
+
+
 def _csv(file: Path) -> list[tuple[str, dict[str, Any]]]:
     records: list[tuple[str, dict[str, Any]]] = []
     with naming_damage(file, "CSV file in UTF-8"), file.open(encoding="utf-8-sig", newline="") as stream:
@@ -228,6 +266,7 @@ def _csv(file: Path) -> list[tuple[str, dict[str, Any]]]:
         except csv.Error as error:
             raise ValueError(f"after line {reader.line_num}: {error}") from error
     _require_columns(file, columns)
+    require_unique(columns, (*COLUMNS, "split"), where=f" in path={str(file)!r}")
     # A field too many is filed under None by the reader, one too few has the value None.
     torn = [
         f"{where}: {list(record.values())!r:.100}"
@@ -243,22 +282,12 @@ def _csv(file: Path) -> list[tuple[str, dict[str, Any]]]:
     return records
 
 
-def _parquet(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"a Parquet file is read with pyarrow; got path={str(file)!r} and no pyarrow; "
-            "pip install 'jaxmodels[parquet]', or write the table as .csv or .jsonl"
-        ) from error
-    kind = "Parquet file"
-    with naming_damage(file, kind), file.open("rb") as stream:
-        table = ParquetFile(stream)
-        columns = table.schema_arrow.names
-        present = [column for column in (*COLUMNS, "split") if column in columns]
-        records = table.read(columns=present).to_pylist()
-    _require_columns(file, columns)
-    return [(f"row {number}", record) for number, record in enumerate(records, start=1)]
+def _parquet(file: Path, split: Split | None) -> list[tuple[str, dict[str, Any]]]:
+    table = read_table(file, (*COLUMNS, "split"))
+    _require_columns(file, table.columns)
+    where = "row {}" if split is None else f"{file.name}, row {{}}"
+    named = {} if split is None else {"split": split}
+    return [(where.format(number), named | row) for number, row in enumerate(table.rows, start=1)]
 
 
 def _require_columns(file: Path, columns: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxmodels.data.readers.image_files import SUFFIXES
-from jaxmodels.data.readers.paths import count_by_suffix, list_problems, visible_entries
+from jaxmodels.data.readers.paths import count_by_suffix, displayed, list_problems, visible_entries
 from jaxmodels.data.readers.splitting import SPLIT_NAMES, Split, choose_split
 
 
@@ -23,9 +23,10 @@ UNLABELLED = "unlabelled"  # the one class of images without classes
 
 
 class ImageFile(NamedTuple):
-    """A file and what its place in the folder says about it."""
+    """An image and what its place in the folder, or in a table, says about it."""
 
-    path: Path
+    source: Path | bytes
+    name: str  # for messages
     class_name: str
     split: Split
 
@@ -49,14 +50,16 @@ def read_folder(folder: Path) -> tuple[list[ImageFile], tuple[str, ...], tuple[s
                 others.append(file)
                 continue
             key = file.relative_to(folder).as_posix()
-            images.append(ImageFile(file, name, choose_split(key, parts) if split == "train" else split))
+            images.append(
+                ImageFile(file, key, displayed(name), choose_split(key, parts) if split == "train" else split)
+            )
     if not images:
         raise ValueError(
             f"the folder must hold images ({', '.join(SUFFIXES)}), or a folder of them for each class; "
             f"got none, and {len(others)} other files, in path={str(folder)!r}; add some, as in cat/1.png and dog/1.png"
         )
     skipped = count_by_suffix(others, "no image that can be read, by its suffix")
-    return images, tuple(sorted(class_names)), skipped
+    return images, tuple(map(displayed, sorted(class_names))), skipped
 
 
 def _is_image(file: Path) -> bool:

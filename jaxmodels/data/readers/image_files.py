@@ -7,6 +7,7 @@ first frame counts. A file that is stored as grey has one channel, any other has
 Only the formats below are opened, and none of them runs anything (PostScript would).
 """
 
+import io
 import os
 import stat
 import warnings
@@ -30,6 +31,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 MAX_PIXELS = (
     89_478_485  # 256 MiB at three bytes each; from there on Pillow, too, suspects a decompression bomb
 )
+NO_SUCH_FILE = "there is no such file"
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
 
 
@@ -37,19 +39,19 @@ Resize = Literal["bilinear", "box"]  # both average what they shrink
 
 
 def read_images(
-    paths: Sequence[Path], *, size: int, resize: Resize = "bilinear"
+    sources: Sequence[Path | bytes], *, size: int, resize: Resize = "bilinear"
 ) -> tuple[UInt8[np.ndarray, "n size size c"], list[str | None]]:
-    """The images that can be read, and for every path why it could not be read, or `None`.
+    """The images that can be read, and for every source why it could not be read, or `None`.
 
-    There is one channel if all images are grey, otherwise three.
+    A source is the path of a file, or the content of one. There is one channel if all images are grey, otherwise three.
     """
-    images = np.empty((len(paths), size, size, 1), np.uint8)
+    images = np.empty((len(sources), size, size, 1), np.uint8)
     reasons: list[str | None] = []
     count = 0
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         # Odd metadata is of no interest here, and what matters comes back as a reason.
         warnings.filterwarnings("ignore", module="PIL")
-        for image in pool.map(partial(_read, size=size, resize=resize), paths):
+        for image in pool.map(partial(_read, size=size, resize=resize), sources):
             if isinstance(image, str):
                 reasons.append(image)
                 continue
@@ -61,13 +63,17 @@ def read_images(
     return images[:count], reasons
 
 
-def _read(path: Path, size: int, resize: Resize) -> UInt8[np.ndarray, "size size c"] | str:
+def _read(source: Path | bytes, size: int, resize: Resize) -> UInt8[np.ndarray, "size size c"] | str:
     """The image, or why it cannot be read."""
     too_large = f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb"
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device never ends
+        if isinstance(source, Path) and not stat.S_ISREG(
+            source.stat().st_mode
+        ):  # neither wait nor read for ever
             return "not a regular file"
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+        ) as image:
             if image.width * image.height > MAX_PIXELS:
                 return too_large
             image.draft(None, (2 * size, 2 * size))  # large JPEGs are decoded at a fraction of their size
@@ -76,7 +82,7 @@ def _read(path: Path, size: int, resize: Resize) -> UInt8[np.ndarray, "size size
     except Image.DecompressionBombError:
         return too_large
     except FileNotFoundError:
-        return "there is no such file"
+        return NO_SUCH_FILE
     except PermissionError:
         return "not enough permission to read it"
     except UnidentifiedImageError:

@@ -1,6 +1,7 @@
 """The files that a user points at: what is there, what may not be read, and what is wrong, told together."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -16,18 +17,30 @@ def existing_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: it does not.
         PermissionError: a folder on the way may not be entered.
+        ValueError: it leads to a device, a FIFO or a socket, which may be waited for or read for ever.
     """
     found = Path(path)
     try:
         if not str(path):  # what a shell makes of a variable that is not set
             raise FileNotFoundError
         with naming_permission(found):
-            found.stat()
+            mode = found.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"path must be a file or folder that exists; got path={str(path)!r}, looked for in {str(Path.cwd())!r}"
         ) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(
+            f"path must be a regular file or a folder; got path={str(path)!r}, which is {_kind(mode)}; "
+            "write what it gives into a file first"
+        )
     return found
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        return "a device"
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket"
 
 
 @contextmanager
@@ -68,6 +81,11 @@ def list_problems(problems: Sequence[str]) -> str:
     rest = len(problems) - SHOWN
     lines = [*problems[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)
+
+
+def displayed(name: str) -> str:
+    r"""A file name as text: bytes that are no UTF-8 become \xff and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def count_by_suffix(files: Sequence[Path], reason: str) -> tuple[str, ...]:

@@ -53,13 +53,16 @@ def texts(path: str | os.PathLike[str]) -> TextSplits:
         raise ValueError(
             f"path must be text; got path={str(found)!r}, which holds it packed; unpack it first"
         )
-    parts, others = _parts(found)
+    parts, others, endless = _parts(found)
     splits = _cut(parts)
     require_examples(
         found, splits, "bytes", "give longer texts, or files train.txt, validation.txt and test.txt"
     )
     return TextSplits(
-        source=str(found), skipped=count_by_suffix(others, "not read as text, by name or suffix"), **splits
+        source=str(found),
+        skipped=count_by_suffix(others, "not read as text, by name or suffix")
+        + count_by_suffix(endless, "not a regular file"),
+        **splits,
     )
 
 
@@ -76,10 +79,13 @@ def _records(path: Path) -> TextSplits:
     return TextSplits(source=str(path), row=sizes["train"], skipped=skipped, **splits)
 
 
-def _parts(path: Path) -> tuple[dict[Split, bytes], list[Path]]:
-    """The text of every split that is there, all of it training data if there is none, and files left out."""
+def _parts(path: Path) -> tuple[dict[Split, bytes], list[Path], list[Path]]:
+    """The text of every split that is there, all of it training data if there is none.
+
+    Also the files that are no text by their suffix, and those that are no regular files.
+    """
     if path.is_file():
-        return {"train": _joined(path, [path])}, []
+        return {"train": _joined(path, [path])}, [], []
     entries = visible_entries(path)
     named: list[tuple[Split, Path]] = [
         (SPLIT_NAMES[name], entry)
@@ -97,11 +103,13 @@ def _parts(path: Path) -> tuple[dict[Split, bytes], list[Path]]:
     chosen = [entry for _, entry in named]
     others = [] if chosen == [path] else [entry for entry in entries if entry not in chosen]
     parts: dict[Split, bytes] = {}
+    endless: list[Path] = []  # links to devices, FIFOs, broken links
     for split, entry in named:
         files = _files(entry) if entry.is_dir() else [entry]
         others += [file for file in files if not _is_text(file)]
-        parts[split] = _joined(entry, [file for file in files if _is_text(file)])
-    return parts, others
+        endless += [file for file in files if _is_text(file) and not file.is_file()]
+        parts[split] = _joined(entry, [file for file in files if _is_text(file) and file.is_file()])
+    return parts, others, endless
 
 
 def _is_text(file: Path) -> bool:

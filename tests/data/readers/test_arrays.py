@@ -1,6 +1,7 @@
 """Images as arrays: names, splits, IDX files, and every way in which they can be wrong."""
 
 import gzip
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.data import labelled_images, texts
+from jaxmodels.data.readers import arrays
 from jaxmodels.data.readers.splitting import choose_split
 
 
@@ -373,3 +375,40 @@ def test_a_class_that_is_only_tested(tmp_path):
         ValueError, match=r"got 1 of 4 classes without, .*\n  9: train 0, validation 0, test 1\n"
     ):
         labelled_images(path, size=4)
+
+
+def test_labels_of_two_types_are_exact(tmp_path):
+    """NumPy compares int64 with uint64 as float64, which merges large numbers."""
+    large = np.where(LABELS[0] == LABELS, 2**53, 2**53 + 1)
+    path = npz(
+        tmp_path, images=IMAGES, labels=large.astype(np.uint64), x_test=IMAGES, y_test=large.astype(np.int64)
+    )
+    splits = labelled_images(path, size=4)
+    assert splits.class_names == (str(2**53), str(2**53 + 1))
+    np.testing.assert_array_equal(splits.test.labels, large - 2**53)
+    small = npz(
+        tmp_path,
+        images=IMAGES,
+        labels=LABELS.astype(np.uint64),
+        x_test=IMAGES,
+        y_test=LABELS.astype(np.int64),
+    )
+    assert all("." not in name for name in labelled_images(small, size=4).class_names)
+
+
+def test_a_file_that_would_become_very_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "LARGE", 2**20)
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((600, 64, 64), np.uint8))
+    with pytest.raises(ValueError, match=r"a\.npz' \(its .* bytes would become 2,457,.* or more\)"):
+        labelled_images(tmp_path / "a.npz", size=4)
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    idx(folder / "train-images-idx3-ubyte.gz", np.zeros((600, 64, 64), np.uint8))
+    with pytest.raises(ValueError, match=r"ubyte\.gz' \(its .* bytes would become 1,048,577 or more\)"):
+        labelled_images(folder, size=4)
+
+
+def test_an_idx_file_without_an_end(tmp_path):
+    os.mkfifo(tmp_path / "train-images-idx3-ubyte")
+    with pytest.raises(ValueError, match="it is not a regular file"):
+        labelled_images(tmp_path, size=4)

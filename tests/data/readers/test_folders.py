@@ -1,5 +1,6 @@
 """Folders of images: layouts, splits, and every way in which they can be wrong."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,7 @@ def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK")
 
     with pytest.raises(
-        ValueError, match=r"an \.npz file or a folder of IDX files; got path='.*images\.zip'; .* unpack"
+        ValueError, match=r"or a folder of IDX or Parquet files; got path='.*images\.zip'; .* unpack"
     ):
         labelled_images(tmp_path / "images.zip", size=4)
 
@@ -334,3 +335,18 @@ def test_a_path_without_permission(tmp_path, monkeypatch):
 
     with pytest.raises(PermissionError, match=r"path must be readable; got path='.*secret'"):
         labelled_images(tmp_path / "secret", size=4)
+
+
+def test_class_names_are_text(tmp_path):
+    """A name with a byte that is no UTF-8 is shown by its number; the files are found all the same."""
+    for name in (b"b\xff", "ä".encode(), b"$\\foo$"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        for number in range(40):
+            path = os.fsdecode(os.path.join(folder, b"%d.png" % number))
+            Image.new("L", (4, 4), 7).save(path)
+    splits = labelled_images(tmp_path, size=4)
+    assert splits.class_names == ("$\\foo$", "b\\xff", "ä")
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 120
+    for name in splits.class_names:
+        name.encode()

@@ -1,11 +1,12 @@
 """Files, folders and images as bytes: order, splits, and every way in which they can be wrong."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxmodels.data import texts
+from jaxmodels.data import labelled_images, texts
 from jaxmodels.data.readers.splitting import choose_split
 
 
@@ -229,3 +230,29 @@ def test_a_link_in_a_circle_is_not_followed(tmp_path):
     (tmp_path / "circle").symlink_to(tmp_path)
 
     assert naming_damage(texts(tmp_path)) == BYTES
+
+
+def test_what_has_no_end_is_left_out(tmp_path):
+    """Nobody writes into the FIFO, and /dev/zero never ends."""
+    (tmp_path / "a.txt").write_text("abcdefgh" * 100)
+    (tmp_path / "b.txt").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "c.txt")
+    (tmp_path / "d.md").symlink_to(tmp_path / "nowhere")
+
+    splits = texts(tmp_path)
+
+    assert splits.train + splits.validation + splits.test == b"abcdefgh" * 100
+    assert splits.skipped == ("1 × *.md: not a regular file", "2 × *.txt: not a regular file")
+
+
+@pytest.mark.parametrize("read", [texts, lambda path: labelled_images(path, size=4)])
+def test_a_device_or_a_fifo(tmp_path, read):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(
+        ValueError, match=r"a regular file or a folder; got path='.*a\.txt', which is a FIFO; write"
+    ):
+        read(tmp_path / "a.txt")
+    with pytest.raises(
+        ValueError, match="got path='/dev/zero', which is a device; write what it gives into a file"
+    ):
+        read("/dev/zero")
