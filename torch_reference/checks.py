@@ -40,6 +40,12 @@ def require_bools(**values: Any) -> None:
             raise ValueError(f"{name} must be a bool; got {name}={value!r}")
 
 
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}; got {name}={value!r}")
+
+
 def require_rate(name: str, value: Any) -> None:
     """ValueError unless `value` is a rate of dropout: a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:

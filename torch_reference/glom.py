@@ -121,20 +121,29 @@ class Glom(nn.Module):
         tokens = self.image_to_tokens(tokens)[:, :, None]  # b n 1 d
         b, n = tokens.shape[:2]
         positions = self.pos_emb(torch.arange(n, device=img.device))[:, None]  # n 1 d
-        # The top level has no top-down contribution.
-        contributions = torch.full((self.levels, 1), 4, dtype=tokens.dtype, device=img.device)
-        contributions[-1] = 3
 
         state = repeat(self.init_levels, "l d -> b n l d", b=b, n=n) if levels is None else levels
         states = [state]
         for _ in range(iters):
             bottom_up = self.bottom_up(torch.cat([tokens, state[:, :, :-1]], dim=2))
-            top_down = self.top_down(state[:, :, 1:] + positions)
-            top_down = F.pad(top_down, (0, 0, 0, 1))
-            consensus = self.attention(state)
-            state = (state + bottom_up + top_down + consensus) / contributions
+            state = self.update(state, bottom_up, positions)
             states.append(state)
         return torch.stack(states) if return_all else state
+
+    def update(
+        self,
+        state: Float[Tensor, "b n l d"],
+        bottom_up: Float[Tensor, "b n l d"],
+        positions: Float[Tensor, "n 1 d"],
+    ) -> Float[Tensor, "b n l d"]:
+        """The next state: the mean of memory, bottom-up, top-down and consensus."""
+        # The top level has no top-down contribution.
+        contributions = torch.full((self.levels, 1), 4, dtype=state.dtype, device=state.device)
+        contributions[-1] = 3
+        top_down = self.top_down(state[:, :, 1:] + positions)
+        top_down = F.pad(top_down, (0, 0, 0, 1))
+        consensus = self.attention(state)
+        return (state + bottom_up + top_down + consensus) / contributions
 
     def _check(self, img: Tensor, levels: Tensor | None) -> None:
         require_images("img", img, channels=3)

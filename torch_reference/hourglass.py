@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torch_reference.checks import (
     require_bools,
+    require_choice,
     require_integer,
     require_sequence,
     require_shape,
@@ -212,7 +213,7 @@ class HourglassTransformer(nn.Module):
         if isinstance(depths, int):
             raise ValueError(f"depth must be (pre, valley, post); got depth={depth!r}")
         factor, *inner_factors = as_factors(shorten_factor, count_levels(depths))
-        require_sample_type(updown_sample_type)
+        require_choice("updown_sample_type", updown_sample_type, ("naive", "linear"))
         require_bools(attn_resampling=attn_resampling, causal=causal, norm_out=norm_out)
         pre_depth, valley_depth, post_depth = depths
         linear = updown_sample_type == "linear"
@@ -300,7 +301,7 @@ class HourglassTransformerLM(nn.Module):
         require_integer("num_tokens", num_tokens, minimum=1)
         require_integer("dim", dim, minimum=1)
         self.max_seq_len = require_integer("max_seq_len", max_seq_len, minimum=1)
-        require_sample_type(updown_sample_type)
+        require_choice("updown_sample_type", updown_sample_type, ("naive", "linear"))
         require_bools(attn_resampling=attn_resampling, causal=causal)
         depth = as_depth(depth)
         factors = as_factors(shorten_factor, count_levels(depth))
@@ -323,14 +324,20 @@ class HourglassTransformerLM(nn.Module):
     def forward(
         self, x: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b n v"]:
-        """`x` are token ids; `mask` is True at the positions that others may look at."""
+        """`x` are token ids; `mask` is True at the positions that others may attend to."""
+        return self.to_logits(self.features(x, mask))
+
+    def features(
+        self, x: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """The final activations, from which the logits are computed."""
         require_tokens("x", x)
         require_sequence("x", x, mask)
         n = x.shape[1]
         if n > self.max_seq_len:
             raise ValueError(f"x must have at most max_seq_len={self.max_seq_len} tokens; got {n}")
         hidden = self.token_emb(x) + self.pos_emb(torch.arange(n, device=x.device))
-        return self.to_logits(self.transformer(hidden, mask=mask))
+        return self.transformer(hidden, mask=mask)
 
 
 def build_transformer(
@@ -390,11 +397,3 @@ def as_factors(shorten_factor: Any, levels: int) -> tuple[int, ...]:
             f"got shorten_factor={shorten_factor!r}"
         )
     return tuple(require_integer("shorten_factor", factor, minimum=1) for factor in shorten_factor)
-
-
-def require_sample_type(updown_sample_type: Any) -> None:
-    """ValueError unless 'naive' or 'linear'."""
-    if updown_sample_type not in ("naive", "linear"):
-        raise ValueError(
-            f"updown_sample_type must be 'naive' or 'linear'; got updown_sample_type={updown_sample_type!r}"
-        )

@@ -322,8 +322,7 @@ class ConditionalRoutedViT(Model):
 
     Args:
       config: sizes and options.
-      dtype: type of the computation; by default that of images and parameters together. Routing is computed
-        in at least float32.
+      dtype: type of the computation, by default that of images and parameters; at least float32 for routing.
       param_dtype: type of fresh parameters.
       rngs: `params` seeds the initial weights.
     """

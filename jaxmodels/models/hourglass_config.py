@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxmodels.checks import require_bool, require_integer, require_integer_fields
+from jaxmodels.checks import require_bool, require_choice, require_integer, require_integer_fields
 
 
 Depth = int | tuple[int, "Depth", int]
@@ -53,11 +53,7 @@ def normalize_config(config: HourglassTransformerConfig | HourglassTransformerLM
     require_integer_fields(config)
     for name in ("attn_resampling", "causal", "norm_out"):
         require_bool(name, getattr(config, name, False))
-    if config.updown_sample_type not in ("naive", "linear"):
-        raise ValueError(
-            "updown_sample_type must be 'naive' or 'linear'; "
-            f"got updown_sample_type={config.updown_sample_type!r}"
-        )
+    require_choice("updown_sample_type", config.updown_sample_type, ("naive", "linear"))
     depth = as_depth(config.depth)
     factors = as_factors(config.shorten_factor, count_levels(depth))
     object.__setattr__(config, "depth", depth)

@@ -200,9 +200,8 @@ class MaMMUT(Model):
     """A text stack that runs twice: alone for a contrastive embedding, with cross-attention for captions.
 
     A method with an image takes exactly one of `images` (b, height, width, channels), which `img_encoder`
-    encodes, and `image_tokens` (b, m, image_dim). MaMMUT has no dropout; `rngs` serve an encoder that has. A text
-    is a row of ids below `num_tokens`, padded with `pad_id`. ValueError for a shape that does not fit; ids are
-    not checked.
+    encodes, and `image_tokens` (b, m, image_dim). `rngs` serve an encoder with dropout; MaMMUT has none. A text is
+    a row of ids below `num_tokens`, padded with `pad_id`. ValueError for a shape that does not fit.
 
     Args:
       config: sizes and options.

@@ -1,7 +1,7 @@
 """Scaled dot-product attention."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxmodels.checks import require_choice
 from jaxmodels.nn.dtypes import at_least_float32
 
 
@@ -29,9 +30,9 @@ class AttentionModule(nnx.Module):
         Args:
           attention: "xla", or "cudnn" for NVIDIA GPUs; see `attend`.
         """
-        if attention not in (None, "xla", "cudnn"):
-            raise ValueError(f"attention must be 'xla' or 'cudnn'; got attention={attention!r}")
-        self.attention = self.attention if attention is None else attention
+        if attention is not None:
+            require_choice("attention", attention, get_args(Implementation))
+            self.attention = attention
 
 
 def attend(
