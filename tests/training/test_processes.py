@@ -106,10 +106,10 @@ def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
     process = start(tmp_path / "run", 100_000, "checkpoint_every=50000")
     wait_until(lambda: steps_logged(tmp_path / "run") > 3)
     process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "asked to stop (SIGTERM): finishing this step, then saving" in said
-    saved = int(re.search(r"stopped and saved at step (\d+)", said).group(1))
+    assert "asked to stop (SIGTERM): finishing this step, then saving" in output
+    saved = int(re.search(r"stopped and saved at step (\d+)", output).group(1))
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(saved)]
     assert losses(tmp_path / "run")[-1][0] == saved
     assert "Traceback" not in errors
@@ -119,10 +119,10 @@ def test_control_c_once_saves_and_ends(tmp_path: Path) -> None:
     process = start(tmp_path / "run", 100_000, "checkpoint_every=50000")
     wait_until(lambda: steps_logged(tmp_path / "run") > 3)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "press Ctrl-C again to end at once" in said
-    assert "stopped and saved at step" in said
+    assert "press Ctrl-C again to end at once" in output
+    assert "stopped and saved at step" in output
 
 
 def test_control_c_twice_ends_at_once_even_while_compiling(tmp_path: Path) -> None:

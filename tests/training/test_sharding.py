@@ -12,7 +12,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.training.batches import batches
 from jaxmodels.training.functional_model import FunctionalModel
-from jaxmodels.training.mesh import MeshConfig, batch_sharding, gathered, make_mesh, replicated, sharding_of
+from jaxmodels.training.mesh import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_sharding,
+    replicated,
+)
 from jaxmodels.training.step import TrainState, initial_state, loss_and_gradient, make_step
 from jaxmodels.training.task import Task
 from tests.training.small_tasks import TASKS
@@ -34,9 +40,9 @@ def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState
     def initial() -> TrainState:
         return initial_state(functional, make, tx, average=False)
 
-    places = jax.tree.map(lambda x: sharding_of(mesh, x.shape), jax.eval_shape(initial))
+    places = jax.tree.map(lambda x: parameter_sharding(mesh, x.shape), jax.eval_shape(initial))
     step = jax.jit(
-        make_step(task, functional, tx, key=jax.random.key(0), gathered=gathered(mesh)),
+        make_step(task, functional, tx, key=jax.random.key(0), gathered=gather_sharding(mesh)),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
     )

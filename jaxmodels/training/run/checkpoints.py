@@ -18,21 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, UInt32
 
+from jaxmodels.training.mesh import barrier
 from jaxmodels.training.step import TrainState
-
-
-Say = Callable[[str], None]
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; used by all of its processes together."""
 
-    def __init__(self, folder: Path, *, keep: int, say: Say = print) -> None:
+    def __init__(self, folder: Path, *, keep: int, report: Callable[[str], None] = print) -> None:
         self.folder = folder.absolute()
-        self.say = say
+        self.report = report
         _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -92,7 +89,7 @@ class Checkpoints:
             except Exception as error:  # damage shows in many ways
                 if isinstance(error, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(error):
                     raise
-                self.say(f"the checkpoint of step {step} is damaged and not used ({_first_line(error)})")
+                self.report(f"the checkpoint of step {step} is damaged and not used ({_first_line(error)})")
                 self._set_aside(step)
         if steps:
             raise OSError(
@@ -126,8 +123,7 @@ class Checkpoints:
             shutil.rmtree(damaged, ignore_errors=True)
             damaged.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(damaged)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+        barrier(f"set aside {step}")
         self.manager.reload()
 
     def _failure(self, error: Exception) -> OSError:

@@ -19,8 +19,8 @@ class Interrupts:
     Of several processes each hears its own signals; `requested` makes them agree on a step.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report = report
         self.signal: int | None = None
         self.distributed = jax.process_count() > 1
 
@@ -72,13 +72,13 @@ class Interrupts:
         while numbers := os.read(self.reader, 16):
             for number in numbers:
                 if number == signal.SIGTERM:
-                    self.say("asked to stop (SIGTERM): finishing this step, then saving")
+                    self.report("asked to stop (SIGTERM): finishing this step, then saving")
                 elif number == signal.SIGINT:
                     times += 1
                     if times > 1:
                         sys.stderr.write("\x1b[?25h\njaxmodels: interrupted; saved checkpoints are intact\n")
                         sys.stderr.flush()
                         os._exit(130)
-                    self.say(
+                    self.report(
                         "interrupted: finishing this step, then saving; press Ctrl-C again to end at once"
                     )

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, plain lines elsewhere, nothing on other processes."""
+"""Messages and progress on the console: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ SECONDS_BETWEEN_LINES = 5
 
 
 class Reporter:
-    """Prints messages and the state of the run."""
+    """Prints messages and the progress of a run; nothing at all unless `active`, which is the first process."""
 
-    def __init__(self, console: Console, *, speaks: bool = True) -> None:
+    def __init__(self, console: Console, *, active: bool = True) -> None:
         self.console = console
-        self.speaks = speaks
+        self.active = active
         self.bar: Progress | None = None
         self.printed = 0.0  # when the last plain line was
 
-    def say(self, message: str) -> None:
-        if self.speaks:
+    def print(self, message: str) -> None:
+        if self.active:
             self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, step: int, steps: int) -> None:
         self.steps = steps
         self.first = step
         self.began = time.monotonic()
-        if self.speaks and self.console.is_terminal:
+        if self.active and self.console.is_terminal:
             columns = (
                 MofNCompleteColumn(),
                 BarColumn(),
@@ -43,9 +43,9 @@ class Reporter:
         if self.bar is not None:
             self.bar.update(self.progress, completed=step)
 
-    def log(self, line: Mapping[str, float], rate: float, unit: str) -> None:
+    def report_progress(self, line: Mapping[str, float], rate: float, unit: str) -> None:
         """A line of metrics: on a terminal the bar shows it, elsewhere it is printed with the time left."""
-        if not self.speaks:
+        if not self.active:
             return
         shown = f"loss {line['loss']:.4f}" + (f"  {rate:,.0f} {unit}/s" if rate else "")
         if self.bar is not None:

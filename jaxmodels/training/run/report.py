@@ -57,7 +57,7 @@ def write_report(
         settings=_flat(experiment.describe()),
         environment=results["environment"],
     )
-    with atomic_write(workdir.folder / "report.html") as path:
+    with atomic_write(workdir.report) as path:
         path.write_text(html, encoding="utf-8")
 
 

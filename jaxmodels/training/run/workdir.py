@@ -24,6 +24,8 @@ class Workdir:
         self.metrics_file = folder / "metrics.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.model = folder / "model"
+        self.report = folder / "report.html"
+        self.tensorboard = folder / "tensorboard"
 
     def check(self, experiment: Experiment, data: dict[str, Any]) -> None:
         """Refuses to overwrite a run, and to go on with a run under other settings.
@@ -57,6 +59,7 @@ class Workdir:
 
     def begin(self, preset: str, experiment: Experiment, data: dict[str, Any]) -> None:
         """Notes what is run; a continuation replaces the note, whose essential part is the same."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._write(
             self.run_file,
             {

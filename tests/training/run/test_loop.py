@@ -48,7 +48,7 @@ def experiment(workdir: Path, **changes: Any) -> ToyExperiment:
 
 
 def run(experiment: Experiment) -> tuple[int, str]:
-    """Exit status and everything that was said."""
+    """Exit status and everything that was output."""
     out = StringIO()
     status = train(experiment, preset="toy", console=Console(file=out, width=200))
     return status, out.getvalue()
@@ -66,13 +66,13 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    status, said = run(experiment(workdir))
+    status, output = run(experiment(workdir))
     assert status == 0
-    return workdir, said
+    return workdir, output
 
 
 def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
-    workdir, said = finished
+    workdir, output = finished
     lines = metrics(workdir)
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all(np.isfinite(line["loss"]) for line in lines)
@@ -90,7 +90,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert "data:image/png;base64," in page
     assert "<td>chance</td>" in page
     assert "--optim.learning-rate" in page
-    assert "test: accuracy" in said
+    assert "test: accuracy" in output
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["11", "12"]
 
 
@@ -151,25 +151,25 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     from jaxmodels.training.run import interrupts
 
     monkeypatch.setattr(interrupts.Interrupts, "requested", lambda self, step: step == 5)
-    status, said = run(experiment(tmp_path / "run"))
+    status, output = run(experiment(tmp_path / "run"))
     assert status == 128 + 15
-    assert "stopped and saved at step 5; go on with --resume" in said
+    assert "stopped and saved at step 5; go on with --resume" in output
     assert not (tmp_path / "run" / "model").exists()
     monkeypatch.undo()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
-    status, said = run(experiment(tmp_path / "run", resume=True))
+    status, output = run(experiment(tmp_path / "run", resume=True))
     assert status == 0
-    assert "going on from the checkpoint of step 5" in said
+    assert "going on from the checkpoint of step 5" in output
     assert metrics(tmp_path / "run") == metrics(finished[0])
     for key, value in weights(finished[0]).items():
         np.testing.assert_array_equal(weights(tmp_path / "run")[key], value, err_msg=key)
 
 
 def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
-    status, said = run(experiment(tmp_path / "run", resume=True, steps=2))
+    status, output = run(experiment(tmp_path / "run", resume=True, steps=2))
     assert status == 0
-    assert "no checkpoint to go on from: beginning" in said
+    assert "no checkpoint to go on from: beginning" in output
 
 
 def test_resuming_a_complete_run_only_evaluates(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -190,22 +190,22 @@ def test_a_run_may_be_made_longer(finished: tuple[Path, str], tmp_path: Path) ->
 
 
 def test_not_a_number_stops_the_run(tmp_path: Path) -> None:
-    status, said = run(experiment(tmp_path / "run", poison=33, checkpoint_every=1))
+    status, output = run(experiment(tmp_path / "run", poison=33, checkpoint_every=1))
     assert status == 1
-    last = int(said.split("stopped at step ")[1].split(":")[0])
+    last = int(output.split("stopped at step ")[1].split(":")[0])
     assert last > 1
-    assert "The batch itself holds values that are not finite: images." in said
-    assert f"The checkpoint of step {last - 1} is intact." in said
+    assert "The batch itself holds values that are not finite: images." in output
+    assert f"The checkpoint of step {last - 1} is intact." in output
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, last))
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_divergence_names_the_parameters(tmp_path: Path) -> None:
     wild = OptimizerConfig(learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
-    status, said = run(experiment(tmp_path / "run", optim=wild))
+    status, output = run(experiment(tmp_path / "run", optim=wild))
     assert status == 1
-    assert "First bad are the gradients of " in said or "These parameters are not finite: " in said
-    assert "A lower --optim.learning-rate" in said
+    assert "First bad are the gradients of " in output or "These parameters are not finite: " in output
+    assert "A lower --optim.learning-rate" in output
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path, finished: tuple[Path, str]) -> None:
@@ -220,9 +220,9 @@ def test_the_average_is_what_is_saved(tmp_path: Path, finished: tuple[Path, str]
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=4)])
 def test_many_devices(finished: tuple[Path, str], tmp_path: Path, mesh: MeshConfig) -> None:
-    status, said = run(experiment(tmp_path / "run", mesh=mesh))
+    status, output = run(experiment(tmp_path / "run", mesh=mesh))
     assert status == 0
-    assert f"mesh data={mesh.data} fsdp={mesh.fsdp}" in said
+    assert f"mesh data={mesh.data} fsdp={mesh.fsdp}" in output
     for one, other in zip(metrics(tmp_path / "run"), metrics(finished[0]), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 

@@ -1,0 +1,70 @@
+"""The end of a run: test data, baselines, the model as a hub folder, and the report."""
+
+import math
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from jaxmodels.atomic import atomic_write
+from jaxmodels.convert.hub import save_pretrained
+from jaxmodels.training.mesh import barrier
+from jaxmodels.training.run.program import Program
+from jaxmodels.training.run.progress import Reporter, metrics_text
+from jaxmodels.training.run.report import write_report
+from jaxmodels.training.run.tensorboard import TensorBoard
+from jaxmodels.training.run.workdir import Workdir, environment
+from jaxmodels.training.step import TrainState
+
+
+def finish(
+    program: Program,
+    state: TrainState,
+    workdir: Workdir,
+    reporter: Reporter,
+    *,
+    preset: str,
+    seconds: float,
+) -> None:
+    """Evaluates the trained model and writes model/, results.json and report.html.
+
+    Every process computes; the first one writes.
+    """
+    task = program.task
+    reporter.print("evaluating on the test data")
+    call = program.evaluation(state)
+    metrics = task.evaluate(call, "test")
+    samples = task.samples(call)
+    model, extras = task.export(program.trained_model(state))
+    if workdir.writes:
+        reporter.print("computing the baselines")
+        baselines = task.baselines()
+        _save_model(workdir, model, extras)
+        results = {
+            "task": task.name,
+            "metric": {"name": task.metric.name, "better": task.metric.better},
+            "test": metrics,
+            "baselines": baselines,
+            "parameters": sum(math.prod(v.shape) for v in state.parameters.values()),
+            "steps": int(state.step),
+            "seconds": round(seconds, 1),
+            "environment": environment(),
+        }
+        workdir.write_results(results)
+        write_report(workdir, preset, program.experiment, task, results, samples)
+        if program.experiment.tensorboard:
+            tensorboard = TensorBoard(workdir.tensorboard)
+            tensorboard.samples(int(state.step), samples)
+            tensorboard.close()
+        reporter.print(f"test: {metrics_text(metrics)}")
+        for name, values in baselines.items():
+            reporter.print(f"  {name}: {metrics_text(values)}")
+        reporter.print(f"model: {workdir.model}  report: {workdir.report}")
+    barrier("the run is finished")
+
+
+def _save_model(workdir: Workdir, model: Any, extras: dict[str, np.ndarray]) -> None:
+    save_pretrained(model, workdir.model)
+    if extras:
+        with atomic_write(workdir.model / "extras.safetensors") as path:
+            safetensors.numpy.save_file({k: np.asarray(v, order="C") for k, v in extras.items()}, path)
