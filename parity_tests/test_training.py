@@ -62,7 +62,7 @@ def sides(request: pytest.FixtureRequest, tmp_path: Path) -> Sides:
 
 
 def test_loss_and_metrics(sides: Sides) -> None:
-    """Accuracies and recalls are counts: among 40 pictures no two sides may disagree about one."""
+    """Accuracies and recalls are counts: among 40 images no two sides may disagree about one."""
     task, batch = sides.task, sides.batch()
 
     def total(parameters: Any, batch: Any) -> Any:

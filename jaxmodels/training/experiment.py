@@ -63,7 +63,7 @@ class Experiment:
     evaluate_every: int | None = None  # steps; by default a tenth of the run
     checkpoint_every: int | None = None  # steps; by default a tenth of the run
     keep: int = 2  # checkpoints
-    skip_unreadable: bool = False  # leave out pictures that cannot be read, and count them
+    skip_unreadable: bool = False  # leave out images that cannot be read, and count them
     tensorboard: bool = False  # also write WORKDIR/tensorboard (needs jaxmodels[tensorboard])
     profile: bool = False  # trace five steps into WORKDIR/profile, for xprof or Perfetto
 
@@ -112,11 +112,11 @@ class HourglassExperiment(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageExperiment(Experiment):
-    """What runs on labelled pictures have in common."""
+    """What runs on labelled images have in common."""
 
-    image_size: int = 32  # side to which pictures are resized
+    image_size: int = 32  # side to which images are resized
     protocol: Literal["across-styles", "within-style"] = "across-styles"  # how embedded emoji are split
-    shift: int = 2  # pictures are moved by up to so many pixels, at random
+    shift: int = 2  # images are moved by up to so many pixels, at random
 
     def splits(self, *, require_classes: bool):
         if self.data is None:
@@ -134,8 +134,8 @@ class ClassificationExperiment(ImageExperiment):
     """Classification. The number of classes and channels is that of the data."""
 
     model: ScalableViTConfig | ConditionalRoutedViTConfig
-    flip: bool = False  # mirror pictures at random
-    zoom: float = 0.0  # pictures are enlarged or reduced by up to this share, at random
+    flip: bool = False  # mirror images at random
+    zoom: float = 0.0  # images are enlarged or reduced by up to this share, at random
     recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     label_smoothing: float = 0.0
 
@@ -182,13 +182,13 @@ class GlomExperiment(ImageExperiment):
 
 @dataclass(frozen=True, kw_only=True)
 class MaMMUTExperiment(Experiment):
-    """Captioning and contrastive learning on pictures with captions."""
+    """Captioning and contrastive learning on images with captions."""
 
     model: MaMMUTConfig
     encoder: SimpleViTConfig
-    image_size: int = 32  # side to which pictures are resized
+    image_size: int = 32  # side to which images are resized
     context: int = 64  # longest caption, in bytes with its two marks
-    shift: int = 2  # pictures are moved by up to so many pixels, at random
+    shift: int = 2  # images are moved by up to so many pixels, at random
     zoom: float = 0.0  # they are enlarged or reduced by up to this share, at random
     recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     skip_long: bool = False  # leave out captions that do not fit, and count them

@@ -21,7 +21,7 @@ Call = Callable[[str, Mapping[str, np.ndarray]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Something to look at in the report: a picture, a text, or both."""
+    """Something to look at in the report: an image, a text, or both."""
 
     title: str
     caption: str = ""  # what one sees, in a sentence
@@ -86,7 +86,7 @@ class Task(Protocol):
         ...
 
     def samples(self, call: Call) -> list[Sample]:
-        """Pictures and texts for people to look at."""
+        """Images and texts for people to look at."""
         ...
 
     def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:

@@ -101,7 +101,7 @@ def test_parameters_are_gathered_and_activations_stay(capfd: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", ["mammut", "glom"])
 def test_accumulation_is_exact_for_real_tasks(name: str) -> None:
-    """MaMMUT's contrastive loss compares all pictures of the batch, its caption loss divides by all its bytes."""
+    """MaMMUT's contrastive loss compares all images of the batch, its caption loss divides by all its bytes."""
     task = TASKS[name]()
 
     def make() -> nnx.Module:

@@ -13,7 +13,7 @@ from jaxmodels.training.task import Metric, Sample
 
 
 class ToyTask:
-    """Pulls the outputs of pictures of one class together and those of two classes apart."""
+    """Pulls the outputs of images of one class together and those of two classes apart."""
 
     name = "toy"
     examples = 40

@@ -40,12 +40,12 @@ def write_report(
         names=names,
         rows=[(name, [values.get(metric) for metric in names]) for name, values in rows],
         metric=results["metric"],
-        curves=_picture(curves(lines, task.metric.name)) if lines else None,
+        curves=_png(curves(lines, task.metric.name)) if lines else None,
         samples=[
             {
                 "title": sample.title,
                 "caption": sample.caption,
-                "picture": _picture(sample.figure) if sample.figure is not None else None,
+                "image": _png(sample.figure) if sample.figure is not None else None,
                 "text": sample.text,
             }
             for sample in samples
@@ -92,7 +92,7 @@ def curves(lines: Sequence[Mapping[str, float]], metric: str) -> Figure:
     return figure
 
 
-def _picture(figure: Figure) -> str:
+def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Classification of pictures with ScalableViT or CoLT5's conditionally routed ViT."""
+"""Classification of images with ScalableViT or CoLT5's conditionally routed ViT."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,36 +17,36 @@ from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.augmentation import (
-    in_batches,
-    moved,
-    recolored,
-    require_pictures,
+    call_in_batches,
+    recolor_images,
+    require_image_splits,
     require_share,
     require_shift,
-    scaled,
+    scale_pixels,
+    shift_images,
 )
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
 SHOWN = 28  # predictions
-ROUTED = 6  # pictures whose routing is drawn
+ROUTED = 6  # images whose routing is drawn
 
 
 class Classification:
-    """One label per picture: cross-entropy, top-1 and top-5 accuracy.
+    """One label per image: cross-entropy, top-1 and top-5 accuracy.
 
     Args:
-      config: of either model; the number of classes and what concerns the pictures' shape is replaced by that
+      config: of either model; the number of classes and what concerns the images' shape is replaced by that
         of the data, see the attribute `config`.
       splits: the data.
-      shift: training pictures are moved by up to so many pixels, at random.
-      flip: mirror every second training picture, at random.
+      shift: training images are moved by up to so many pixels, at random.
+      flip: mirror every second training image, at random.
       zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
 
     Raises:
-      ValueError: an argument out of range; data without a second class, without pictures, or of a size that
+      ValueError: an argument out of range; data without a second class, without images, or of a size that
         does not fit the configuration.
     """
 
@@ -64,7 +64,7 @@ class Classification:
         recolor: float = 0.0,
         label_smoothing: float,
     ) -> None:
-        require_pictures(splits)
+        require_image_splits(splits)
         if len(splits.class_names) < 2:
             raise ValueError(
                 f"classification needs at least 2 classes; got {list(splits.class_names)} in {splits.source}"
@@ -97,12 +97,12 @@ class Classification:
     ) -> dict[str, np.ndarray]:
         """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
         train = self.splits.train
-        images = moved(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
-        images = recolored(scaled(images), draws, strength=self.recolor)
+        images = shift_images(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
+        images = recolor_images(scale_pixels(images), draws, strength=self.recolor)
         return {"images": images, "labels": train.labels[indices]}
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
-        """Cross-entropy of every picture, and whether its best guess is right."""
+        """Cross-entropy of every image, and whether its best guess is right."""
         logits = _logits(model, batch, rngs)
         return {
             "loss": cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing),
@@ -136,13 +136,13 @@ class Classification:
         samples = [
             Sample(
                 title="Confusion matrix",
-                caption=f"Test pictures by class (rows) and best guess (columns): {right} of {len(test)} are right. "
+                caption=f"Test images by class (rows) and best guess (columns): {right} of {len(test)} are right. "
                 "The shade is the share of the row.",
                 figure=confusion_figure(counts, names),
             ),
             Sample(
                 title="Predictions",
-                caption=f"{len(shown)} test pictures at equal distances through the test data, with the best guess; "
+                caption=f"{len(shown)} test images at equal distances through the test data, with the best guess; "
                 "where it is wrong, the right answer is below it.",
                 figure=prediction_figure(test.images[shown], test.labels[shown], logits[shown], names),
             ),
@@ -150,16 +150,16 @@ class Classification:
         return samples + ([self._routing_sample(call)] if "routing" in self.functions else [])
 
     def _routing_sample(self, call: Call) -> Sample:
-        """One picture of each of the first classes."""
+        """One image of each of the first classes."""
         test = self.splits.test
         of_class = [np.flatnonzero(test.labels == label) for label in range(len(self.splits.class_names))]
         shown = np.array([numbers[len(numbers) // 2] for numbers in of_class if len(numbers)][:ROUTED])
-        masks = in_batches(
-            call, "routing", len(shown), lambda part: {"images": scaled(test.images[shown[part]])}
+        masks = call_in_batches(
+            call, "routing", len(shown), lambda part: {"images": scale_pixels(test.images[shown[part]])}
         )
         return Sample(
             title="Routed patches",
-            caption="What the routers of each layer give to the heavy branch, outlined; the rest of the picture, "
+            caption="What the routers of each layer give to the heavy branch, outlined; the rest of the image, "
             "faded here, takes the light branch only. In attention the choice is made within each window.",
             figure=routing_figure(test.images[shown], masks),
         )
@@ -181,11 +181,13 @@ class Classification:
 
     def _logits(self, call: Call, split: Split) -> Float[np.ndarray, "n classes"]:
         images = getattr(self.splits, split).images
-        return in_batches(call, "logits", len(images), lambda part: {"images": scaled(images[part])})
+        return call_in_batches(
+            call, "logits", len(images), lambda part: {"images": scale_pixels(images[part])}
+        )
 
 
 def describe_splits(splits: LabelledSplits) -> dict[str, Any]:
-    """Where pictures come from, how many they are, and their shape."""
+    """Where images come from, how many they are, and their shape."""
     return {
         "data": splits.source,
         "train": len(splits.train),

@@ -5,7 +5,7 @@ The ids are the bytes themselves, so that the results can be compared with those
 * Running text: a training example is a window of max_seq_len + 1 bytes which begins at a random place of its
   stretch of max_seq_len bytes. Held-out text is cut into windows of which one begins with the last byte of the
   one before: every byte but the very first is predicted once.
-* Records (`splits.row`), such as pictures: an example is one record after a zero byte, which stands for the
+* Records (`splits.row`), such as images: an example is one record after a zero byte, which stands for the
   beginning. Every byte of the record is predicted.
 
 Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
@@ -148,11 +148,11 @@ class LanguageModelling:
         prompts = self._text_prompts() if chosen is None else chosen[:, : 1 + (chosen.shape[1] - 1) // 2]
         drawn = call("generate", {"prompt": prompts, "seed": np.arange(len(prompts), dtype=np.int32)})
         how = f"drawn at temperature {TEMPERATURE} from the {self._candidates} likeliest bytes"
-        shape = picture_shape(row)
+        shape = image_shape(row)
         if chosen is not None and shape is not None:
             figure = completion_figure(chosen[:, 1:], drawn, shape)
-            caption = f"Test pictures, what of them was given, and what the model made of it, {how}."
-            return [Sample(title="Completed pictures", caption=caption, figure=figure)]
+            caption = f"Test images, what of them was given, and what the model made of it, {how}."
+            return [Sample(title="Completed images", caption=caption, figure=figure)]
         text = "\n\n\n".join(shown_continuation(*texts) for texts in zip(prompts, drawn, strict=True))
         caption = f"The lines behind bars are from the test text; the model wrote what follows, byte by byte, {how}."
         return [Sample(title="Generated text", caption=caption, text=text)]
@@ -279,8 +279,8 @@ def _in_lines(text: str) -> str:
     return "\n".join(textwrap.fill(line.strip(), LINE) for line in printable)
 
 
-def picture_shape(row: int | None) -> tuple[int, int, int] | None:
-    """Height, width and channels, if a record has as many bytes as a square picture, in colour or grey."""
+def image_shape(row: int | None) -> tuple[int, int, int] | None:
+    """Height, width and channels, if a record has as many bytes as a square image, in colour or grey."""
     for channels in (3, 1):
         side = math.isqrt((row or 0) // channels)
         if side and side * side * channels == row:
@@ -291,7 +291,7 @@ def picture_shape(row: int | None) -> tuple[int, int, int] | None:
 def completion_figure(
     originals: Int[np.ndarray, "b row"], drawn: Int[np.ndarray, "b m"], shape: tuple[int, int, int]
 ) -> Figure:
-    """A line for each picture: the original, its beginning on grey, and the beginning with what was drawn."""
+    """A line for each image: the original, its beginning on grey, and the beginning with what was drawn."""
     given = originals[:, : originals.shape[1] - drawn.shape[1]]
     blank = np.full(drawn.shape, 225)
     columns = {
@@ -301,8 +301,8 @@ def completion_figure(
     }
     figure = Figure(figsize=(5.4, 1.8 * len(originals) + 0.3), layout="constrained")
     grid = figure.subplots(len(originals), len(columns), squeeze=False)
-    for column, (name, pictures) in zip(grid.T, columns.items(), strict=True):
+    for column, (name, images) in zip(grid.T, columns.items(), strict=True):
         column[0].set_title(name, fontsize=10)
-        for axes, picture in zip(column, pictures, strict=True):
-            show(axes, picture.reshape(shape).astype(np.uint8))
+        for axes, image in zip(column, images, strict=True):
+            show(axes, image.reshape(shape).astype(np.uint8))
     return figure

@@ -1,4 +1,4 @@
-"""Figures of captioning and retrieval. Shapes: n pictures, uint8, with 1 or 3 channels; q captions."""
+"""Figures of captioning and retrieval. Shapes: n images, uint8, with 1 or 3 channels; q captions."""
 
 import math
 import textwrap
@@ -19,7 +19,7 @@ def caption_figure(
     right: Sequence[Sequence[str]],
     columns: int = 6,
 ) -> Figure:
-    """Pictures below the caption that the model made, above a right one where that is wrong."""
+    """Images below the caption that the model made, above a right one where that is wrong."""
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.65 * columns, 2.05 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -45,22 +45,22 @@ def retrieval_figure(
     images: UInt8[np.ndarray, "q n height width c"],
     hits: Bool[np.ndarray, "q n"],
 ) -> Figure:
-    """For each caption a line of pictures, the best first; the right ones are framed."""
+    """For each caption a line of images, the best first; the right ones are framed."""
     count = images.shape[1]
     figure = Figure(figsize=(2.1 + 1.05 * count, 1.08 * len(captions)), layout="constrained")
     grid = figure.subplots(
         len(captions), 1 + count, squeeze=False, gridspec_kw={"width_ratios": [2, *[1] * count]}
     )
-    for line, caption, pictures, right in zip(grid, captions, images, hits, strict=True):
+    for line, caption, found, right in zip(grid, captions, images, hits, strict=True):
         line[0].axis("off")
         line[0].text(1, 0.5, _lines(caption, 26), ha="right", va="center", fontsize=9, parse_math=False)
-        for axes, picture, hit in zip(line[1:], pictures, right, strict=True):
-            framed(axes, picture, RIGHT if hit else None)
+        for axes, image, hit in zip(line[1:], found, right, strict=True):
+            framed(axes, image, RIGHT if hit else None)
     return figure
 
 
 def framed(axes: Axes, image: UInt8[np.ndarray, "height width c"], color: str | None) -> None:
-    """A picture without ticks, in a frame of this colour or a faint one."""
+    """An image without ticks, in a frame of this colour or a faint one."""
     show(axes, image)
     axes.axis("on")
     axes.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Figures of what the models for pictures do. Shapes: n pictures, uint8, with 1 or 3 channels."""
+"""Figures of what the models for images do. Shapes: n images, uint8, with 1 or 3 channels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxmodels.training.tasks.augmentation import psnr, unscaled
+from jaxmodels.training.tasks.augmentation import psnr, unscale_pixels
 
 
 RIGHT, WRONG = "#1a7f37", "#c62828"
@@ -46,7 +46,7 @@ def prediction_figure(
     names: Sequence[str],
     columns: int = 7,
 ) -> Figure:
-    """Pictures with the best guess, its probability, and where it is wrong the class."""
+    """Images with the best guess, its probability, and where it is wrong the class."""
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     rows = math.ceil(len(images) / columns)
@@ -66,7 +66,7 @@ def prediction_figure(
 def routing_figure(
     images: UInt8[np.ndarray, "n height width c"], masks: Mapping[str, Bool[np.ndarray, "n layers h w"]]
 ) -> Figure:
-    """Pictures (rows) and the patches that every router selects (columns)."""
+    """Images (rows) and the patches that every router selects (columns)."""
     layers = next(iter(masks.values())).shape[1]
     columns = 1 + len(masks) * layers
     figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.4), layout="constrained")
@@ -83,14 +83,14 @@ def routing_figure(
 
 
 def reconstruction_figure(rows: Mapping[str, Float[np.ndarray, "n height width c"]]) -> Figure:
-    """Pictures between -1 and 1 (columns) in several versions (rows); the first version is the true one."""
+    """Images between -1 and 1 (columns) in several versions (rows); the first version is the true one."""
     truth = next(iter(rows.values()))
     figure = Figure(figsize=(1.3 * len(truth) + 1.2, 1.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(truth), squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
         for axes, image, clean in zip(line, images, truth, strict=True):
-            show(axes, unscaled(image))
+            show(axes, unscale_pixels(image))
             if images is not truth:
                 axes.set_title(f"{psnr(image, clean):.1f} dB", fontsize=8, pad=2)
     return figure
@@ -146,7 +146,7 @@ def neighbour_cosine(states: Float[np.ndarray, "h w d"]) -> float:
 def outlined(
     image: UInt8[np.ndarray, "height width c"], mask: Bool[np.ndarray, "h w"], scale: int = 4
 ) -> UInt8[np.ndarray, "x y 3"]:
-    """The picture, enlarged, with the patches outside of the mask faded and those inside outlined."""
+    """The image, enlarged, with the patches outside of the mask faded and those inside outlined."""
     p1, p2 = (scale * side // patches for side, patches in zip(image.shape, mask.shape, strict=False))
     pixels = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, axis=0).repeat(scale, axis=1)
     inside = np.kron(mask, np.ones((p1, p2), bool))
@@ -157,6 +157,6 @@ def outlined(
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
-    """A picture without axes; one channel is drawn in grey."""
+    """An image without axes; one channel is drawn in grey."""
     axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
     axes.axis("off")
