@@ -13,12 +13,15 @@ DECAYED_NAMES = ("kernel", "to_kv")
 DECAYED_TABLE = "token_emb.embedding"
 
 
+DEFAULT_WARMUP = 50  # steps
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay, clipping by the global norm."""
 
     learning_rate: float = 1e-3  # at the end of the warm-up
-    warmup_steps: int = 50
+    warmup_steps: int | None = None  # by default 50, and in a short run a tenth of its steps
     final_learning_rate: float = 0.0  # after the last step, as a share of learning_rate
     weight_decay: float = (
         0.05  # of matrices and token tables; norms, biases, vectors and positions are exempt
@@ -47,7 +50,7 @@ class OptimizerConfig:
                 "final_learning_rate is a share of learning_rate and must lie in [0, 1]; "
                 f"got final_learning_rate={self.final_learning_rate!r}"
             )
-        if self.warmup_steps < 0:
+        if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be ≥ 0; got warmup_steps={self.warmup_steps!r}")
 
 
@@ -57,8 +60,11 @@ def is_decayed(name: str) -> bool:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: up in a line, down in half a cosine. A short run warms up in a tenth of it."""
-    warmup = min(config.warmup_steps, steps // 10)
+    """Learning rate of each step: up in a line, down in half a cosine.
+
+    A warm-up that is longer than the run is kept as it is: the learning rate then ends below its peak.
+    """
+    warmup = min(DEFAULT_WARMUP, steps // 10) if config.warmup_steps is None else config.warmup_steps
     return optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (warmup + 1),
         peak_value=config.learning_rate,

@@ -43,6 +43,12 @@ def test_a_batch_may_be_larger_than_the_data() -> None:
     assert set(np.bincount(index)) == {2, 3}
 
 
+def test_batches_of_one_example() -> None:
+    index = take(40, size=1)["index"].ravel()
+    assert sorted(index) == list(range(40))
+    np.testing.assert_array_equal(index, take(5)["index"].ravel())
+
+
 def test_the_seed_decides() -> None:
     one, same, other = take(3), take(3), take(3, seed=1)
     for name in one:

@@ -35,10 +35,20 @@ def test_schedule() -> None:
     np.testing.assert_allclose(rates[100], 0.1, rtol=1e-5)
 
 
-def test_a_short_run_warms_up_in_a_tenth() -> None:
-    config = OptimizerConfig(learning_rate=1.0, warmup_steps=1000)
-    assert float(schedule(config, 50)(5)) == 1.0
-    assert float(schedule(config, 1)(0)) == 1.0
+def peak(config: OptimizerConfig, steps: int) -> int:
+    return max(range(steps), key=lambda step: float(schedule(config, steps)(step)))
+
+
+def test_the_warm_up_that_was_asked_for() -> None:
+    assert peak(OptimizerConfig(warmup_steps=500), 2000) == 500
+    assert peak(OptimizerConfig(warmup_steps=0), 2000) == 0
+    assert peak(OptimizerConfig(warmup_steps=1000), 50) == 49  # it ends on the way up
+
+
+def test_without_a_number_a_short_run_warms_up_in_a_tenth() -> None:
+    assert peak(OptimizerConfig(), 2000) == 50
+    assert peak(OptimizerConfig(), 100) == 10
+    assert float(schedule(OptimizerConfig(learning_rate=1.0), 1)(0)) == 1.0
 
 
 def names(make) -> list[str]:

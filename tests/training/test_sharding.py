@@ -15,6 +15,7 @@ from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import (
     MeshConfig,
     batch_sharding,
+    gather_sharding,
     make_mesh,
     parameter_sharding,
     replicated,

@@ -98,6 +98,11 @@ class Checkpoints:
             )
         return None
 
+    def newest(self) -> str:
+        """Which checkpoint is the newest, in words."""
+        steps = self.steps()
+        return f"the checkpoint of step {steps[0]} is intact" if steps else "there is no earlier checkpoint"
+
     def close(self) -> None:
         self.manager.close()
 
@@ -127,9 +132,9 @@ class Checkpoints:
         self.manager.reload()
 
     def _failure(self, error: Exception) -> OSError:
-        steps = self.steps()
-        intact = f"the checkpoint of step {steps[0]} is intact" if steps else "there is no earlier one"
-        return OSError(f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {intact}")
+        return OSError(
+            f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {self.newest()}"
+        )
 
 
 def fingerprint(state: TrainState) -> str:
@@ -191,5 +196,5 @@ def read_json(path: Path) -> Any:
     """ValueError names the file if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

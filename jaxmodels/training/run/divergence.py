@@ -5,10 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxmodels.training.run.checkpoints import Checkpoints
 from jaxmodels.training.run.program import Program
 from jaxmodels.training.step import TrainState, unhealthy
+
+
+ADVICE = (
+    "A lower --optim.learning-rate, a longer --optim.warmup-steps or a smaller --optim.clip-norm may help."
+)
 
 
 class Diverged(Exception):
@@ -38,14 +45,40 @@ def require_finite(
     checkpoints.wait()
     key = jax.random.fold_in(program.dropout_key, number - 1)
     found = unhealthy(program.task, program.functional, state.parameters, batch, key)
-    steps = checkpoints.steps()
-    newest = f"The checkpoint of step {steps[0]} is intact." if steps else "There is no checkpoint yet."
     raise Diverged(
         f"stopped at step {number}: the loss is {loss} and the norm of its gradient {norm}.\n"
         f"  {diagnosis(found)}\n"
-        f"  {newest} A lower --optim.learning-rate, a longer --optim.warmup-steps or a smaller "
-        "--optim.clip-norm may help."
+        f"  {_sentence(checkpoints.newest())} {ADVICE}"
     )
+
+
+def require_finite_state(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Diverged unless all numbers of the state are finite: to be asked before it is evaluated or saved.
+
+    The last step may have had a finite loss and gradient, and an update that is too large for the number format.
+    """
+    arrays = state.parameters | {f"average of {name}": x for name, x in (state.average or {}).items()}
+    names = [name for name, finite in _all_finite(arrays).items() if not bool(finite)]
+    names = names or ([] if bool(_all_finite({"": state.optimizer})[""]) else ["the optimiser's moments"])
+    if not names:
+        return
+    checkpoints.wait()
+    raise Diverged(
+        f"stopped after step {int(state.step)}: its update is not finite.\n"
+        f"  {diagnosis({'batch': [], 'parameters': names, 'gradients': []})}\n"
+        f"  {_sentence(checkpoints.newest())} {ADVICE}"
+    )
+
+
+@jax.jit
+def _all_finite(trees: Mapping[str, Any]) -> dict[str, Array]:
+    """Whether all floating-point numbers of each tree are finite."""
+
+    def finite(tree: Any) -> Array:
+        leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves]))
+
+    return {name: finite(tree) for name, tree in trees.items()}
 
 
 def diagnosis(found: Mapping[str, Any]) -> str:
@@ -68,3 +101,7 @@ def _modules(names: list[str]) -> list[str]:
 def _first_four(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

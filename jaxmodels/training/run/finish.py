@@ -1,6 +1,7 @@
 """The end of a run: test data, baselines, the model as a hub folder, and the report."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxmodels.training.run.program import Program
 from jaxmodels.training.run.progress import Reporter, metrics_text
 from jaxmodels.training.run.report import write_report
 from jaxmodels.training.run.tensorboard import TensorBoard
-from jaxmodels.training.run.workdir import Workdir, environment
+from jaxmodels.training.run.workdir import Workdir, environment, naming
 from jaxmodels.training.step import TrainState
 
 
@@ -24,6 +25,7 @@ def finish(
     reporter: Reporter,
     *,
     preset: str,
+    data: Mapping[str, Any],
     seconds: float,
 ) -> None:
     """Evaluates the trained model and writes model/, results.json and report.html.
@@ -39,7 +41,8 @@ def finish(
     if workdir.writes:
         reporter.print("computing the baselines")
         baselines = task.baselines()
-        _save_model(workdir, model, extras)
+        with naming(workdir.model):
+            _save_model(workdir, model, extras)
         results = {
             "task": task.name,
             "metric": {"name": task.metric.name, "better": task.metric.better},
@@ -51,7 +54,8 @@ def finish(
             "environment": environment(),
         }
         workdir.write_results(results)
-        write_report(workdir, preset, program.experiment, task, results, samples)
+        with naming(workdir.report):
+            write_report(workdir, preset, program.experiment, task, data, results, samples)
         if program.experiment.tensorboard:
             tensorboard = TensorBoard(workdir.tensorboard)
             tensorboard.samples(int(state.step), samples)

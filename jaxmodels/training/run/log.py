@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxmodels.training.run.program import Program
-from jaxmodels.training.run.progress import Reporter, metrics_text
+from jaxmodels.training.run.progress import Reporter, describe_data, metrics_text
 from jaxmodels.training.run.tensorboard import TensorBoard
 from jaxmodels.training.run.workdir import Workdir
 from jaxmodels.training.step import TrainState
@@ -17,8 +17,11 @@ from jaxmodels.training.step import TrainState
 class Log:
     """Collects the metrics of steps and sends them to the file, the console and TensorBoard."""
 
-    def __init__(self, program: Program, workdir: Workdir, reporter: Reporter) -> None:
-        self.program, self.workdir, self.reporter = program, workdir, reporter
+    def __init__(
+        self, program: Program, workdir: Workdir, reporter: Reporter, *, data: Mapping[str, Any]
+    ) -> None:
+        self.program, self.workdir, self.reporter, self.data = program, workdir, reporter, data
+        self.seconds_before = workdir.seconds()
         wanted = program.experiment.tensorboard and workdir.writes
         self.tensorboard = TensorBoard(workdir.tensorboard) if wanted else None
 
@@ -33,6 +36,7 @@ class Log:
         """Leaves the compilation out of the time of the steps that follow."""
         jax.block_until_ready(metrics)
         self.reporter.print(f"first step after {self.clock.restart(step):.1f} s, compilation included")
+        self.reporter.first_step_done(step)
 
     def metrics(
         self, step: int, metrics: Mapping[str, Any], evaluate: Callable[[], Mapping[str, float]] | None
@@ -42,6 +46,7 @@ class Log:
         rate = self.clock.steps_per_second(step) * self.program.experiment.batch_size
         if rate:
             line["examples_per_second"] = round(rate, 2)
+        line["seconds"] = round(self.seconds, 2)
         if evaluate is not None:
             validation = evaluate()
             self.clock.restart(step)  # its time is not that of steps
@@ -50,7 +55,12 @@ class Log:
         self.workdir.append_metrics({"step": step, **line})
         if self.tensorboard is not None:
             self.tensorboard.scalars(step, line)
-        self.reporter.report_progress({"step": step, **line}, rate, "examples")
+        self.reporter.report_progress({"step": step, **line}, rate)
+
+    @property
+    def seconds(self) -> float:
+        """What the steps of this and of all earlier sessions have taken, without compilation and evaluation."""
+        return self.seconds_before + self.clock.total
 
     def _introduce(self, state: TrainState) -> None:
         program, task = self.program, self.program.task
@@ -61,7 +71,7 @@ class Log:
             f"{mesh.size} × {jax.devices()[0].device_kind}, "
             f"mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}, {program.experiment.precision}"
         )
-        for key, value in task.describe().items():
+        for key, value in describe_data(self.data).items():
             self.reporter.print(f"  {key}: {value}")
 
 

@@ -1,24 +1,26 @@
 """The training loop: from an experiment to a trained model, through interruptions."""
 
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Generator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 
 from jaxmodels.training.batches import batches
-from jaxmodels.training.experiment import Experiment
+from jaxmodels.training.experiment import Experiment, require_given
 from jaxmodels.training.mesh import barrier, batch_sharding, join_hosts
 from jaxmodels.training.run.checkpoints import Checkpoints
-from jaxmodels.training.run.divergence import Diverged, require_finite
+from jaxmodels.training.run.divergence import Diverged, require_finite, require_finite_state
 from jaxmodels.training.run.finish import finish
 from jaxmodels.training.run.interrupts import Interrupts
 from jaxmodels.training.run.log import Log
 from jaxmodels.training.run.program import Program
 from jaxmodels.training.run.progress import Reporter
-from jaxmodels.training.run.workdir import Workdir
+from jaxmodels.training.run.tensorboard import require_tensorboard
+from jaxmodels.training.run.workdir import UnwritableFile, Workdir
 from jaxmodels.training.step import TrainState
 
 
@@ -32,8 +34,22 @@ MATMUL_PRECISION = {
 PROFILED_STEPS = range(10, 15)
 
 
-def train(experiment: Experiment, *, preset: str = "", console: Console | None = None) -> int:
+def train(
+    experiment: Experiment,
+    *,
+    preset: str = "",
+    given: Collection[str] = (),
+    console: Console | None = None,
+) -> int:
     """Trains, evaluates, and writes everything into `experiment.workdir`; see docs/train.md for the files.
+
+    Nothing is written before all settings and all data have been checked.
+
+    Args:
+      experiment: all settings.
+      preset: a name for the report.
+      given: names of settings, such as "model.num_classes", that the data must not overrule.
+      console: where messages go; by default standard output.
 
     Returns:
       The exit status: 0 when the run is complete, 1 when the loss was not finite, 128 + signal when it was
@@ -44,32 +60,53 @@ def train(experiment: Experiment, *, preset: str = "", console: Console | None =
     """
     if experiment.precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("precision='float64' needs jax.config.update('jax_enable_x64', True) at the start")
+    if experiment.tensorboard:
+        require_tensorboard()
     join_hosts(experiment.hosts)
     first = jax.process_index() == 0
     reporter = Reporter(console or Console(), active=first)
     workdir = Workdir(experiment.workdir, writes=first)
     task = experiment.task()
-    workdir.check(experiment, task.describe())
-    with jax.default_matmul_precision(MATMUL_PRECISION[experiment.precision]):
-        program = Program(experiment, task)
+    fitted = experiment.fitted_to(task)
+    require_given(experiment, fitted, given)
+    data = task.describe()
+    workdir.check(fitted, data)
+    with jax.default_matmul_precision(MATMUL_PRECISION[fitted.precision]):
+        program = Program(fitted, task)
         barrier("the settings were checked")
-        workdir.begin(preset, experiment, task.describe())
-        checkpoints = Checkpoints(workdir.checkpoints, keep=experiment.keep, report=reporter.print)
+        with workdir.lock():
+            workdir.check(fitted, data)  # once more: another run may have begun meanwhile
+            workdir.begin(preset, fitted, data)
+            return _run(program, workdir, reporter, preset=preset, data=data)
+
+
+def _run(
+    program: Program, workdir: Workdir, reporter: Reporter, *, preset: str, data: Mapping[str, Any]
+) -> int:
+    """Everything after the checks; returns the exit status."""
+    with closing(
+        Checkpoints(workdir.checkpoints, keep=program.experiment.keep, report=reporter.print)
+    ) as checkpoints:
         try:
-            state = _restore_or_begin(program, checkpoints, reporter)
-            workdir.truncate_metrics(int(state.step))
-            log = Log(program, workdir, reporter)
-            log.begin(state)
             with Interrupts(reporter.print) as interrupts:
+                state = _restore_or_begin(program, checkpoints, reporter)
+                workdir.truncate_metrics(int(state.step))
+                log = Log(program, workdir, reporter, data=data)
+                log.begin(state)
                 state, status = run_steps(program, state, checkpoints, log, interrupts)
+            reporter.stop()
+            if status == 0:
+                finish(program, state, workdir, reporter, preset=preset, data=data, seconds=log.seconds)
         except Diverged as error:
+            reporter.stop()
             reporter.print(str(error))
             return 1
+        except UnwritableFile as error:
+            raise OSError(
+                f"{error}; {checkpoints.newest()}; make room and run again with --resume"
+            ) from error
         finally:
             reporter.stop()
-        if status == 0:
-            finish(program, state, workdir, reporter, preset=preset, seconds=log.clock.total)
-        checkpoints.close()
     return status
 
 
@@ -106,6 +143,8 @@ def run_steps(
         saving = final or stopping or _is_due(experiment, "checkpoint", number)
         if logging or saving:
             require_finite(program, checkpoints, state, *unchecked)
+        if evaluating or saving:
+            require_finite_state(checkpoints, state)
         if logging:
             evaluate = partial(program.task.evaluate, program.evaluation(state), "validation")
             log.metrics(number, metrics, evaluate if evaluating else None)
@@ -119,7 +158,6 @@ def run_steps(
             log.reporter.print(f"stopped and saved at step {number}; go on with --resume")
             return state, interrupts.status
     checkpoints.wait()
-    log.reporter.stop()
     return state, 0
 
 

@@ -1,6 +1,8 @@
 """What a run computes: its compiled step, its first state, its evaluation. Files and messages are elsewhere."""
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ from jaxmodels.training.mesh import (
     replicated,
 )
 from jaxmodels.training.optimizer import optimizer, schedule
-from jaxmodels.training.step import Parameters, TrainState, initial_state, make_step
+from jaxmodels.training.step import Parameters, TrainState, initial_state, loss_of_outputs, make_step
 from jaxmodels.training.task import Call, Task
 
 
@@ -42,10 +44,12 @@ class Program:
             "param_dtype": jnp.float64 if experiment.precision == "float64" else jnp.float32,
         }
         self.make_model = lambda: task.model(**dtypes, rngs=nnx.Rngs(experiment.seed))
+        _require_memory(self.make_model, experiment, devices=self.mesh.shape["fsdp"])
         self.functional = FunctionalModel(self.make_model, attention=experiment.attention)
         self.tx = optimizer(experiment.optim, experiment.steps, self.functional.parameters)
         self.dropout_key = jax.random.key(experiment.seed)
         self.evaluation_functions: dict[str, Any] = {}  # compiled, by their names in the task
+        self._require_data_fits()
 
     @property
     def abstract_state(self) -> TrainState:
@@ -95,6 +99,16 @@ class Program:
         parameters = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), gather(evaluated_parameters(state)))
         return self.functional.merge(parameters)
 
+    def _require_data_fits(self) -> None:
+        """Traces the loss of one example: what a model says about the shape of its input, it says here."""
+        example = self.task.batch(np.zeros(1, int), [np.random.default_rng(0)])
+        forward, total = loss_of_outputs(self.task, self.functional, remat=False)
+        jax.eval_shape(
+            lambda parameters, batch: total(parameters, forward(parameters, batch, self.dropout_key)),
+            self.abstract_state.parameters,
+            example,
+        )
+
     def _initial_state(self) -> TrainState:
         average = self.experiment.optim.ema_decay > 0
         return initial_state(self.functional, self.make_model, self.tx, average=average)
@@ -128,6 +142,38 @@ def _require_fit(experiment: Experiment, *, devices: int) -> None:
             f"attention must be 'xla' on a {jax.default_backend().upper()}: cuDNN belongs to NVIDIA GPUs; "
             "got attention='cudnn'"
         )
+
+
+def _require_memory(make_model: Callable[[], nnx.Module], experiment: Experiment, *, devices: int) -> None:
+    """ValueError if the parameters, their gradients and the optimiser's moments do not fit into memory.
+
+    Args:
+      make_model: traced, so that not one array is allocated.
+      experiment: for the message and the number of arrays per parameter.
+      devices: over which each parameter is cut.
+    """
+    leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(make_model)))
+    parameters = sum(math.prod(leaf.shape) for leaf in leaves)
+    copies = 5 if experiment.optim.ema_decay > 0 else 4  # itself, its gradient, two moments, and its average
+    needed = copies * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / devices
+    available = _memory_of_a_device()
+    if available is not None and needed > available:
+        raise ValueError(
+            f"model must fit into memory: with its gradients and the optimiser's moments it needs "
+            f"{needed / 2**30:,.1f} GiB per device, which has {available / 2**30:,.1f} GiB; got a model of "
+            f"{parameters:,} parameters; lower the sizes in --model, or cut it over devices with --mesh.fsdp"
+        )
+
+
+def _memory_of_a_device() -> int | None:
+    """In bytes; None if it is not known. On a CPU it is the memory of the machine."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _to_numpy(x: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.run.progress import minutes
+from jaxmodels.training.run.progress import describe_data, minutes
 from jaxmodels.training.run.workdir import Workdir
 from jaxmodels.training.task import Sample, Task
 
@@ -25,6 +25,7 @@ def write_report(
     preset: str,
     experiment: Experiment,
     task: Task,
+    data: Mapping[str, Any],
     results: Mapping[str, Any],
     samples: Sequence[Sample],
 ) -> None:
@@ -53,7 +54,7 @@ def write_report(
         parameters=results["parameters"],
         steps=results["steps"],
         time=minutes(results["seconds"]),
-        data=task.describe(),
+        data=describe_data(data),
         settings=_flat(experiment.describe()),
         environment=results["environment"],
     )

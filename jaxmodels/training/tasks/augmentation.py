@@ -101,13 +101,6 @@ def require_shift(shift: int, sides: tuple[int, int]) -> int:
     return shift
 
 
-def require_share(name: str, value: float) -> float:
-    """Returns `value`; ValueError unless 0 ≤ value < 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
-    return value
-
-
 def call_in_batches(
     call: Call, name: str, n: int, batch: Callable[[Int[np.ndarray, " b"]], Mapping[str, np.ndarray]]
 ) -> Any:

@@ -11,7 +11,6 @@ Shapes: b batch, n = context, v vocabulary, z latent width, i images, j captions
 """
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,17 +27,18 @@ from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
 from jaxmodels.losses import contrastive_loss, cross_entropy
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+from jaxmodels.training.experiment import require_share
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.augmentation import (
     call_in_batches,
     recolor_images,
     require_image_splits,
-    require_share,
     require_shift,
     scale_pixels,
     shift_images,
 )
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
+from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
@@ -215,9 +215,6 @@ class Captioning:
 
     def describe(self) -> dict[str, Any]:
         splits = self.splits
-        checksum = zlib.crc32(
-            END.join(splits.train.captions).encode(), zlib.crc32(splits.train.images.tobytes())
-        )
         return {
             "source": splits.source,
             "train": len(splits.train),
@@ -230,7 +227,7 @@ class Captioning:
             "zoom": self.zoom,
             "recolor": self.recolor,
             "skipped": len(splits.skipped),
-            "train_crc32": f"{checksum:08x}",
+            "checksum": data_checksum(splits),
         }
 
     def _encoded(self, part: CaptionedImages, numbers: Int[np.ndarray, " b"]) -> Int[np.ndarray, "b n"]:

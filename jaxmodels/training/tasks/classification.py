@@ -15,17 +15,18 @@ from jaxmodels.losses import cross_entropy
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
+from jaxmodels.training.experiment import require_share
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.augmentation import (
     call_in_batches,
     recolor_images,
     require_image_splits,
-    require_share,
     require_shift,
     scale_pixels,
     shift_images,
 )
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
+from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
@@ -189,12 +190,13 @@ class Classification:
 def describe_splits(splits: LabelledSplits) -> dict[str, Any]:
     """Where images come from, how many they are, and their shape."""
     return {
-        "data": splits.source,
+        "source": splits.source,
         "train": len(splits.train),
         "validation": len(splits.validation),
         "test": len(splits.test),
         "image_shape": list(splits.train.images.shape[1:]),
         "skipped": len(splits.skipped),
+        "checksum": data_checksum(splits),
     }
 
 

@@ -13,7 +13,6 @@ Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
 
 import math
 import textwrap
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from jaxmodels.models.hourglass import HourglassTransformerLM, pad
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.images import show
 
 
@@ -167,7 +167,7 @@ class LanguageModelling:
             "train_bytes": len(splits.train),
             "validation_bytes": len(splits.validation),
             "test_bytes": len(splits.test),
-            "train_crc32": f"{zlib.crc32(splits.train):08x}",
+            "checksum": data_checksum(splits),
         }
         if splits.row:
             described["record_bytes"] = splits.row

@@ -18,13 +18,14 @@ from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.run.loop import train
+from jaxmodels.training.run.workdir import Workdir
 from tests.training.toy_task import ToyTask
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ONE = MeshConfig(data=1)
-UNTIMED = ("examples_per_second",)
+UNTIMED = ("examples_per_second", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def test_going_on_with_other_settings_is_refused(
     finished: tuple[Path, str], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"holds a run with other settings; resume it with the same.*\n  {message}$"
+        ValueError, match=f"holds a run with other settings or data; resume it with the same.*\n  {message}$"
     ):
         run(experiment(finished[0], resume=True, **changes))
 
@@ -189,6 +190,77 @@ def test_a_run_may_be_made_longer(finished: tuple[Path, str], tmp_path: Path) ->
     assert [line["step"] for line in metrics(tmp_path / "run")][-2:] == [13, 14]
 
 
+def test_a_run_is_not_made_shorter(finished: tuple[Path, str]) -> None:
+    with pytest.raises(ValueError, match=r"steps must be at least 12, which the run .* got steps=4"):
+        run(experiment(finished[0], resume=True, steps=4))
+
+
+def test_the_time_of_all_sessions_counts(finished: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    first = json.loads((tmp_path / "run" / "results.json").read_text())["seconds"]
+    run(experiment(tmp_path / "run", resume=True))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["seconds"] == first > 0
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]) == 2
+
+
+def test_batches_of_one_example(tmp_path: Path) -> None:
+    status, _ = run(experiment(tmp_path / "run", batch_size=1, steps=3))
+    assert status == 0
+
+
+def test_a_checkpoint_of_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    """The only step has a finite loss and gradient; what it makes of the parameters overflows."""
+    wild = OptimizerConfig(learning_rate=1e300, warmup_steps=0)
+    status, output = run(experiment(tmp_path / "run", optim=wild, steps=1))
+    assert status == 1
+    assert "stopped after step 1: its update is not finite." in output
+    assert "These parameters are not finite: " in output
+    assert "There is no earlier checkpoint." in output
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+class Refusing(ToyTask):
+    def forward(self, model: Any, batch: Any, rngs: Any) -> Any:
+        raise ValueError("images must be larger")
+
+
+def test_what_the_model_refuses_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyExperiment, "task", lambda self: Refusing())
+    with pytest.raises(ValueError, match="images must be larger"):
+        run(experiment(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxmodels.training.run.program._memory_of_a_device", lambda: 10_000)
+    with pytest.raises(ValueError, match=r"model must fit into memory: .* GiB per device.*; lower the sizes"):
+        run(experiment(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    with Workdir(tmp_path / "run").lock(), pytest.raises(ValueError, match="in use by another run"):
+        run(experiment(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_names_the_file_and_the_checkpoint(
+    tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxmodels.training.run.finish.write_report", full)
+    message = r"report\.html could not be written \(No space .*\); the checkpoint of step 12 is intact; make"
+    with pytest.raises(OSError, match=message):
+        run(experiment(tmp_path / "run", resume=True))
+
+
 def test_not_a_number_stops_the_run(tmp_path: Path) -> None:
     status, output = run(experiment(tmp_path / "run", poison=33, checkpoint_every=1))
     assert status == 1
@@ -240,10 +312,10 @@ def test_accumulation_and_rematerialisation_keep_the_losses(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, r"steps must be ≥ 1; got steps=0"),
-        ({"keep": 0}, r"keep must be ≥ 1"),
-        ({"log_every": 0}, r"log_every must be ≥ 1"),
-        ({"seed": -1}, r"seed must be ≥ 0"),
+        ({"steps": 0}, r"steps must be an integer ≥ 1; got steps=0"),
+        ({"keep": 0}, r"keep must be an integer ≥ 1"),
+        ({"log_every": 0}, r"log_every must be an integer ≥ 1"),
+        ({"seed": -1}, r"seed must be an integer ≥ 0"),
         (
             {"attention": "cudnn"},
             r"precision must be 'bfloat16' with attention='cudnn'; got precision='float32'",

@@ -269,7 +269,7 @@ def test_description_is_json(task) -> None:
     assert described["longest_caption"] == len("a cow")
     changed = replace(SPLITS, train=part(0, "ant", "bee", "a cow", "dog", "elf", "fox"))
     again = Captioning(CONFIG, ENCODER, changed, context=CONTEXT, shift=1).describe()
-    assert again["train_crc32"] != described["train_crc32"]
+    assert again["checksum"] != described["checksum"]
 
 
 @pytest.mark.parametrize(

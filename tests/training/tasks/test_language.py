@@ -274,7 +274,7 @@ def test_description_is_json(task) -> None:
     described = json.loads(json.dumps(task.describe()))
     assert described["train_bytes"] == len(ALPHABET)
     changed = TextSplits(source="letters", train=ALPHABET[::-1], validation=b"ab", test=b"ab")
-    assert LanguageModelling(CONFIG, changed).describe()["train_crc32"] != described["train_crc32"]
+    assert LanguageModelling(CONFIG, changed).describe()["checksum"] != described["checksum"]
     assert LanguageModelling(CONFIG, RECORDS).describe()["record_bytes"] == N
 
 

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, show
+from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, drawable, show
 
 
 def caption_figure(
@@ -68,7 +67,4 @@ def framed(axes: Axes, image: UInt8[np.ndarray, "height width c"], color: str | 
 
 
 def _lines(text: str, width: int) -> str:
-    font = get_font(findfont(FontProperties()))
-    # matplotlib warns of the sign for undecodable bytes even where the font has it.
-    drawable = "".join(c if font.get_char_index(ord(c)) and c != "\ufffd" else "·" for c in text)
-    return "\n".join(textwrap.wrap(drawable, width, max_lines=3, placeholder=" …"))
+    return "\n".join(textwrap.wrap(drawable(text), width, max_lines=3, placeholder=" …"))

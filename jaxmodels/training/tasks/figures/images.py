@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from jaxmodels.training.tasks.augmentation import psnr, unscale_pixels
 
@@ -28,8 +30,9 @@ def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence
     axes.set_ylabel("class")
     if classes <= MOST_NAMES:
         totals = [f"{name} ({count})" for name, count in zip(names, counts.sum(axis=1), strict=True)]
-        axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(range(classes), totals, fontsize=8)
+        across: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(classes), [*map(drawable, names)], fontsize=8, parse_math=False, **across)
+        axes.set_yticks(range(classes), [*map(drawable, totals)], fontsize=8, parse_math=False)
     if classes <= MOST_COUNTS:
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
@@ -59,7 +62,7 @@ def prediction_figure(
         show(axes, image)
         right = guess == label
         title = f"{names[guess]} {row[guess]:.0%}" + ("" if right else f"\nis {names[label]}")
-        axes.set_title(title, fontsize=8, color=RIGHT if right else WRONG, pad=3)
+        axes.set_title(drawable(title), fontsize=8, color=RIGHT if right else WRONG, pad=3, parse_math=False)
     return figure
 
 
@@ -154,6 +157,13 @@ def outlined(
     padded = np.pad(inside, 1)
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.where((inside & ~interior)[..., None], OUTLINE, faded).astype(np.uint8)
+
+
+def drawable(text: str) -> str:
+    """The text with a dot for every character that the font lacks; matplotlib warns of those, or fails."""
+    font = get_font(findfont(FontProperties()))
+    # It also warns of the sign for undecodable bytes, even where the font has it.
+    return "".join(c if c == "\n" or (font.get_char_index(ord(c)) and c != "\ufffd") else "·" for c in text)
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
