@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from jaxmodels.data import captioned_images, labelled_images, texts
 from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
@@ -103,6 +104,11 @@ class Experiment:
         """Reads the data and says what is trained on it; raises where either is wrong."""
         raise NotImplementedError
 
+    @property
+    def resize(self) -> Resize:
+        """How images come to their size: the embedded ones by means over boxes, files by interpolation."""
+        return "box" if self.data is None else "bilinear"
+
     def fitted_to(self, task: Task) -> Self:
         """The same with the model that `task` trains: its classes, channels and image size are those of the data."""
         names = {"model": "config", "encoder": "encoder"}
@@ -182,6 +188,7 @@ class ClassificationExperiment(ImageExperiment):
             zoom=self.zoom,
             recolor=self.recolor,
             label_smoothing=self.label_smoothing,
+            resize=self.resize,
         )
 
 
@@ -214,7 +221,8 @@ class GlomExperiment(ImageExperiment):
     def task(self) -> Task:
         from jaxmodels.training.tasks.denoising import Denoising
 
-        return Denoising(self.model, self.splits(require_classes=False), noise=self.noise, shift=self.shift)
+        splits = self.splits(require_classes=False)
+        return Denoising(self.model, splits, noise=self.noise, shift=self.shift, resize=self.resize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +267,7 @@ class MaMMUTExperiment(Experiment):
             shift=self.shift,
             zoom=self.zoom,
             recolor=self.recolor,
+            resize=self.resize,
         )
 
 

@@ -9,6 +9,8 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 from matplotlib.figure import Figure
 
+from jaxmodels.data.preprocessing import Preprocessing
+
 
 Batch = Mapping[str, Any]  # arrays whose first axis is the example
 Outputs = Mapping[str, Array]  # likewise, of one forward pass
@@ -35,6 +37,21 @@ class Metric:
 
     name: str  # a key of `evaluate`
     better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What of a trained model is saved for its use.
+
+    Attributes:
+      model: the published model inside what was trained.
+      preprocessing: makes the model's inputs, as in training; None if no function does.
+      decoder: arrays that were trained beside the model; None if there are none.
+    """
+
+    model: nnx.Module
+    preprocessing: Preprocessing | None = None
+    decoder: Mapping[str, np.ndarray] | None = None
 
 
 class Task(Protocol):
@@ -89,8 +106,8 @@ class Task(Protocol):
         """Images and texts for people to look at."""
         ...
 
-    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
-        """The published model inside what was trained, and arrays that were trained beside it."""
+    def export(self, model: Any) -> Exported:
+        """What goes into the hub folder."""
         ...
 
     def describe(self) -> dict[str, Any]:

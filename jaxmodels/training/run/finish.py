@@ -4,10 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
-
-from jaxmodels.atomic import atomic_write
 from jaxmodels.convert.hub import save_pretrained
 from jaxmodels.training.mesh import barrier
 from jaxmodels.training.run.program import Program
@@ -37,12 +33,17 @@ def finish(
     call = program.evaluation(state)
     metrics = task.evaluate(call, "test")
     samples = task.samples(call)
-    model, extras = task.export(program.trained_model(state))
+    exported = task.export(program.trained_model(state))
     if workdir.writes:
         reporter.print("computing the baselines")
         baselines = task.baselines()
         with naming(workdir.model):
-            _save_model(workdir, model, extras)
+            save_pretrained(
+                exported.model,
+                workdir.model,
+                preprocessing=exported.preprocessing,
+                decoder=exported.decoder,
+            )
         results = {
             "task": task.name,
             "metric": {"name": task.metric.name, "better": task.metric.better},
@@ -65,10 +66,3 @@ def finish(
             reporter.print(f"  {name}: {metrics_text(values)}")
         reporter.print(f"model: {workdir.model}  report: {workdir.report}")
     barrier("the run is finished")
-
-
-def _save_model(workdir: Workdir, model: Any, extras: dict[str, np.ndarray]) -> None:
-    save_pretrained(model, workdir.model)
-    if extras:
-        with atomic_write(workdir.model / "extras.safetensors") as path:
-            safetensors.numpy.save_file({k: np.asarray(v, order="C") for k, v in extras.items()}, path)

@@ -1,36 +1,11 @@
-"""Images on their way into a model and out of it: scale_pixels, moved at random, evaluated in batches of one size.
+"""Training images, changed at random: moved, mirrored, enlarged, recoloured. Shapes: b batch, n pixels."""
 
-Shapes: b batch, n images.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from jaxmodels.checks import require_integer
-from jaxmodels.data.datasets import CaptionedSplits, LabelledSplits
-from jaxmodels.training.task import Call
-
-
-EVALUATION_BATCH = 128
-
-
-def scale_pixels(images: UInt8[np.ndarray, "b height width c"]) -> Float32[np.ndarray, "b height width c"]:
-    """Pixels between -1 and 1."""
-    return images.astype(np.float32) / 127.5 - 1
-
-
-def unscale_pixels(images: Float32[np.ndarray, "b height width c"]) -> UInt8[np.ndarray, "b height width c"]:
-    """The inverse of `scale_pixels`; what lies outside of [-1, 1] is cut off."""
-    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def psnr(images: Float[np.ndarray, "*b c"], clean: Float[np.ndarray, "*b c"]) -> float:
-    """Peak signal-to-noise ratio in dB of images between -1 and 1; what lies outside is cut off first."""
-    return float(-10 * np.log10(np.square((np.clip(images, -1, 1) - clean) / 2).mean()))
 
 
 def shift_images(
@@ -79,40 +54,9 @@ def recolor_images(
     return np.clip(images * gains[:, None, None] + offsets[:, None, None], -1, 1)
 
 
-def require_image_splits(splits: LabelledSplits | CaptionedSplits) -> None:
-    """ValueError unless there are images of one size to train on, to validate with, and to test on."""
-    shape = splits.train.images.shape[1:]
-    for name in ("train", "validation", "test"):
-        images = getattr(splits, name).images
-        if not len(images):
-            raise ValueError(f"every split must hold images; got none in {name} of {splits.source}")
-        if images.shape[1:] != shape:
-            raise ValueError(
-                f"all images must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
-                f"of {splits.source}"
-            )
-
-
 def require_shift(shift: int, sides: tuple[int, int]) -> int:
     """Returns `shift`; ValueError unless some of an image stays when it is moved that far."""
     require_integer("shift", shift, minimum=0)
     if shift >= min(sides):
         raise ValueError(f"shift must be smaller than the images' sides, {sides}; got shift={shift}")
     return shift
-
-
-def call_in_batches(
-    call: Call, name: str, n: int, batch: Callable[[Int[np.ndarray, " b"]], Mapping[str, np.ndarray]]
-) -> Any:
-    """The outputs of `call(name, …)` for n images, `EVALUATION_BATCH` at a time.
-
-    Args:
-      call: runs a function of the task.
-      name: of that function.
-      n: images in all.
-      batch: gives what the function reads, for these numbers of images. The last image fills up the last
-        batch, so that only one shape is compiled.
-    """
-    numbers = np.minimum(np.arange(-(-n // EVALUATION_BATCH) * EVALUATION_BATCH), n - 1)
-    outputs = [call(name, batch(part)) for part in numbers.reshape(-1, EVALUATION_BATCH)]
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *outputs)

@@ -23,22 +23,18 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_divisible, require_height_width, require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
+from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
 from jaxmodels.losses import contrastive_loss, cross_entropy
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.training.experiment import require_share
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    call_in_batches,
-    recolor_images,
-    require_image_splits,
-    require_shift,
-    scale_pixels,
-    shift_images,
-)
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
 from jaxmodels.training.tasks.checksum import data_checksum
+from jaxmodels.training.tasks.evaluation import call_in_batches, image_preprocessing, require_image_splits
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
@@ -61,6 +57,7 @@ class Captioning:
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
       shift: training images are moved by up to so many pixels, at random.
       zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
+      resize: how `splits` came to its size; for whoever uses the model afterwards.
 
     Raises:
       ValueError: configurations, images and captions do not fit each other.
@@ -79,6 +76,7 @@ class Captioning:
         shift: int,
         zoom: float = 0.0,
         recolor: float = 0.0,
+        resize: Resize = "bilinear",
     ) -> None:
         require_fit(config, encoder)
         require_image_splits(splits)
@@ -93,7 +91,7 @@ class Captioning:
             skipped=splits.skipped,
         )
         require_context(self.splits, context)
-        self.context = context
+        self.context, self.resize = context, resize
         self.shift = require_shift(shift, splits.train.images.shape[1:3])
         self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
         self.examples = len(splits.train)
@@ -210,8 +208,11 @@ class Captioning:
             ),
         ]
 
-    def export(self, model: MaMMUT) -> tuple[MaMMUT, dict[str, np.ndarray]]:
-        return model, {}
+    def export(self, model: MaMMUT) -> Exported:
+        """The model, with what makes its images and its texts."""
+        text = TextPreprocessing(first_id=1, start_id=BOS_ID, end=END, pad_id=PAD_ID, length=self.context)
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(model=model, preprocessing=Preprocessing(images=images, text=text))
 
     def describe(self) -> dict[str, Any]:
         splits = self.splits

@@ -11,22 +11,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.data.datasets import LabelledSplits
+from jaxmodels.data.preprocessing import Preprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.experiment import require_share
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    call_in_batches,
-    recolor_images,
-    require_image_splits,
-    require_shift,
-    scale_pixels,
-    shift_images,
-)
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
 from jaxmodels.training.tasks.checksum import data_checksum
+from jaxmodels.training.tasks.evaluation import call_in_batches, image_preprocessing, require_image_splits
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
@@ -45,6 +41,7 @@ class Classification:
       flip: mirror every second training image, at random.
       zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
+      resize: how `splits` came to its size; for whoever uses the model afterwards.
 
     Raises:
       ValueError: an argument out of range; data without a second class, without images, or of a size that
@@ -64,6 +61,7 @@ class Classification:
         zoom: float = 0.0,
         recolor: float = 0.0,
         label_smoothing: float,
+        resize: Resize = "bilinear",
     ) -> None:
         require_image_splits(splits)
         if len(splits.class_names) < 2:
@@ -75,7 +73,7 @@ class Classification:
         _, height, width, channels = splits.train.images.shape
         self.shift = require_shift(shift, (height, width))
         self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
-        self.flip, self.label_smoothing = flip, label_smoothing
+        self.flip, self.label_smoothing, self.resize = flip, label_smoothing, resize
         self.splits = splits
         self.examples = len(splits.train)
         self.functions: dict[str, Callable[[Any, Batch], Any]] = {"logits": _logits}
@@ -165,9 +163,13 @@ class Classification:
             figure=routing_figure(test.images[shown], masks),
         )
 
-    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
-        """The model is the published one."""
-        return model, {}
+    def export(self, model: Any) -> Exported:
+        """The model, with the names of its classes."""
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(
+            model=model,
+            preprocessing=Preprocessing(images=images, class_names=self.splits.class_names),
+        )
 
     def describe(self) -> dict[str, Any]:
         return {

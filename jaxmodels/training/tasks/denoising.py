@@ -18,20 +18,21 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
 from jaxmodels.checks import require_divisible
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import Preprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.losses import denoising_iters, image_from_patches, squared_error
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    call_in_batches,
-    psnr,
-    require_image_splits,
-    require_shift,
-    scale_pixels,
-    shift_images,
-)
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.tasks.classification import describe_splits
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    psnr,
+    require_image_splits,
+)
 from jaxmodels.training.tasks.figures.images import island_figure, reconstruction_figure
 
 
@@ -65,6 +66,7 @@ class Denoising:
       splits: the data; grey images are repeated in three channels. The classes serve the probe only.
       noise: standard deviation of the noise, for pixels between -1 and 1.
       shift: training images are moved by up to so many pixels, at random.
+      resize: how `splits` came to its size; for whoever uses the model afterwards.
 
     Raises:
       ValueError: an argument out of range; data without images, or of a size that does not fit.
@@ -73,7 +75,15 @@ class Denoising:
     name = "denoising"
     metric = Metric(name="psnr", better="higher")
 
-    def __init__(self, config: GlomConfig, splits: LabelledSplits, *, noise: float, shift: int) -> None:
+    def __init__(
+        self,
+        config: GlomConfig,
+        splits: LabelledSplits,
+        *,
+        noise: float,
+        shift: int,
+        resize: Resize = "bilinear",
+    ) -> None:
         require_image_splits(splits)
         if not 0 < noise < float("inf"):
             raise ValueError(f"noise must be a finite number > 0; got noise={noise!r}")
@@ -81,7 +91,7 @@ class Denoising:
         for name, side in (("height", height), ("width", width)):
             require_divisible(f"image {name}", side, "patch_size", config.patch_size)
         self.shift = require_shift(shift, (height, width))
-        self.noise = noise
+        self.noise, self.resize = noise, resize
         self.splits = replace(
             splits, **{name: _in_color(getattr(splits, name)) for name in ("train", "validation", "test")}
         )
@@ -184,10 +194,15 @@ class Denoising:
             )
         return samples
 
-    def export(self, model: Denoiser) -> tuple[Glom, dict[str, np.ndarray]]:
-        """The published model is the GLOM; the decoder goes beside it."""
+    def export(self, model: Denoiser) -> Exported:
+        """GLOM, and beside it the linear map from its top level to the pixels of a patch, in Flax's layout."""
         decoder = nnx.to_pure_dict(nnx.state(model.decoder))
-        return model.glom, {f"decoder.{name}": np.asarray(value) for name, value in decoder.items()}
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(
+            model=model.glom,
+            preprocessing=Preprocessing(images=images),
+            decoder={f"decoder.{name}": np.asarray(value) for name, value in decoder.items()},
+        )
 
     def describe(self) -> dict[str, Any]:
         return {

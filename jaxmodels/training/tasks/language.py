@@ -25,11 +25,12 @@ from jaxtyping import Array, DTypeLike, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from jaxmodels.data.datasets import TextSplits
+from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing
 from jaxmodels.generation import sample
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models.hourglass import HourglassTransformerLM, pad
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
 from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.images import show
@@ -157,8 +158,10 @@ class LanguageModelling:
         caption = f"The lines behind bars are from the test text; the model wrote what follows, byte by byte, {how}."
         return [Sample(title="Generated text", caption=caption, text=text)]
 
-    def export(self, model: HourglassTransformerLM) -> tuple[HourglassTransformerLM, dict[str, np.ndarray]]:
-        return model, {}
+    def export(self, model: HourglassTransformerLM) -> Exported:
+        """The model; ids are the bytes of a text. Records are no texts."""
+        text = Preprocessing(text=TextPreprocessing()) if self.splits.row is None else None
+        return Exported(model=model, preprocessing=text)
 
     def describe(self) -> dict[str, Any]:
         splits = self.splits

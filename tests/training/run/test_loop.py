@@ -82,7 +82,8 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
         "README.md",
         "config.json",
         "model.safetensors",
-        "extras.safetensors",
+        "preprocessing.json",
+        "decoder.safetensors",
     }
     results = json.loads((workdir / "results.json").read_text())
     assert results["baselines"] == {"chance": {"accuracy": 0.25}}

@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxmodels.training.tasks.augmentation import (
-    EVALUATION_BATCH,
-    call_in_batches,
-    psnr,
-    recolor_images,
-    scale_pixels,
-    shift_images,
-    unscale_pixels,
-)
+from jaxmodels.data.preprocessing import scale_pixels, unscale_pixels
+from jaxmodels.training.tasks.augmentation import recolor_images, shift_images
+from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH, call_in_batches, psnr
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 9, 11, 3), np.uint8)

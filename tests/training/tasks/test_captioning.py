@@ -15,8 +15,8 @@ from jaxmodels.data.tokens import BOS_ID, PAD_ID, encode
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.training.tasks import captioning
-from jaxmodels.training.tasks.augmentation import EVALUATION_BATCH
 from jaxmodels.training.tasks.captioning import Captioning
+from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 
 

@@ -12,9 +12,10 @@ import pytest
 from flax import nnx
 
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
-from jaxmodels.training.tasks.augmentation import scale_pixels, shift_images
+from jaxmodels.training.tasks.augmentation import shift_images
 from jaxmodels.training.tasks.classification import Classification
 
 
@@ -116,9 +117,10 @@ def test_models_are_those_of_the_configuration(scalable, routed):
     assert type(routed[1]) is ConditionalRoutedViT
     for task, model, _ in (scalable, routed):
         assert model.config == task.config
-        published, beside = task.export(model)
-        assert published is model
-        assert beside == {}
+        exported = task.export(model)
+        assert exported.model is model
+        assert exported.decoder is None
+        assert exported.preprocessing.class_names == ("red", "green", "blue")
 
 
 def test_batch():

@@ -12,8 +12,8 @@ from flax import nnx
 
 from jaxmodels import Glom, GlomConfig, load_state_dict, to_state_dict
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.nn import Linear
-from jaxmodels.training.tasks.augmentation import scale_pixels
 from jaxmodels.training.tasks.denoising import Denoiser, Denoising, probe_grid
 
 
@@ -219,9 +219,11 @@ def test_samples(task, call):
 
 
 def test_export(task, model):
-    glom, beside = task.export(model)
+    exported = task.export(model)
+    beside = exported.decoder
 
-    assert type(glom) is Glom
+    assert type(exported.model) is Glom
+    assert exported.preprocessing.images.channels == 3
     assert set(beside) == {"decoder.kernel", "decoder.bias"}
     np.testing.assert_array_equal(beside["decoder.kernel"], model.decoder.kernel[...])
     assert beside["decoder.kernel"].shape == (8, 48)

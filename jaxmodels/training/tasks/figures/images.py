@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from jaxmodels.training.tasks.augmentation import psnr, unscale_pixels
+from jaxmodels.data.preprocessing import unscale_pixels
+from jaxmodels.training.tasks.evaluation import psnr
 
 
 RIGHT, WRONG = "#1a7f37", "#c62828"
