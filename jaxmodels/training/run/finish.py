@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib
+
+from jaxmodels import pages
 from jaxmodels.convert.hub import save_pretrained
 from jaxmodels.training.mesh import barrier
 from jaxmodels.training.run.program import Program
@@ -32,7 +35,8 @@ def finish(
     reporter.print("evaluating on the test data")
     call = program.evaluation(state)
     metrics = task.evaluate(call, "test")
-    samples = task.samples(call)
+    with matplotlib.rc_context(pages.plot_settings()):
+        samples = task.samples(call)
     exported = task.export(program.trained_model(state))
     if workdir.writes:
         reporter.print("computing the baselines")
@@ -51,8 +55,9 @@ def finish(
             "baselines": baselines,
             "parameters": sum(math.prod(v.shape) for v in state.parameters.values()),
             "steps": int(state.step),
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds, 2),
             "environment": environment(),
+            "sessions": workdir.read_run()["sessions"],
         }
         workdir.write_results(results)
         with naming(workdir.report):

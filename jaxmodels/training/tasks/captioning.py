@@ -1,11 +1,11 @@
 """Captioning and retrieval: MaMMUT with a SimpleViT that encodes the images.
 
-Texts are bytes (`jaxmodels.data.tokens`). Byte ids have no end of text: what follows a caption is padding,
-which the loss leaves out, so that a decoder would never learn to stop. Here a line break ends every caption –
-no caption contains one, since white space is reduced to single spaces – and is predicted like any other byte.
+Texts are bytes (`jaxmodels.data.tokens`). Padding follows a caption, and the loss leaves padding out, so a decoder
+would never learn where to stop. Therefore a line break ends every caption and is predicted like any other byte. No
+caption contains one, because white space is reduced to single spaces.
 
-Whoever ranks captions for an image finds a right one at once if it is the caption of that image or of
-another with the same pixels; likewise with images for a caption, and for captions that are equal.
+Some images have the same pixels, and some captions are equal. In retrieval, a caption is right for an image if it is
+the caption of that image or of one with the same pixels, and the other way round.
 
 Shapes: b batch, n = context, v vocabulary, z latent width, i images, j captions.
 """
@@ -34,13 +34,18 @@ from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Samp
 from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
 from jaxmodels.training.tasks.checksum import data_checksum
-from jaxmodels.training.tasks.evaluation import call_in_batches, image_preprocessing, require_image_splits
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    require_image_splits,
+    training_inputs,
+)
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 
 END = "\n"  # after every caption
-EXACT = 256  # test images that are captioned to the end, evenly spaced: it takes one pass per byte
+EXACT = 256  # test images, evenly spaced, that get a whole caption: each byte takes one pass of the decoder
 CAPTIONED = 18  # of them, shown in the report
 SEARCHED, FOUND = 8, 6  # captions in the report, and images found for each of them
 ORDERS = (0, 2, 6)  # how many bytes the byte counts look back
@@ -48,7 +53,7 @@ MOST_COUNTED = 50_000  # captions
 
 
 class Captioning:
-    """MaMMUT: the caption of an image byte by byte, and the image and the caption that belong together.
+    """MaMMUT writes the caption of an image byte by byte, and finds images and captions by each other.
 
     Args:
       config: of MaMMUT.
@@ -57,7 +62,7 @@ class Captioning:
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
       shift: training images are moved by up to so many pixels, at random.
       zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
-      resize: how `splits` came to its size; for whoever uses the model afterwards.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
       ValueError: configurations, images and captions do not fit each other.
@@ -195,6 +200,7 @@ class Captioning:
         found = np.argsort(-outputs["text_latents"][asked] @ outputs["image_latents"].T, axis=1)[:, :FOUND]
         hits = np.array([np.isin(row, right_images[i]) for i, row in zip(asked, found, strict=True)])
         return [
+            training_inputs(self, ("images",)),
             Sample(
                 title="Captions",
                 caption="Above each test image what the model wrote, always the likeliest byte; "

@@ -22,7 +22,12 @@ from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Samp
 from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
 from jaxmodels.training.tasks.checksum import data_checksum
-from jaxmodels.training.tasks.evaluation import call_in_batches, image_preprocessing, require_image_splits
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    require_image_splits,
+    training_inputs,
+)
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
@@ -34,14 +39,14 @@ class Classification:
     """One label per image: cross-entropy, top-1 and top-5 accuracy.
 
     Args:
-      config: of either model; the number of classes and what concerns the images' shape is replaced by that
-        of the data, see the attribute `config`.
+      config: of either model. The number of classes, the channels and the image size are replaced by those of
+        the data; the attribute `config` has the result.
       splits: the data.
       shift: training images are moved by up to so many pixels, at random.
       flip: mirror every second training image, at random.
       zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
-      resize: how `splits` came to its size; for whoever uses the model afterwards.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
       ValueError: an argument out of range; data without a second class, without images, or of a size that
@@ -133,6 +138,7 @@ class Classification:
         shown = np.unique(np.linspace(0, len(test) - 1, SHOWN).round().astype(int))
         right = int((guesses == test.labels).sum())
         samples = [
+            training_inputs(self, ("images",)),
             Sample(
                 title="Confusion matrix",
                 caption=f"Test images by class (rows) and best guess (columns): {right} of {len(test)} are right. "

@@ -1,8 +1,7 @@
-"""Denoising with GLOM, its own recipe, and what a linear probe then finds in the top level.
+"""Denoising with GLOM, as its package recommends, and a linear probe of the top level.
 
-The image is decoded from the top level after `levels` + 1 steps, the first but one at which it has seen the
-image. The published recipe runs twice as many steps as there are levels and decodes the same one of them: the
-later steps cost time and receive no gradient, so they are left out here.
+The image is decoded from the top level after `levels` + 1 steps. The published recipe runs 2 × `levels` steps and
+decodes the same one of them. The later steps would cost time and receive no gradient, so they are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +29,11 @@ from jaxmodels.training.tasks.classification import describe_splits
 from jaxmodels.training.tasks.evaluation import (
     call_in_batches,
     image_preprocessing,
-    psnr,
     require_image_splits,
+    training_inputs,
 )
 from jaxmodels.training.tasks.figures.images import island_figure, reconstruction_figure
+from jaxmodels.training.tasks.psnr import psnr
 
 
 FILTERED = 512  # training images to which the linear filter is fitted
@@ -66,7 +66,7 @@ class Denoising:
       splits: the data; grey images are repeated in three channels. The classes serve the probe only.
       noise: standard deviation of the noise, for pixels between -1 and 1.
       shift: training images are moved by up to so many pixels, at random.
-      resize: how `splits` came to its size; for whoever uses the model afterwards.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
       ValueError: an argument out of range; data without images, or of a size that does not fit.
@@ -172,11 +172,12 @@ class Denoising:
             "GLOM": cleaned,
         }
         samples = [
+            training_inputs(self, ("clean", "noised")),
             Sample(
                 title="Reconstructions",
                 caption="Test images, the same with noise, and what a 7×7 linear filter and GLOM make of it.",
                 figure=reconstruction_figure(rows),
-            )
+            ),
         ]
         chosen = shown[: ISLANDS * 2 : 2]
         images = self.splits.test.images[chosen]

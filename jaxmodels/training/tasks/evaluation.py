@@ -1,24 +1,21 @@
-"""What the image tasks share when they evaluate: batches of one size, and a measure of images. Shapes: b batch."""
+"""What the image tasks share when they evaluate: batches of one size, and checks of the data. Shapes: b batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from jaxmodels.data.datasets import CaptionedSplits, LabelledSplits
 from jaxmodels.data.preprocessing import ImagePreprocessing
 from jaxmodels.data.readers.image_files import Resize
-from jaxmodels.training.task import Call
+from jaxmodels.training.task import Call, Sample, Task
+from jaxmodels.training.tasks.figures.images import input_figure
 
 
 EVALUATION_BATCH = 128
-
-
-def psnr(images: Float[np.ndarray, "*b c"], clean: Float[np.ndarray, "*b c"]) -> float:
-    """Peak signal-to-noise ratio in dB of images between -1 and 1; what lies outside is cut off first."""
-    return float(-10 * np.log10(np.square((np.clip(images, -1, 1) - clean) / 2).mean()))
+INPUTS_SHOWN = 8  # training images in the report
 
 
 def call_in_batches(
@@ -56,3 +53,14 @@ def image_preprocessing(shape: tuple[int, ...], resize: Resize) -> ImagePreproce
     """What makes images of this shape (n height width c) from files, and scales them; None unless they are square."""
     _, height, width, channels = shape
     return ImagePreprocessing(size=height, channels=channels, resize=resize) if height == width else None
+
+
+def training_inputs(task: Task, names: Sequence[str]) -> Sample:
+    """A few training images from all over the data, as the model sees them: scaled and changed at random."""
+    indices = np.unique(np.linspace(0, task.examples - 1, INPUTS_SHOWN).round().astype(int))
+    batch = task.batch(indices, [np.random.default_rng((3, int(index))) for index in indices])
+    return Sample(
+        title="Training inputs",
+        caption="Training images as the model sees them, moved and changed at random.",
+        figure=input_figure({name: batch[name] for name in names}),
+    )

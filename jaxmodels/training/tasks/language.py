@@ -2,11 +2,11 @@
 
 The ids are the bytes themselves, so that the results can be compared with those of compressors.
 
-* Running text: a training example is a window of max_seq_len + 1 bytes which begins at a random place of its
-  stretch of max_seq_len bytes. Held-out text is cut into windows of which one begins with the last byte of the
-  one before: every byte but the very first is predicted once.
-* Records (`splits.row`), such as images: an example is one record after a zero byte, which stands for the
-  beginning. Every byte of the record is predicted.
+* Running text is cut into stretches of max_seq_len bytes. A training example is a window of max_seq_len + 1 bytes
+  that begins at a random place of its stretch. Windows of held-out text overlap by one byte, so that every byte but
+  the very first is predicted once.
+* Records (`splits.row`), such as images, are examples by themselves. A zero byte is put before each, and every byte
+  of the record is predicted.
 
 Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
 """

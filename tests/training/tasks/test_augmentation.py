@@ -5,7 +5,8 @@ import pytest
 
 from jaxmodels.data.preprocessing import scale_pixels, unscale_pixels
 from jaxmodels.training.tasks.augmentation import recolor_images, shift_images
-from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH, call_in_batches, psnr
+from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH, call_in_batches
+from jaxmodels.training.tasks.psnr import psnr
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 9, 11, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""What models for images have to beat: majority, nearest neighbours, logistic regression, a linear filter.
+"""Baselines of the image tasks: majority, nearest neighbours, logistic regression, a linear filter.
 
 Classifiers return the share of test examples whose class is the best guess (`top1`) and among the five best
 guesses (`top5`). Nothing here is random.

@@ -9,6 +9,7 @@ from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmodels import pages
 from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, drawable, show
 
 
@@ -35,7 +36,9 @@ def caption_figure(
             parse_math=False,
         )
         if not is_right:
-            axes.set_xlabel(_lines(answers[0], 22), fontsize=8, color="#555555", labelpad=3, parse_math=False)
+            axes.set_xlabel(
+                _lines(answers[0], 22), fontsize=8, color=pages.MUTED, labelpad=3, parse_math=False
+            )
     return figure
 
 
@@ -63,7 +66,7 @@ def framed(axes: Axes, image: UInt8[np.ndarray, "height width c"], color: str | 
     show(axes, image)
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=color or "#e4e4e4", linewidth=3 if color else 0.8)
+    axes.spines[:].set(color=color or pages.LINE, linewidth=3 if color else 0.8)
 
 
 def _lines(text: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""Figures of what the models for images do. Shapes: n images, uint8, with 1 or 3 channels."""
+"""Figures of what image models do. Shapes: n images, uint8, with 1 or 3 channels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,35 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
 
+from jaxmodels import pages
 from jaxmodels.data.preprocessing import unscale_pixels
-from jaxmodels.training.tasks.evaluation import psnr
+from jaxmodels.training.tasks.psnr import psnr
 
 
-RIGHT, WRONG = "#1a7f37", "#c62828"
+RIGHT, WRONG = pages.GOOD, pages.BAD
 OUTLINE = (230, 81, 0)
 MOST_COUNTS, MOST_NAMES = 20, 40  # classes up to which a confusion matrix has room for counts, for names
+
+
+def input_figure(rows: Mapping[str, Float[np.ndarray, "n height width c"]]) -> Figure:
+    """What the model sees in training: images between -1 and 1 (columns), of one kind or several (rows)."""
+    first = next(iter(rows.values()))
+    figure = Figure(
+        figsize=(1.15 * len(first) + 0.8 * (len(rows) > 1), 1.2 * len(rows)), layout="constrained"
+    )
+    grid = figure.subplots(len(rows), len(first), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        if len(rows) > 1:
+            _label_row(line[0], name)
+        for axes, image in zip(line, images, strict=True):
+            show(axes, unscale_pixels(image))
+    return figure
+
+
+def _label_row(axes: Axes, name: str) -> None:
+    axes.text(-0.12, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=9)
 
 
 def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence[str]) -> Figure:
@@ -26,7 +47,10 @@ def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= MOST_COUNTS:
+        _shade_cells(axes, shares)
+    else:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("best guess")
     axes.set_ylabel("class")
     if classes <= MOST_NAMES:
@@ -36,11 +60,20 @@ def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence
         axes.set_yticks(range(classes), [*map(drawable, totals)], fontsize=8, parse_math=False)
     if classes <= MOST_COUNTS:
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8)
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _shade_cells(axes: Axes, shares: Float[np.ndarray, "rows columns"]) -> None:
+    """Cells in the page's colour, the darker the larger; the text on them stays readable in both themes."""
+    for (row, column), share in np.ndenumerate(shares):
+        axes.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, color=pages.JAX, alpha=0.5 * float(share), linewidth=0)
+        )
+    rows, columns = shares.shape
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
 
 
 def prediction_figure(
@@ -92,7 +125,7 @@ def reconstruction_figure(rows: Mapping[str, Float[np.ndarray, "n height width c
     figure = Figure(figsize=(1.3 * len(truth) + 1.2, 1.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(truth), squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
-        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+        _label_row(line[0], name)
         for axes, image, clean in zip(line, images, truth, strict=True):
             show(axes, unscale_pixels(image))
             if images is not truth:
