@@ -2,7 +2,7 @@
 
 import ast
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, ForwardRef
@@ -73,7 +73,7 @@ def flags(experiment: Experiment) -> list[str]:
             value, name = getattr(settings, item.name), prefix + item.name.replace("_", "-")
             if is_dataclass(value):
                 yield from names(value, f"{name}.")
-            else:
+            elif not isinstance(value, Mapping):  # those have no flag
                 yield name
 
     return [*names(experiment, "--"), "--help"]

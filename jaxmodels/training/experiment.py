@@ -1,6 +1,5 @@
 """What a run is: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -19,20 +18,20 @@ from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.nn import Implementation
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
-from jaxmodels.training.optimizer import OptimizerConfig
+from jaxmodels.training.optimizer import LARGEST_FLOAT32, OptimizerConfig
 from jaxmodels.training.task import Task
 
 
 MOST_STEPS = 2**31 - 1  # the number of a step is an int32
-# Beyond these a number is a slip of the hand: refused before an array of that size is asked for.
+# Larger numbers are mistakes. They are refused before an array of that size is asked for.
 LARGEST = {"batch_size": 2**24, "image_size": 2**13, "context": 2**16}
 LARGEST_IN_MODEL = 2**24
 MOST_LAYERS = 4096  # in all stages together
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 
-# What may differ between a run and its continuation: nothing here changes more of a step than its rounding, except
-# `steps`, which moves the end of the learning rate's schedule. Of the data its content counts, not its path.
+# What may differ between a run and its continuation. It changes no more of a step than its rounding; `steps` moves
+# the end of the learning rate's schedule. Data are compared by content, so their path may change.
 MAY_CHANGE = (
     "workdir",
     "data",
@@ -53,7 +52,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What all runs have in common."""
+    """Settings of all runs."""
 
     workdir: Path  # everything that the run writes goes here
     steps: int  # optimiser steps
@@ -140,7 +139,7 @@ class HourglassExperiment(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageExperiment(Experiment):
-    """What runs on labelled images have in common."""
+    """Settings of all runs on labelled images."""
 
     image_size: int = 32  # side to which images are resized
     protocol: Literal["across-styles", "within-style"] = "across-styles"  # how embedded emoji are split
@@ -215,7 +214,7 @@ class GlomExperiment(ImageExperiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.noise < math.inf:
+        if not 0 < self.noise <= LARGEST_FLOAT32:
             raise ValueError(f"noise must be a finite number > 0; got noise={self.noise!r}")
 
     def task(self) -> Task:

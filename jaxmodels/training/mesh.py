@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-# Smaller arrays are copied to every device: cutting them saves nothing and costs a message each.
+# Smaller arrays are copied to every device: sharding them saves little memory and costs a message each.
 SMALLEST_SHARDED = 1024
 
 
@@ -50,7 +50,7 @@ class HostsConfig:
                     f"hosts.process must lie in [0, hosts.processes={self.processes}); got {self.process}"
                 )
             host, _, port = (self.coordinator or "").rpartition(":")
-            if not host or not port.isdigit():
+            if not host or not port.isdigit() or int(port) > 65535:
                 raise ValueError(f"hosts.coordinator must be HOST:PORT; got {self.coordinator!r}")
 
 

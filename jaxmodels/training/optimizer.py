@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
 import optax
 
 
@@ -14,6 +15,7 @@ DECAYED_TABLE = "token_emb.embedding"
 
 
 DEFAULT_WARMUP = 50  # steps
+LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,10 @@ class OptimizerConfig:
                 raise ValueError(f"{name} must be a finite number > 0; got {name}={value!r}")
         for name in ("weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0; got {name}={value!r}")
+            if not 0 <= value <= LARGEST_FLOAT32:
+                raise ValueError(
+                    f"{name} must be a number ≥ 0 that is finite in float32; got {name}={value!r}"
+                )
         for name in ("b1", "b2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -65,12 +69,15 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     A warm-up that is longer than the run is kept as it is: the learning rate then ends below its peak.
     """
     warmup = min(DEFAULT_WARMUP, steps // 10) if config.warmup_steps is None else config.warmup_steps
+    peak = config.learning_rate
+    if peak > LARGEST_FLOAT32 and not jax.config.read("jax_enable_x64"):
+        peak = math.inf  # which it becomes in float32; NumPy would warn of it
     return optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (warmup + 1),
-        peak_value=config.learning_rate,
+        init_value=peak / (warmup + 1),
+        peak_value=peak,
         warmup_steps=warmup,
         decay_steps=max(steps, warmup + 1),
-        end_value=config.learning_rate * config.final_learning_rate,
+        end_value=peak * config.final_learning_rate,
     )
 
 

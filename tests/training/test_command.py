@@ -125,7 +125,7 @@ def test_depth_of_an_hourglass(words: list[str], depth: Any) -> None:
         ),
         (["glom-emoji", "--workdir", "run", "--shift", "32"], "shift must be an integer between 0 and 31"),
         (
-            ["hourglass-sotu", "--workdir", "run", "--model.depth", "99999"],
+            ["mammut-emoji", "--workdir", "run", "--model.depth", "99999"],
             "depth must be at most 4,096 layers",
         ),
         (["hourglass-sotu", "--workdir", "run", "--first-year", "-5"], "first_year must be an integer ≥ 0"),

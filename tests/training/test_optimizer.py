@@ -13,8 +13,15 @@ from jaxmodels.training.optimizer import OptimizerConfig, is_decayed, optimizer,
     ("change", "message"),
     [
         ({"learning_rate": 0}, r"learning_rate must be a finite number > 0; got learning_rate=0"),
-        ({"weight_decay": -1}, r"weight_decay must be a finite number ≥ 0; got weight_decay=-1"),
-        ({"clip_norm": float("nan")}, r"clip_norm must be a finite number ≥ 0; got clip_norm=nan"),
+        (
+            {"weight_decay": -1},
+            r"weight_decay must be a number ≥ 0 that is finite in float32; got weight_decay=-1",
+        ),
+        (
+            {"clip_norm": float("nan")},
+            r"clip_norm must be a number ≥ 0 that is finite in float32; got clip_norm=nan",
+        ),
+        ({"weight_decay": 1e300}, r"weight_decay must be .* finite in float32; got weight_decay=1e\+300"),
         ({"b2": 1}, r"b2 must lie in \[0, 1\); got b2=1"),
         ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\); got ema_decay=1.5"),
         ({"final_learning_rate": 2}, r"must lie in \[0, 1\]; got final_learning_rate=2"),

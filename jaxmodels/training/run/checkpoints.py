@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ class Checkpoints:
         return f"the checkpoint of step {steps[0]} is intact" if steps else "there is no earlier checkpoint"
 
     def close(self) -> None:
-        self.manager.close()
+        """Frees what the storage layer holds. Errors of writing are raised by `wait` and `check`, not again here."""
+        with suppress(Exception):
+            self.manager.close()
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
         restored = self.manager.restore(

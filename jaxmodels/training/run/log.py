@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -48,8 +49,8 @@ class Log:
             line["examples_per_second"] = round(rate, 2)
         line["seconds"] = round(self.seconds, 2)
         if evaluate is not None:
-            validation = evaluate()
-            self.clock.restart(step)  # its time is not that of steps
+            with self.clock.paused():
+                validation = evaluate()
             line |= {f"validation_{name}": value for name, value in validation.items()}
             self.reporter.print(f"step {step}: validation {metrics_text(validation)}")
         self.workdir.append_metrics({"step": step, **line})
@@ -76,7 +77,7 @@ class Log:
 
 
 class Clock:
-    """Seconds that were spent on steps, without compilation and evaluation."""
+    """Seconds that were spent on steps, without compilation, evaluation and checkpoints."""
 
     def __init__(self, step: int) -> None:
         self.step, self.mark, self.total = step, time.monotonic(), 0.0
@@ -87,9 +88,18 @@ class Clock:
         self.step, self.mark = step, time.monotonic()
         return spent
 
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """What the block takes is not counted."""
+        began = time.monotonic()
+        yield
+        self.mark += time.monotonic() - began
+
     def steps_per_second(self, step: int) -> float:
         """Since the last call; 0 if there were no steps."""
         steps = step - self.step
         spent = self.restart(step)
+        if steps == 0 or spent <= 0:
+            return 0.0
         self.total += spent
-        return steps / spent if steps and spent > 0 else 0.0
+        return steps / spent

@@ -1,7 +1,7 @@
 """The training loop: from an experiment to a trained model, through interruptions."""
 
 from collections.abc import Collection, Generator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,13 @@ def _run(
     program: Program, workdir: Workdir, reporter: Reporter, *, preset: str, data: Mapping[str, Any]
 ) -> int:
     """Everything after the checks; returns the exit status."""
-    with closing(
-        Checkpoints(workdir.checkpoints, keep=program.experiment.keep, report=reporter.print)
-    ) as checkpoints:
+    with ExitStack() as stack:
         try:
             with Interrupts(reporter.print) as interrupts:
+                checkpoints = Checkpoints(
+                    workdir.checkpoints, keep=program.experiment.keep, report=reporter.print
+                )
+                stack.enter_context(closing(checkpoints))
                 state = _restore_or_begin(program, checkpoints, reporter)
                 workdir.truncate_metrics(int(state.step))
                 log = Log(program, workdir, reporter, data=data)
@@ -144,12 +146,14 @@ def run_steps(
         if logging or saving:
             require_finite(program, checkpoints, state, *unchecked)
         if evaluating or saving:
-            require_finite_state(checkpoints, state)
+            with log.clock.paused():
+                require_finite_state(checkpoints, state)
         if logging:
             evaluate = partial(program.task.evaluate, program.evaluation(state), "validation")
             log.metrics(number, metrics, evaluate if evaluating else None)
         if saving:
-            checkpoints.save(state, {"step": number})
+            with log.clock.paused():
+                checkpoints.save(state, {"step": number})
         checkpoints.check()
         log.reporter.advance(number)
         if stopping and not final:

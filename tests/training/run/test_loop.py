@@ -89,8 +89,12 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert results["baselines"] == {"chance": {"accuracy": 0.25}}
     assert results["test"]["accuracy"] == lines[-1]["validation_accuracy"]
     page = (workdir / "report.html").read_text()
-    assert "data:image/png;base64," in page
-    assert "<td>chance</td>" in page
+    assert "<svg" in page
+    for name in ("learning rate", "gradient norm", "examples per second", "training, smoothed"):
+        assert f">{name}</text>" in page
+    assert "jm.from_pretrained(" in page
+    assert "jm.load_preprocessing(" in page
+    assert '<th class="wrap">chance</th>' in page
     assert "--optim.learning-rate" in page
     assert "test: accuracy" in output
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["11", "12"]
