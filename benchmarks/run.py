@@ -20,7 +20,7 @@ from benchmarks.worker import AGREEMENT, Job
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 from jaxmodels.models import ModelName
-from jaxmodels.training.allocator import KEEPING
+from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 
 PROCESS_TIMEOUT = 1800  # seconds
@@ -190,7 +190,7 @@ def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:
     job.write(request)
     environment = (
         os.environ
-        | KEEPING
+        | ALLOCATOR_VARIABLES
         | {
             # Caches begin empty: the process that measures the first call compiles, the later ones find its programs.
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),

@@ -1,16 +1,22 @@
-"""The command line: `jaxmodels compare`, `jaxmodels train`, `jaxmodels convert`, `jaxmodels demo`."""
+"""The command line: `jaxmodels compare`, `jaxmodels train`, `jaxmodels convert`, `jaxmodels demo`.
 
+JAX takes seconds to import. What can be answered without it is answered first.
+"""
+
+import inspect
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from jaxmodels.models import ModelName
+from jaxmodels.command_line import completion_script, plain_help, require_name, version
+from jaxmodels.models import MODEL_NAMES, ModelName
 
 
 def compare(
@@ -64,6 +70,8 @@ def train(preset: Annotated[str, tyro.conf.Positional], /) -> int:
 
 def _train(arguments: list[str]) -> int:
     """Presets have flags of their own, which only their own parser knows."""
+    if arguments and not {"-h", "--help"} & set(arguments):
+        print(f"jaxmodels train {arguments[0]}: starting JAX", flush=True)
     from jaxmodels.training import command
 
     return command.run(arguments)
@@ -117,6 +125,38 @@ def demo(*, output: Path = Path("out/demo")) -> int:
     return command.run(output)
 
 
+def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional], /) -> int:
+    """Print a script that completes commands, presets and flags: source <(jaxmodels completion bash).
+
+    Args:
+        shell: the one that will read the script.
+    """
+    from jaxmodels.training.command import flags
+    from jaxmodels.training.presets import PRESETS
+
+    words: dict[Sequence[str], Sequence[str]] = {
+        (): [*COMMANDS, "--help", "--version"],
+        ("train",): [*PRESETS, "--help"],
+    }
+    words |= {("train", name): flags(preset) for name, preset in PRESETS.items()}
+    for name in COMMANDS.keys() - {"train"}:
+        parameters = inspect.signature(COMMANDS[name]).parameters.values()
+        named = [f"--{p.name.replace('_', '-')}" for p in parameters if p.kind is p.KEYWORD_ONLY]
+        first = {"compare": MODEL_NAMES, "completion": ("bash", "zsh")}.get(name, ())
+        words[name,] = [*first, *named, "--help"]
+    print(completion_script(shell, words), end="")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "compare": compare,
+    "train": train,
+    "convert": convert,
+    "demo": demo,
+    "completion": completion,
+}
+
+
 @contextmanager
 def _torch_needed(what: str) -> Generator[None]:
     """Says how to get PyTorch where an import of it fails."""
@@ -125,37 +165,67 @@ def _torch_needed(what: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ModuleNotFoundError(f"{what} needs PyTorch: pip install 'jaxmodels[torch]'") from error
+        raise ModuleNotFoundError(
+            f"{what} needs PyTorch: pip install -e '.[torch]' in a checkout of the repository, "
+            "pip install 'jaxmodels[torch]' where the package comes from an index"
+        ) from error
 
 
 def main() -> None:
     """Entry point; the exit status is 0 only when what was asked for holds."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that cannot show a character must not end a run
     _use_compilation_cache()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # PyTorch's waiting threads would hold cores that JAX needs
-    commands: dict[str, Callable[..., int]] = {
-        "compare": compare,
-        "train": train,
-        "convert": convert,
-        "demo": demo,
-    }
+    # PyTorch's waiting threads would hold cores that JAX needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        if sys.argv[1:2] == ["train"]:
-            status = _train(sys.argv[2:])
-        else:
-            status = tyro.extras.subcommand_cli_from_dict(
-                commands,
-                prog="jaxmodels",
-                description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch.",
-            )
+        status = _run(sys.argv[1:])
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxmodels: {_message(error)}", file=sys.stderr)
+        status = 2
+    except MemoryError as error:
+        print(f"jaxmodels: out of memory: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("jaxmodels: interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    match arguments:
+        case ["--version", *_]:
+            print(version())
+            return 0
+        case ["--tyro-print-completion", shell]:
+            arguments = ["completion", shell]
+        case ["train", *rest]:
+            return _train(rest)
+        case ["compare", *rest]:
+            arguments = ["compare", *_model_names(rest)]
+        case [command, *_] if not command.startswith("-"):
+            require_name("command", command, COMMANDS)
+    with plain_help():
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments,
+            prog="jaxmodels",
+            description="GLOM, Hourglass, CoLT5 ViT, MaMMUT and ScalableViT in JAX, proven equal to PyTorch. "
+            "`jaxmodels --version` names the versions.",
+        )
+
+
+def _model_names(words: list[str]) -> list[str]:
+    """The words after `compare`, with names such as scalable-vit as they are spelled here."""
+    spelled = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_value = before.startswith("--") and "=" not in before
+        if not word.startswith("-") and not is_value:
+            word = word.lower().replace("-", "_")
+            require_name("model", word, MODEL_NAMES)
+        spelled.append(word)
+    return spelled
 
 
 def _json(text: str | None, argument: str = "config") -> dict | None:
@@ -182,9 +252,12 @@ def _message(error: Exception) -> str:
 
 
 def _use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, by default in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxmodels" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default))
+    """Compiled programs are kept between runs, by default in the user's cache folder, if there is one."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home folder
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jaxmodels" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 

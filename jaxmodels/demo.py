@@ -5,19 +5,17 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import jinja2
-
-from jaxmodels.atomic import atomic_write
 from jaxmodels.compare import command
 from jaxmodels.compare.torch_training import TorchTask
+from jaxmodels.demo_page import write_page
 from jaxmodels.training import PRESETS, train
+from jaxmodels.training.run.workdir import Workdir
 
 
 PRESET = "scalable-vit-emoji"
+TITLE = f"demo of {PRESET}"
 STEPS = 400  # about a minute on two CPU cores
 ROOT = Path(__file__).parents[1]
 
@@ -31,11 +29,10 @@ def run(output: Path) -> int:
     if output.exists() and not output.is_dir():
         raise ValueError(f"output must be a folder; got {output}")
     workdir = output / "train"
-    if (workdir / "run.json").exists():  # of an earlier demo
-        shutil.rmtree(workdir)
+    _remove_earlier(workdir)
     print(f"1. training {PRESET} for {STEPS} steps in JAX", flush=True)
     experiment = replace(PRESETS[PRESET], workdir=workdir, steps=STEPS)
-    if status := train(experiment, preset=PRESET):
+    if status := train(experiment, preset=TITLE):
         return status
 
     print("2. the trained weights in PyTorch", flush=True)
@@ -52,9 +49,19 @@ def run(output: Path) -> int:
 
     print("4. time and memory on both sides", flush=True)
     timed = benchmark(output / "benchmarks")
-    _write(output, ours, theirs, same=same)
+    write_page(output, ours, theirs, same=same)
     print(f"everything on one page: {output / 'report.html'}")
     return int(not same) or trained or fresh or timed
+
+
+def _remove_earlier(workdir: Path) -> None:
+    """Removes the run of an earlier demo; ValueError if the folder holds anything else."""
+    if not workdir.exists():
+        return
+    run = Workdir(workdir)
+    if not run.run_file.exists() or run.read_run().get("preset") != TITLE:
+        raise ValueError(f"{workdir} is not of an earlier demo; choose another --output")
+    shutil.rmtree(workdir)
 
 
 def benchmark(output: Path) -> int:
@@ -65,34 +72,3 @@ def benchmark(output: Path) -> int:
     (output / "report.html").unlink(missing_ok=True)  # of an earlier demo
     words = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output.resolve())]
     return subprocess.run(words, cwd=ROOT, check=False).returncode
-
-
-def _write(output: Path, ours: dict[str, float], theirs: dict[str, float], *, same: bool) -> None:
-    """report.html holds the pages of all parts, report.json their numbers."""
-    template = resources.files("jaxmodels").joinpath("demo.html.j2").read_text()
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    parts: list[tuple[str, Any]] = [
-        ("Trained in JAX", "train"),
-        ("The trained weights on both sides", "compare-trained"),
-        ("All five models with fresh weights on both sides", "compare"),
-    ]
-    if (output / "benchmarks" / "report.html").exists():
-        parts.append(("Time on both sides", "benchmarks"))
-    html = page.render(
-        names=list(ours),
-        rows=[("JAX", list(ours.values())), ("PyTorch, the same weights", [theirs[name] for name in ours])],
-        same=same,
-        parts=[
-            (title, (output / folder / "report.html").read_text(encoding="utf-8")) for title, folder in parts
-        ],
-    )
-    with atomic_write(output / "report.html") as path:
-        path.write_text(html, encoding="utf-8")
-    report = json.loads((output / "compare" / "report.json").read_text())
-    report["trained"] = {
-        "jax": ours,
-        "pytorch": theirs,
-        **json.loads((output / "compare-trained" / "report.json").read_text())["models"][0],
-    }
-    with atomic_write(output / "report.json") as path:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

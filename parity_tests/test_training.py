@@ -38,13 +38,8 @@ class Sides:
             name: value + 0.05 * random.normal(size=value.shape).astype(np.float32)
             for name, value in fresh.items()
         }
-        model, extras = task.export(self.functional.merge(self.parameters))
-        jm.save_pretrained(model, folder)
-        if extras:
-            import safetensors.numpy
-
-            extras = {key: np.asarray(value, order="C") for key, value in extras.items()}
-            safetensors.numpy.save_file(extras, folder / "extras.safetensors")
+        exported = task.export(self.functional.merge(self.parameters))
+        jm.save_pretrained(exported.model, folder, decoder=exported.decoder)
         self.theirs = TorchTask(task).load(folder)
 
     def call(self, name: str, batch: dict[str, np.ndarray]) -> Any:
@@ -62,7 +57,7 @@ def sides(request: pytest.FixtureRequest, tmp_path: Path) -> Sides:
 
 
 def test_loss_and_metrics(sides: Sides) -> None:
-    """Accuracies and recalls are counts: among 40 pictures no two sides may disagree about one."""
+    """Accuracies and recalls are counts: among 40 images no two sides may disagree about one."""
     task, batch = sides.task, sides.batch()
 
     def total(parameters: Any, batch: Any) -> Any:

@@ -45,21 +45,17 @@ def main(*, tables: bool = False) -> None:
 def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     """Bytes of one device: state and batch, and what the step needs besides."""
     import jax
-    from rich.console import Console
 
     from jaxmodels.training.command import parse
     from jaxmodels.training.mesh import MeshConfig, batch_sharding
-    from jaxmodels.training.run.loop import Run
-    from jaxmodels.training.run.progress import Reporter
-    from jaxmodels.training.run.workdir import Workdir
+    from jaxmodels.training.run.program import Program
 
     experiment: Any = parse([PRESET, "--workdir", "unused"])
     experiment = replace(experiment, precision="float32", mesh=MeshConfig(data=1, fsdp=devices), **changes)
-    task = experiment.task()
-    run = Run(experiment, task, Workdir(experiment.workdir), Reporter(Console()))
+    program = Program(experiment, experiment.task())
     shape = (experiment.batch_size, experiment.model.max_seq_len + 1)
-    batch = {"tokens": jax.ShapeDtypeStruct(shape, "int32", sharding=batch_sharding(run.mesh))}
-    memory = run.step().lower(run.abstract, batch).compile().memory_analysis()
+    batch = {"tokens": jax.ShapeDtypeStruct(shape, "int32", sharding=batch_sharding(program.mesh))}
+    memory = program.step().lower(program.abstract_state, batch).compile().memory_analysis()
     return {"state": memory.argument_size_in_bytes, "step": memory.temp_size_in_bytes}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import torch
 from einops import reduce
 from flax import nnx
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from jaxmodels.compare.subjects import reference_of
 from jaxmodels.convert.core import to_state_dict
-from jaxmodels.convert.hub import from_pretrained
+from jaxmodels.convert.hub import from_pretrained, load_decoder
 from jaxmodels.convert.table import Parameter
 from jaxmodels.convert.tables import table_of
 from jaxmodels.convert.torch_io import to_torch
@@ -67,11 +66,11 @@ class TorchTask:
         weights = to_state_dict(from_pretrained(folder))
         self.model.load_state_dict({key: to_torch(value) for key, value in weights.items()})
         if self.decoder is not None:
-            extras = safetensors.numpy.load_file(folder / "extras.safetensors")
+            decoder = load_decoder(folder)
             self.decoder.load_state_dict(
                 {
-                    "weight": torch.from_numpy(extras["decoder.kernel"].T.copy()),
-                    "bias": torch.from_numpy(extras["decoder.bias"]),
+                    "weight": torch.from_numpy(decoder["decoder.kernel"].T.copy()),
+                    "bias": torch.from_numpy(decoder["decoder.bias"]),
                 }
             )
         return self

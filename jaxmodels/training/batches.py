@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from jaxmodels.training.experiment import MOST_STEPS
 from jaxmodels.training.task import Task
 
 
 def batches(
     task: Task, *, batch_size: int, seed: int, sharding: Sharding, start: int = 0
 ) -> Iterator[dict[str, jax.Array]]:
-    """Global batches from step `start` on, without end; every epoch is shuffled anew.
+    """Global batches from step `start` on, for `MOST_STEPS` steps; every epoch is shuffled anew.
 
     Example i of step s depends on (seed, s · batch_size + i) alone: neither on the number of processes, each
     of which reads only the rows of its own devices, nor on where a run was interrupted.
@@ -33,7 +34,10 @@ def batches(
         draws = [np.random.default_rng((seed, int(position))) for position in positions]
         return task.batch(indices[rows], draws)
 
-    dataset = grain.MapDataset.range(task.examples).seed(seed).shuffle().repeat().batch(batch_size)
+    epochs = -(
+        -MOST_STEPS * batch_size // task.examples
+    )  # grain counts batches, and cannot count without end
+    dataset = grain.MapDataset.range(task.examples).seed(seed).shuffle().repeat(epochs).batch(batch_size)
     dataset = dataset.map_with_index(load)
     # One thread reads ahead while the device computes; what it reads does not depend on it.
     reader: Any = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))

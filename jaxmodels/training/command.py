@@ -2,11 +2,15 @@
 
 import ast
 import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from typing import Any, ForwardRef
 
 import jax
 import tyro
 
+from jaxmodels.command_line import plain_help, require_name
 from jaxmodels.models.hourglass_config import as_depth
 from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment
@@ -21,34 +25,62 @@ def run(arguments: list[str]) -> int:
       ValueError, OSError, ModuleNotFoundError: wrong settings or data, or a missing extra.
     """
     experiment = parse(arguments)
+    given = {word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--")}
     keep_freed_memory()
     gc.freeze()  # what was imported is no garbage: a fifth of the time in which a model is traced
     if experiment.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    return train(experiment, preset=arguments[0])
+    given = {name for name in given if name.startswith(("model.", "encoder."))}
+    return train(experiment, preset=arguments[0], given=given)
 
 
 def parse(arguments: list[str]) -> Experiment:
     """The preset that the first argument names, changed by the flags that follow; exits with help or an error."""
-    name = arguments[0] if arguments else ""
-    if name in PRESETS:
-        preset = PRESETS[name]
-        return tyro.cli(
-            type(preset),
-            default=preset,
-            args=arguments[1:],
-            prog=f"jaxmodels train {name}",
-            description=DESCRIPTIONS[name],
+    for flag, value in pairwise(arguments):
+        if flag.startswith("--") and not value.strip():
+            raise ValueError(f"{flag} must not be empty")
+    if empty := [word for word in arguments if word.startswith("--") and word.endswith("=")]:
+        raise ValueError(f"{empty[0][:-1]} must not be empty")
+    name = arguments[0] if arguments else "--help"
+    if not name.startswith("-"):
+        require_name("preset", name, PRESETS)
+    with plain_help():
+        if name in PRESETS:
+            preset = PRESETS[name]
+            return tyro.cli(
+                type(preset),
+                default=preset,
+                args=arguments[1:],
+                prog=f"jaxmodels train {name}",
+                description=DESCRIPTIONS[name],
+                registry=_registry(),
+            )
+        return tyro.cli(  # lists the presets
+            tyro.extras.subcommand_type_from_defaults(PRESETS, descriptions=_first_lines()),
+            args=arguments,
+            prog="jaxmodels train",
+            description="Train one of the five models; `jaxmodels train PRESET --help` shows what can be set.",
+            config=(tyro.conf.AvoidSubcommands,),
             registry=_registry(),
         )
-    return tyro.cli(  # lists the presets
-        tyro.extras.subcommand_type_from_defaults(PRESETS, descriptions=DESCRIPTIONS),
-        args=arguments,
-        prog="jaxmodels train",
-        description="Train one of the five models; `jaxmodels train PRESET --help` shows what can be set.",
-        config=(tyro.conf.AvoidSubcommands,),
-        registry=_registry(),
-    )
+
+
+def flags(experiment: Experiment) -> list[str]:
+    """The names of all flags of a preset."""
+
+    def names(settings: Any, prefix: str) -> Iterator[str]:
+        for item in fields(settings):
+            value, name = getattr(settings, item.name), prefix + item.name.replace("_", "-")
+            if is_dataclass(value):
+                yield from names(value, f"{name}.")
+            elif not isinstance(value, Mapping):  # those have no flag
+                yield name
+
+    return [*names(experiment, "--"), "--help"]
+
+
+def _first_lines() -> dict[str, str]:
+    return {name: description.partition("\n")[0] for name, description in DESCRIPTIONS.items()}
 
 
 def _registry() -> Any:

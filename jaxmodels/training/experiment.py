@@ -1,12 +1,15 @@
 """What a run is: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
 
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from jaxmodels.data import captioned_images, labelled_images, texts
 from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
@@ -15,16 +18,23 @@ from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.nn import Implementation
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
-from jaxmodels.training.optimizer import OptimizerConfig
+from jaxmodels.training.optimizer import LARGEST_FLOAT32, OptimizerConfig
 from jaxmodels.training.task import Task
 
 
+MOST_STEPS = 2**31 - 1  # the number of a step is an int32
+# Larger numbers are mistakes. They are refused before an array of that size is asked for.
+LARGEST = {"batch_size": 2**24, "image_size": 2**13, "context": 2**16}
+LARGEST_IN_MODEL = 2**24
+MOST_LAYERS = 4096  # in all stages together
+
 Precision = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 
-# What may differ between a run and its continuation: nothing here changes more of a step than its rounding, except
-# `steps`, which moves the end of the learning rate's schedule.
+# What may differ between a run and its continuation. It changes no more of a step than its rounding; `steps` moves
+# the end of the learning rate's schedule. Data are compared by content, so their path may change.
 MAY_CHANGE = (
     "workdir",
+    "data",
     "steps",
     "resume",
     "mesh",
@@ -42,7 +52,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What all runs have in common."""
+    """Settings of all runs."""
 
     workdir: Path  # everything that the run writes goes here
     steps: int  # optimiser steps
@@ -63,20 +73,19 @@ class Experiment:
     evaluate_every: int | None = None  # steps; by default a tenth of the run
     checkpoint_every: int | None = None  # steps; by default a tenth of the run
     keep: int = 2  # checkpoints
-    skip_unreadable: bool = False  # leave out pictures that cannot be read, and count them
+    skip_unreadable: bool = False  # leave out images that cannot be read, and count them
     tensorboard: bool = False  # also write WORKDIR/tensorboard (needs jaxmodels[tensorboard])
     profile: bool = False  # trace five steps into WORKDIR/profile, for xprof or Perfetto
 
     def __post_init__(self) -> None:
+        for name in ("workdir", "data"):
+            object.__setattr__(self, name, _local_path(name, getattr(self, name)))
         for name in ("steps", "batch_size", "accumulate", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1; got {name}={getattr(self, name)}")
+            _require_between(name, getattr(self, name), 1, LARGEST.get(name, MOST_STEPS))
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be ≥ 1; got {name}={value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be ≥ 0; got seed={self.seed}")
+            if getattr(self, name) is not None:
+                _require_between(name, getattr(self, name), 1, MOST_STEPS)
+        _require_between("seed", self.seed, 0, 2**63 - 1)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate={self.accumulate}; "
@@ -86,10 +95,24 @@ class Experiment:
             raise ValueError(
                 f"precision must be 'bfloat16' with attention='cudnn'; got precision={self.precision!r}"
             )
+        for name in ("model", "encoder"):
+            if hasattr(self, name):
+                _require_sizes(name, getattr(self, name))
 
     def task(self) -> Task:
         """Reads the data and says what is trained on it; raises where either is wrong."""
         raise NotImplementedError
+
+    @property
+    def resize(self) -> Resize:
+        """How images come to their size: the embedded ones by means over boxes, files by interpolation."""
+        return "box" if self.data is None else "bilinear"
+
+    def fitted_to(self, task: Task) -> Self:
+        """The same with the model that `task` trains: its classes, channels and image size are those of the data."""
+        names = {"model": "config", "encoder": "encoder"}
+        changes = {mine: getattr(task, theirs) for mine, theirs in names.items() if hasattr(self, mine)}
+        return replace(self, **changes)
 
     def describe(self) -> dict[str, Any]:
         """All settings, as JSON has them."""
@@ -103,6 +126,10 @@ class HourglassExperiment(Experiment):
     model: HourglassTransformerLMConfig
     first_year: int = 1790  # of the addresses in the package to train on
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_between("first_year", self.first_year, 0, 9999)
+
     def task(self) -> Task:
         from jaxmodels.training.tasks.language import LanguageModelling
 
@@ -112,11 +139,16 @@ class HourglassExperiment(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageExperiment(Experiment):
-    """What runs on labelled pictures have in common."""
+    """Settings of all runs on labelled images."""
 
-    image_size: int = 32  # side to which pictures are resized
+    image_size: int = 32  # side to which images are resized
     protocol: Literal["across-styles", "within-style"] = "across-styles"  # how embedded emoji are split
-    shift: int = 2  # pictures are moved by up to so many pixels, at random
+    shift: int = 2  # images are moved by up to so many pixels, at random
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_between("image_size", self.image_size, 1, LARGEST["image_size"])
+        _require_between("shift", self.shift, 0, self.image_size - 1)
 
     def splits(self, *, require_classes: bool):
         if self.data is None:
@@ -134,10 +166,15 @@ class ClassificationExperiment(ImageExperiment):
     """Classification. The number of classes and channels is that of the data."""
 
     model: ScalableViTConfig | ConditionalRoutedViTConfig
-    flip: bool = False  # mirror pictures at random
-    zoom: float = 0.0  # pictures are enlarged or reduced by up to this share, at random
+    flip: bool = False  # mirror images at random
+    zoom: float = 0.0  # images are enlarged or reduced by up to this share, at random
     recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("zoom", "recolor", "label_smoothing"):
+            require_share(name, getattr(self, name))
 
     def task(self) -> Task:
         from jaxmodels.training.tasks.classification import Classification
@@ -150,6 +187,7 @@ class ClassificationExperiment(ImageExperiment):
             zoom=self.zoom,
             recolor=self.recolor,
             label_smoothing=self.label_smoothing,
+            resize=self.resize,
         )
 
 
@@ -174,24 +212,38 @@ class GlomExperiment(ImageExperiment):
     model: GlomConfig
     noise: float = 1.0  # standard deviation of the noise, for pixels between -1 and 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.noise <= LARGEST_FLOAT32:
+            raise ValueError(f"noise must be a finite number > 0; got noise={self.noise!r}")
+
     def task(self) -> Task:
         from jaxmodels.training.tasks.denoising import Denoising
 
-        return Denoising(self.model, self.splits(require_classes=False), noise=self.noise, shift=self.shift)
+        splits = self.splits(require_classes=False)
+        return Denoising(self.model, splits, noise=self.noise, shift=self.shift, resize=self.resize)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaMMUTExperiment(Experiment):
-    """Captioning and contrastive learning on pictures with captions."""
+    """Captioning and contrastive learning on images with captions."""
 
     model: MaMMUTConfig
     encoder: SimpleViTConfig
-    image_size: int = 32  # side to which pictures are resized
+    image_size: int = 32  # side to which images are resized
     context: int = 64  # longest caption, in bytes with its two marks
-    shift: int = 2  # pictures are moved by up to so many pixels, at random
+    shift: int = 2  # images are moved by up to so many pixels, at random
     zoom: float = 0.0  # they are enlarged or reduced by up to this share, at random
     recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
     skip_long: bool = False  # leave out captions that do not fit, and count them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_between("image_size", self.image_size, 1, LARGEST["image_size"])
+        _require_between("context", self.context, 3, LARGEST["context"])
+        _require_between("shift", self.shift, 0, self.image_size - 1)
+        for name in ("zoom", "recolor"):
+            require_share(name, getattr(self, name))
 
     def task(self) -> Task:
         from jaxmodels.training.tasks.captioning import Captioning
@@ -214,10 +266,11 @@ class MaMMUTExperiment(Experiment):
             shift=self.shift,
             zoom=self.zoom,
             recolor=self.recolor,
+            resize=self.resize,
         )
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings in which a run and its continuation differ though they must not, one line each."""
     lines = []
     for key in sorted((before.keys() | now.keys()) - set(MAY_CHANGE)):
@@ -227,6 +280,81 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         elif old != new:
             lines.append(f"{key}: {old!r} in the run, {new!r} now")
     return lines
+
+
+def require_given(wanted: Experiment, fitted: Experiment, given: Collection[str]) -> None:
+    """ValueError where a setting that the user gave is not the one that fits the data.
+
+    Args:
+      wanted: as the user gave it.
+      fitted: `wanted.fitted_to(task)`.
+      given: the settings that were given, such as "model.num_classes".
+    """
+    for name in sorted(given):
+        values = []
+        for described in (wanted.describe(), fitted.describe()):
+            for part in name.split("."):
+                described = described.get(part) if isinstance(described, dict) else None
+            values.append(described)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"{name} must be that of the data, {values[1]!r}, or be left out; got {name}={values[0]!r}"
+            )
+
+
+def require_share(name: str, value: float) -> float:
+    """Returns `value`; ValueError unless 0 ≤ value < 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
+    return value
+
+
+def _require_between(name: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"≥ {least}" if isinstance(value, int) and value < least else f"between {least} and {most}"
+        raise ValueError(f"{name} must be an integer {limits}; got {name}={value!r}")
+
+
+def _require_sizes(name: str, config: Any) -> None:
+    """ValueError where a size of a model is beyond any that could be meant."""
+    if not is_dataclass(config):  # tyro asks with placeholders
+        return
+    for item in fields(config):
+        numbers = list(_integers(getattr(config, item.name)))
+        if any(number > LARGEST_IN_MODEL for number in numbers):
+            raise ValueError(
+                f"{name}.{item.name} must be at most {LARGEST_IN_MODEL:,}; got {getattr(config, item.name)!r}"
+            )
+        if item.name == "depth" and sum(numbers) > MOST_LAYERS:
+            raise ValueError(
+                f"{name}.depth must be at most {MOST_LAYERS:,} layers; got {getattr(config, item.name)!r}"
+            )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _integers(part)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
+
+
+def _local_path(name: str, path: Any) -> Any:
+    """The path with `~` expanded; ValueError unless it is one of this machine's file system."""
+    if not isinstance(path, str | Path):  # None, or tyro's mark for a value that must be given
+        return path
+    text = str(path)
+    if not text:
+        raise ValueError(f"{name} must not be empty; '.' is the current folder")
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        raise ValueError(
+            f"{name} must be a path in the file system, not an address that begins with {found[1]}://; mount it "
+            f"first, or copy it; got {name}={text!r}"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # nobody of that name, or no home folder
+        raise ValueError(f"{name}: {text!r} names a home folder that is not known here") from error
 
 
 def _plain(value: Any) -> Any:

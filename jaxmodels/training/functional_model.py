@@ -1,4 +1,4 @@
-"""A model without its numbers: a flat dict of parameters becomes the model, and back."""
+"""A model as a function of its parameters: a flat dict of arrays becomes the model, and back."""
 
 from collections.abc import Callable, Mapping
 
@@ -31,7 +31,7 @@ class FunctionalModel:
         self.variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(variables)}
         self.parameters = [name for name, (_, v) in self.variables.items() if isinstance(v, nnx.Param)]
         constants = [name for name in self.variables if name not in set(self.parameters)]
-        # Buffers are the same in every run: computed once, here.
+        # Buffers do not depend on the seed: computed once, here.
         self.constants: dict[str, np.ndarray] = {}
         if constants:
             self.constants = jax.tree.map(np.asarray, jax.jit(lambda: _pick(make(), constants))())

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-# Smaller arrays are copied to every device: cutting them saves nothing and costs a message each.
+# Smaller arrays are copied to every device: sharding them saves little memory and costs a message each.
 SMALLEST_SHARDED = 1024
 
 
@@ -49,7 +50,7 @@ class HostsConfig:
                     f"hosts.process must lie in [0, hosts.processes={self.processes}); got {self.process}"
                 )
             host, _, port = (self.coordinator or "").rpartition(":")
-            if not host or not port.isdigit():
+            if not host or not port.isdigit() or int(port) > 65535:
                 raise ValueError(f"hosts.coordinator must be HOST:PORT; got {self.coordinator!r}")
 
 
@@ -59,6 +60,12 @@ def join_hosts(config: HostsConfig) -> None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process)
     elif config.join:
         jax.distributed.initialize()
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -89,7 +96,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """The rule for parameters and optimiser state: the largest axis that divides evenly is cut over `fsdp`."""
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
@@ -99,12 +106,12 @@ def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, P(*["fsdp" if i == axis else None for i in range(len(shape))]))
 
 
-def gathered(mesh: Mesh) -> NamedSharding | None:
+def gather_sharding(mesh: Mesh) -> NamedSharding | None:
     """Where parameters go for their use: to every device, if they are cut at all."""
     return replicated(mesh) if mesh.shape["fsdp"] > 1 else None
 
 
-def everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
+def distribute(mesh: Mesh, array: np.ndarray) -> jax.Array:
     """The same array on every device of every process; cut over the devices if its first axis divides evenly."""
     even = array.ndim > 0 and array.shape[0] % mesh.size == 0 and array.shape[0] > 0
     sharding = batch_sharding(mesh) if even else replicated(mesh)

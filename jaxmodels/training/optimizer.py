@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
 import optax
 
 
@@ -13,12 +14,16 @@ DECAYED_NAMES = ("kernel", "to_kv")
 DECAYED_TABLE = "token_emb.embedding"
 
 
+DEFAULT_WARMUP = 50  # steps
+LARGEST_FLOAT32 = 3.4028234663852886e38
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay, clipping by the global norm."""
 
     learning_rate: float = 1e-3  # at the end of the warm-up
-    warmup_steps: int = 50
+    warmup_steps: int | None = None  # by default 50, and in a short run a tenth of its steps
     final_learning_rate: float = 0.0  # after the last step, as a share of learning_rate
     weight_decay: float = (
         0.05  # of matrices and token tables; norms, biases, vectors and positions are exempt
@@ -36,8 +41,10 @@ class OptimizerConfig:
                 raise ValueError(f"{name} must be a finite number > 0; got {name}={value!r}")
         for name in ("weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0; got {name}={value!r}")
+            if not 0 <= value <= LARGEST_FLOAT32:
+                raise ValueError(
+                    f"{name} must be a number ≥ 0 that is finite in float32; got {name}={value!r}"
+                )
         for name in ("b1", "b2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -47,7 +54,7 @@ class OptimizerConfig:
                 "final_learning_rate is a share of learning_rate and must lie in [0, 1]; "
                 f"got final_learning_rate={self.final_learning_rate!r}"
             )
-        if self.warmup_steps < 0:
+        if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be ≥ 0; got warmup_steps={self.warmup_steps!r}")
 
 
@@ -57,14 +64,20 @@ def is_decayed(name: str) -> bool:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: up in a line, down in half a cosine. A short run warms up in a tenth of it."""
-    warmup = min(config.warmup_steps, steps // 10)
+    """Learning rate of each step: up in a line, down in half a cosine.
+
+    A warm-up that is longer than the run is kept as it is: the learning rate then ends below its peak.
+    """
+    warmup = min(DEFAULT_WARMUP, steps // 10) if config.warmup_steps is None else config.warmup_steps
+    peak = config.learning_rate
+    if peak > LARGEST_FLOAT32 and not jax.config.read("jax_enable_x64"):
+        peak = math.inf  # which it becomes in float32; NumPy would warn of it
     return optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (warmup + 1),
-        peak_value=config.learning_rate,
+        init_value=peak / (warmup + 1),
+        peak_value=peak,
         warmup_steps=warmup,
         decay_steps=max(steps, warmup + 1),
-        end_value=config.learning_rate * config.final_learning_rate,
+        end_value=peak * config.final_learning_rate,
     )
 
 

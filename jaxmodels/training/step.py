@@ -1,4 +1,4 @@
-"""One optimiser step: a pure function of a small state and a batch."""
+"""One optimiser step: a pure function of the state and a batch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ Step = Callable[["TrainState", Mapping[str, Array]], tuple["TrainState", Metrics
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on; nothing else changes from step to step."""
+    """Everything that a run needs to continue; nothing else changes from step to step."""
 
     step: Int[Array, ""]
     parameters: Parameters
@@ -41,7 +41,7 @@ def initial_state(
     *,
     average: bool,
 ) -> TrainState:
-    """The state before the first step. To be traced, so that every array is born where it belongs."""
+    """The state before the first step. To be traced: each array is then created on its own device."""
     parameters = functional.split(make())
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -9,6 +9,8 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 from matplotlib.figure import Figure
 
+from jaxmodels.data.preprocessing import Preprocessing
+
 
 Batch = Mapping[str, Any]  # arrays whose first axis is the example
 Outputs = Mapping[str, Array]  # likewise, of one forward pass
@@ -21,7 +23,7 @@ Call = Callable[[str, Mapping[str, np.ndarray]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Something to look at in the report: a picture, a text, or both."""
+    """Something to look at in the report: an image, a text, or both."""
 
     title: str
     caption: str = ""  # what one sees, in a sentence
@@ -35,6 +37,21 @@ class Metric:
 
     name: str  # a key of `evaluate`
     better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What of a trained model is saved for its use.
+
+    Attributes:
+      model: the published model inside what was trained.
+      preprocessing: makes the model's inputs, as in training; None if no function does.
+      decoder: arrays that were trained beside the model; None if there are none.
+    """
+
+    model: nnx.Module
+    preprocessing: Preprocessing | None = None
+    decoder: Mapping[str, np.ndarray] | None = None
 
 
 class Task(Protocol):
@@ -86,11 +103,11 @@ class Task(Protocol):
         ...
 
     def samples(self, call: Call) -> list[Sample]:
-        """Pictures and texts for people to look at."""
+        """Images and texts for people to look at."""
         ...
 
-    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
-        """The published model inside what was trained, and arrays that were trained beside it."""
+    def export(self, model: Any) -> Exported:
+        """What goes into the hub folder."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import machine, report, run
 from benchmarks.run import Disagreement, Failure, Plan, measure
 from benchmarks.worker import Job
-from jaxmodels.training.allocator import KEEPING
+from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 
 TIMES = {"again": [0.011, 0.012], "eager": [0.02, 0.04], "jax": [0.01, 0.01]}
@@ -142,7 +142,7 @@ def test_processes_get_their_device_threads_and_fresh_caches(
     assert (seen["JAX_PLATFORMS"], seen["OMP_NUM_THREADS"]) == ("cuda", "1")
     assert seen["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
     assert seen["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
-    assert KEEPING.items() <= seen.items()  # for every side
+    assert ALLOCATOR_VARIABLES.items() <= seen.items()  # for every side
 
 
 def test_the_fused_kernel_is_for_bfloat16_only() -> None:

@@ -12,7 +12,7 @@ from jaxmodels.training.tasks.denoising import Denoising
 from jaxmodels.training.tasks.language import LanguageModelling
 
 
-def pictures(start: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def make_images(start: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Emoji of all groups at 16 pixels."""
     data = emoji("noto", skin_tones=False)
     chosen = np.linspace(start, len(data) - 1, count).astype(int)
@@ -20,12 +20,12 @@ def pictures(start: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, tuple
 
 
 def labelled(start: int) -> LabelledImages:
-    images, labels, _ = pictures(start)
+    images, labels, _ = make_images(start)
     return LabelledImages(images=images, labels=labels)
 
 
 def captioned(start: int) -> CaptionedImages:
-    images, _, captions = pictures(start)
+    images, _, captions = make_images(start)
     return CaptionedImages(images=images, captions=tuple(caption[:20] for caption in captions))
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxmodels.training.allocator import KEEPING, keep_freed_memory
+from jaxmodels.training.allocator import ALLOCATOR_VARIABLES, keep_freed_memory
 
 
 # Takes 64 MB and gives them back, 20 times; prints the page faults of the last 10.
@@ -44,7 +44,7 @@ def test_freed_memory_is_used_again() -> None:
 
     assert faults() > pages / 4  # each of them anew; a quarter, should the system hand out huge pages
     assert faults("keep") < pages / 100
-    assert faults(**KEEPING) < pages / 100
+    assert faults(**ALLOCATOR_VARIABLES) < pages / 100
 
 
 def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.training.batches import batches
-from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, replicated, sharding_of
+from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, parameter_sharding, replicated
 from tests.training.toy_task import ToyTask
 
 
@@ -41,6 +41,12 @@ def test_a_batch_may_be_larger_than_the_data() -> None:
     index = take(1, size=100)["index"][0]
     assert sorted(index[:40]) == list(range(40))
     assert set(np.bincount(index)) == {2, 3}
+
+
+def test_batches_of_one_example() -> None:
+    index = take(40, size=1)["index"].ravel()
+    assert sorted(index) == list(range(40))
+    np.testing.assert_array_equal(index, take(5)["index"].ravel())
 
 
 def test_the_seed_decides() -> None:
@@ -87,14 +93,14 @@ def test_the_batch_size_does_not_change_the_order() -> None:
 )
 def test_sharding_rule(shape: tuple[int, ...], axis: int | None) -> None:
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
-    spec = sharding_of(mesh, shape).spec
+    spec = parameter_sharding(mesh, shape).spec
     assert [i for i, name in enumerate(spec) if name == "fsdp"] == ([] if axis is None else [axis])
 
 
 def test_without_fsdp_parameters_are_copied() -> None:
     mesh = make_mesh(MeshConfig())
     assert mesh.shape == {"data": 8, "fsdp": 1}
-    assert sharding_of(mesh, (64, 64)) == replicated(mesh)
+    assert parameter_sharding(mesh, (64, 64)) == replicated(mesh)
 
 
 @pytest.mark.parametrize("config", [{"data": 3, "fsdp": 4}, {"fsdp": 16}, {"fsdp": 3}])

@@ -1,7 +1,11 @@
 """The command line of training: presets, flags, messages."""
 
+import contextlib
+import json
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 from flax import nnx
 
 import jaxmodels as jm
-from jaxmodels.training.command import parse
+from jaxmodels.training.command import flags, parse
 from jaxmodels.training.experiment import Experiment, differences
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
 
@@ -94,10 +98,56 @@ def test_depth_of_an_hourglass(words: list[str], depth: Any) -> None:
     [
         (["scalable-vit-emoji"], "--workdir"),
         (["hourglass-enwik8", "--workdir", "run"], "--data"),
-        (["no-such-preset"], "Unrecognized options: no-such-preset"),
         (["glom-emoji", "--workdir", "run", "--model.dim", "0"], "dim must be an integer"),
         (["glom-emoji", "--workdir", "run", "--optim.b2", "1"], "b2 must lie in"),
-        (["glom-emoji", "--workdir", "run", "--steps", "0"], "steps must be"),
+        (["glom-emoji", "--workdir", "run", "--steps", "0"], "steps must be an integer ≥ 1; got steps=0"),
+        (["glom-emoji", "--workdir", "run", "--steps", str(2**31)], "steps must be an integer between 1 and"),
+        (
+            ["glom-emoji", "--workdir", "run", "--batch-size", "1000000000000"],
+            "batch_size must be an integer",
+        ),
+        (
+            ["glom-emoji", "--workdir", "run", "--seed", str(2**64 - 1)],
+            "seed must be an integer between 0 and",
+        ),
+        (["glom-emoji", "--workdir", "run", "--seed", "-1"], "seed must be an integer ≥ 0; got seed=-1"),
+        (
+            ["glom-emoji", "--workdir", "run", "--image-size", "100000"],
+            "image_size must be an integer between",
+        ),
+        (
+            ["glom-emoji", "--workdir", "run", "--model.dim", "1000000000"],
+            "model.dim must be at most 16,777,216",
+        ),
+        (
+            ["glom-emoji", "--workdir", "run", "--noise", "nan"],
+            "noise must be a finite number > 0; got noise=nan",
+        ),
+        (["glom-emoji", "--workdir", "run", "--shift", "32"], "shift must be an integer between 0 and 31"),
+        (
+            ["mammut-emoji", "--workdir", "run", "--model.depth", "99999"],
+            "depth must be at most 4,096 layers",
+        ),
+        (["hourglass-sotu", "--workdir", "run", "--first-year", "-5"], "first_year must be an integer ≥ 0"),
+        (
+            ["mammut-emoji", "--workdir", "run", "--context", "0"],
+            "context must be an integer ≥ 3; got context=0",
+        ),
+        (["mammut-emoji", "--workdir", "run", "--zoom", "1"], "zoom must be a number in [0, 1); got zoom=1"),
+        (
+            ["mammut-emoji", "--workdir", "run", "--encoder.depth", "5000"],
+            "encoder.depth must be at most 4,096",
+        ),
+        (
+            ["colt5-vit-emoji", "--workdir", "run", "--label-smoothing", "1"],
+            "label_smoothing must be a number",
+        ),
+        (["glom-emoji", "--workdir", "gs://bucket/run"], "not an address that begins with gs://"),
+        (["glom-emoji", "--workdir", "run", "--data", "https://example.com/data"], "begins with https://"),
+        (
+            ["glom-emoji", "--workdir", "~nobody-of-that-name/run"],
+            "names a home folder that is not known here",
+        ),
         (["glom-emoji", "--workdir", "run", "--learning-rate", "1"], "--optim.learning-rate"),
     ],
 )
@@ -106,6 +156,51 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
         parse(arguments)
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["glom-emjoi"], "there is no preset 'glom-emjoi'; did you mean glom-emoji?"),
+        (["zzz"], "there is no preset 'zzz'; known: glom-emoji, hourglass-sotu, "),
+        (["glom-emoji", "--workdir", ""], "--workdir must not be empty"),
+        (["glom-emoji", "--workdir="], "--workdir must not be empty"),
+        (["glom-emoji", "--workdir", "run", "--data", " "], "--data must not be empty"),
+    ],
+)
+def test_what_is_refused_before_it_is_parsed(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(arguments)
+
+
+def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    experiment = parse(["glom-emoji", "--workdir=~/run", "--data", "~/images"])
+    assert (experiment.workdir, experiment.data) == (Path("/home/me/run"), Path("/home/me/images"))
+
+
+def test_every_flag_can_be_completed() -> None:
+    for name, preset in PRESETS.items():
+        for flag in set(flags(preset)) - {"--help"}:
+            assert re.fullmatch(r"--[a-z0-9.-]+", flag)
+        with pytest.raises(SystemExit), contextlib.redirect_stdout(StringIO()) as help_text:
+            parse([name, "--help"])
+        shown = set(re.findall(r"--(?!no-)[a-z0-9.-]+", help_text.getvalue().partition("options")[2]))
+        assert set(flags(preset)) <= shown | {"--help"}
+
+
+def test_docstrings_of_presets_give_the_measured_numbers() -> None:
+    """What docs/results.json says of a preset's time and main metric stands in its description."""
+    rows = json.loads((Path(__file__).parents[2] / "docs" / "results.json").read_text())["rows"]
+    for row in rows:
+        description = DESCRIPTIONS[row["command"].split()[0]]
+        value = row["test"][row["metric"]["name"]]
+        written = [f"{value:.3f}", f"{value:.2f} dB", f"{100 * value:.1f}%"]
+        assert any(text in description for text in written), (row["command"], written)
+        assert f"{row['minutes']:.1f} minutes" in description
+    for name, description in DESCRIPTIONS.items():
+        assert f"jaxmodels train {name} --workdir" in description
+        assert name in {row["command"] for row in rows} or "has not been run" in description
 
 
 def test_errors_have_no_traceback(tmp_path: Path) -> None:
@@ -129,8 +224,6 @@ def test_errors_have_no_traceback(tmp_path: Path) -> None:
 
 def test_settings_survive_json() -> None:
     """What run.json holds is what a continuation is compared with."""
-    import json
-
     for name in PRESETS:
         experiment: Experiment = parse([name, "--workdir", "run", "--data", "somewhere"])
         described = experiment.describe()

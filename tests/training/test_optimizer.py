@@ -13,8 +13,15 @@ from jaxmodels.training.optimizer import OptimizerConfig, is_decayed, optimizer,
     ("change", "message"),
     [
         ({"learning_rate": 0}, r"learning_rate must be a finite number > 0; got learning_rate=0"),
-        ({"weight_decay": -1}, r"weight_decay must be a finite number ≥ 0; got weight_decay=-1"),
-        ({"clip_norm": float("nan")}, r"clip_norm must be a finite number ≥ 0; got clip_norm=nan"),
+        (
+            {"weight_decay": -1},
+            r"weight_decay must be a number ≥ 0 that is finite in float32; got weight_decay=-1",
+        ),
+        (
+            {"clip_norm": float("nan")},
+            r"clip_norm must be a number ≥ 0 that is finite in float32; got clip_norm=nan",
+        ),
+        ({"weight_decay": 1e300}, r"weight_decay must be .* finite in float32; got weight_decay=1e\+300"),
         ({"b2": 1}, r"b2 must lie in \[0, 1\); got b2=1"),
         ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\); got ema_decay=1.5"),
         ({"final_learning_rate": 2}, r"must lie in \[0, 1\]; got final_learning_rate=2"),
@@ -35,10 +42,20 @@ def test_schedule() -> None:
     np.testing.assert_allclose(rates[100], 0.1, rtol=1e-5)
 
 
-def test_a_short_run_warms_up_in_a_tenth() -> None:
-    config = OptimizerConfig(learning_rate=1.0, warmup_steps=1000)
-    assert float(schedule(config, 50)(5)) == 1.0
-    assert float(schedule(config, 1)(0)) == 1.0
+def peak(config: OptimizerConfig, steps: int) -> int:
+    return max(range(steps), key=lambda step: float(schedule(config, steps)(step)))
+
+
+def test_the_warm_up_that_was_asked_for() -> None:
+    assert peak(OptimizerConfig(warmup_steps=500), 2000) == 500
+    assert peak(OptimizerConfig(warmup_steps=0), 2000) == 0
+    assert peak(OptimizerConfig(warmup_steps=1000), 50) == 49  # it ends on the way up
+
+
+def test_without_a_number_a_short_run_warms_up_in_a_tenth() -> None:
+    assert peak(OptimizerConfig(), 2000) == 50
+    assert peak(OptimizerConfig(), 100) == 10
+    assert float(schedule(OptimizerConfig(learning_rate=1.0), 1)(0)) == 1.0
 
 
 def names(make) -> list[str]:

@@ -28,11 +28,11 @@ KILLS = 20
 def fork() -> Callable[..., Any]:
     """Starts a run in a process that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.toy_run"])
-    from tests.training.toy_run import child
+    context.set_forkserver_preload(["tests.training.run_in_process"])
+    from tests.training.run_in_process import child
 
-    def start(workdir: Path, steps: int, log: Path, **settings: Any) -> Any:
-        process = context.Process(target=child, args=(str(workdir), steps, settings, str(log)))
+    def start(workdir: Path, steps: int, log: Path, killed_in: str = "", **settings: Any) -> Any:
+        process = context.Process(target=child, args=(str(workdir), steps, settings, str(log), killed_in))
         process.start()
         return process
 
@@ -40,7 +40,7 @@ def fork() -> Callable[..., Any]:
 
 
 def command(workdir: Path, steps: int, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "tests.training.toy_run", str(workdir), str(steps), *settings]
+    return [sys.executable, "-m", "tests.training.run_in_process", str(workdir), str(steps), *settings]
 
 
 def start(workdir: Path, steps: int, *settings: str) -> subprocess.Popen[str]:
@@ -102,14 +102,46 @@ def test_killed_twenty_times_and_ending_with_the_same_bits(tmp_path: Path, fork:
     assert losses(tmp_path / "unbroken") == losses(workdir)
 
 
-def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["hourglass", "scalable_vit", "glom"])
+def test_killed_after_a_checkpoint_in_the_export_and_in_the_report(
+    tmp_path: Path, fork: Callable[..., Any], name: str
+) -> None:
+    """Each time the next run goes on; at the end there are the same weights, and nothing that a killed one left."""
+    settings = {"name": name, "checkpoint_every": 2}
+    unbroken, workdir, log = tmp_path / "unbroken", tmp_path / "killed", tmp_path / "log"
+    process = fork(unbroken, 8, log, **settings)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+
+    process = fork(workdir, 8, log, **settings)
+    wait_until(lambda: (workdir / "checkpoints" / "2").exists() or not process.is_alive())
+    assert process.is_alive(), log.read_text()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    for killed_in, left in (("export", "model/.model.safetensors.*.tmp"), ("report", ".report.html.*.tmp")):
+        process = fork(workdir, 8, log, killed_in, **settings)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        assert list(workdir.glob(left))
+        assert not (workdir / "report.html").exists()
+    process = fork(workdir, 8, log, **settings)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    assert_same_weights(unbroken, workdir)
+    assert losses(unbroken) == losses(workdir)
+    assert (workdir / "report.html").exists()
+    assert not list(workdir.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_ends(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path / "run", 100_000, "checkpoint_every=50000")
     wait_until(lambda: steps_logged(tmp_path / "run") > 3)
-    process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "asked to stop (SIGTERM): finishing this step, then saving" in said
-    saved = int(re.search(r"stopped and saved at step (\d+)", said).group(1))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert f"asked to stop ({number.name}): finishing this step, then saving" in output
+    saved = int(re.search(r"stopped and saved at step (\d+)", output).group(1))
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(saved)]
     assert losses(tmp_path / "run")[-1][0] == saved
     assert "Traceback" not in errors
@@ -119,10 +151,10 @@ def test_control_c_once_saves_and_ends(tmp_path: Path) -> None:
     process = start(tmp_path / "run", 100_000, "checkpoint_every=50000")
     wait_until(lambda: steps_logged(tmp_path / "run") > 3)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "press Ctrl-C again to end at once" in said
-    assert "stopped and saved at step" in said
+    assert "press Ctrl-C again to end at once" in output
+    assert "stopped and saved at step" in output
 
 
 def test_control_c_twice_ends_at_once_even_while_compiling(tmp_path: Path) -> None:
@@ -150,7 +182,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
         text=True,
         capture_output=True,
         check=False,
-        env={**os.environ, "TINY_RUN_CACHE": str(tmp_path / "cache")},  # or its files would be cut as well
+        env={**os.environ, "SMALL_RUN_CACHE": str(tmp_path / "cache")},  # or its files would be cut as well
     )
     assert full.returncode == 2
     assert "a checkpoint could not be written" in full.stderr

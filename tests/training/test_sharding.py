@@ -12,7 +12,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.training.batches import batches
 from jaxmodels.training.functional_model import FunctionalModel
-from jaxmodels.training.mesh import MeshConfig, batch_sharding, gathered, make_mesh, replicated, sharding_of
+from jaxmodels.training.mesh import (
+    MeshConfig,
+    batch_sharding,
+    gather_sharding,
+    make_mesh,
+    parameter_sharding,
+    replicated,
+)
 from jaxmodels.training.step import TrainState, initial_state, loss_and_gradient, make_step
 from jaxmodels.training.task import Task
 from tests.training.small_tasks import TASKS
@@ -34,9 +41,9 @@ def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState
     def initial() -> TrainState:
         return initial_state(functional, make, tx, average=False)
 
-    places = jax.tree.map(lambda x: sharding_of(mesh, x.shape), jax.eval_shape(initial))
+    places = jax.tree.map(lambda x: parameter_sharding(mesh, x.shape), jax.eval_shape(initial))
     step = jax.jit(
-        make_step(task, functional, tx, key=jax.random.key(0), gathered=gathered(mesh)),
+        make_step(task, functional, tx, key=jax.random.key(0), gathered=gather_sharding(mesh)),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
     )
@@ -95,7 +102,7 @@ def test_parameters_are_gathered_and_activations_stay(capfd: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", ["mammut", "glom"])
 def test_accumulation_is_exact_for_real_tasks(name: str) -> None:
-    """MaMMUT's contrastive loss compares all pictures of the batch, its caption loss divides by all its bytes."""
+    """MaMMUT's contrastive loss compares all images of the batch, its caption loss divides by all its bytes."""
     task = TASKS[name]()
 
     def make() -> nnx.Module:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxmodels.data.preprocessing import ImagePreprocessing, Preprocessing
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-from jaxmodels.training.task import Metric, Sample
+from jaxmodels.training.task import Exported, Metric, Sample
 
 
 class ToyTask:
-    """Pulls the outputs of pictures of one class together and those of two classes apart."""
+    """Pulls the outputs of images of one class together and those of two classes apart."""
 
     name = "toy"
     examples = 40
@@ -73,8 +74,13 @@ class ToyTask:
     def samples(self, call: Any) -> list[Sample]:
         return [Sample(title="Labels", text=str(self.labels[:5]))]
 
-    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
-        return model, {"offset": np.zeros(3, np.float32)}
+    def export(self, model: Any) -> Exported:
+        images = ImagePreprocessing(size=8)
+        return Exported(
+            model=model,
+            preprocessing=Preprocessing(images=images, class_names=("a", "b", "c", "d")),
+            decoder={"offset": np.zeros(3, np.float32)},
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"source": "random numbers", "examples": self.examples}

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, UInt32
 
+from jaxmodels.training.mesh import barrier
 from jaxmodels.training.step import TrainState
-
-
-Say = Callable[[str], None]
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; used by all of its processes together."""
 
-    def __init__(self, folder: Path, *, keep: int, say: Say = print) -> None:
+    def __init__(self, folder: Path, *, keep: int, report: Callable[[str], None] = print) -> None:
         self.folder = folder.absolute()
-        self.say = say
+        self.report = report
         _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -92,7 +90,7 @@ class Checkpoints:
             except Exception as error:  # damage shows in many ways
                 if isinstance(error, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(error):
                     raise
-                self.say(f"the checkpoint of step {step} is damaged and not used ({_first_line(error)})")
+                self.report(f"the checkpoint of step {step} is damaged and not used ({_first_line(error)})")
                 self._set_aside(step)
         if steps:
             raise OSError(
@@ -101,8 +99,15 @@ class Checkpoints:
             )
         return None
 
+    def newest(self) -> str:
+        """Which checkpoint is the newest, in words."""
+        steps = self.steps()
+        return f"the checkpoint of step {steps[0]} is intact" if steps else "there is no earlier checkpoint"
+
     def close(self) -> None:
-        self.manager.close()
+        """Frees what the storage layer holds. Errors of writing are raised by `wait` and `check`, not again here."""
+        with suppress(Exception):
+            self.manager.close()
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
         restored = self.manager.restore(
@@ -126,14 +131,13 @@ class Checkpoints:
             shutil.rmtree(damaged, ignore_errors=True)
             damaged.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(damaged)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+        barrier(f"set aside {step}")
         self.manager.reload()
 
     def _failure(self, error: Exception) -> OSError:
-        steps = self.steps()
-        intact = f"the checkpoint of step {steps[0]} is intact" if steps else "there is no earlier one"
-        return OSError(f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {intact}")
+        return OSError(
+            f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {self.newest()}"
+        )
 
 
 def fingerprint(state: TrainState) -> str:
@@ -195,5 +199,5 @@ def read_json(path: Path) -> Any:
     """ValueError names the file if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C end a run after its step, with a checkpoint."""
+"""Being asked to stop: SIGTERM, SIGHUP and Ctrl-C end a run after its step, with a checkpoint."""
 
 import os
 import signal
@@ -11,16 +11,21 @@ import jax
 from jax.experimental import multihost_utils
 
 
+HANG_UP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+
+
 class Interrupts:
-    """Listens for SIGTERM and Ctrl-C while the block runs; a second Ctrl-C ends the process at once.
+    """Listens for SIGTERM, SIGHUP and Ctrl-C while the block runs; a second Ctrl-C ends the process at once.
+
+    SIGHUP is the terminal that was closed. A program that was started with `nohup` goes on ignoring it.
 
     Python runs signal handlers only between two instructions, and compiling is one long instruction. A thread
     therefore reads the signals as the operating system notes them, so that Ctrl-C is answered without delay.
     Of several processes each hears its own signals; `requested` makes them agree on a step.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report = report
         self.signal: int | None = None
         self.distributed = jax.process_count() > 1
 
@@ -29,8 +34,9 @@ class Interrupts:
         if not self.active:
             return self
         # Among several processes SIGTERM belongs to JAX's own service, which tells all of them.
-        self.heard = (signal.SIGINT,) if self.distributed else (signal.SIGINT, signal.SIGTERM)
-        self.before = {number: signal.signal(number, self._note) for number in self.heard}
+        heard = [signal.SIGINT, *HANG_UP] if self.distributed else [signal.SIGINT, signal.SIGTERM, *HANG_UP]
+        heard = [number for number in heard if number not in HANG_UP or not _is_ignored(number)]
+        self.before = {number: signal.signal(number, self._note) for number in heard}
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.descriptor_before = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
@@ -71,14 +77,19 @@ class Interrupts:
         times = 0
         while numbers := os.read(self.reader, 16):
             for number in numbers:
-                if number == signal.SIGTERM:
-                    self.say("asked to stop (SIGTERM): finishing this step, then saving")
+                if number in (signal.SIGTERM, *HANG_UP):
+                    name = signal.Signals(number).name
+                    self.report(f"asked to stop ({name}): finishing this step, then saving")
                 elif number == signal.SIGINT:
                     times += 1
                     if times > 1:
                         sys.stderr.write("\x1b[?25h\njaxmodels: interrupted; saved checkpoints are intact\n")
                         sys.stderr.flush()
                         os._exit(130)
-                    self.say(
+                    self.report(
                         "interrupted: finishing this step, then saving; press Ctrl-C again to end at once"
                     )
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN

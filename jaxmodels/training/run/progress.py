@@ -1,68 +1,111 @@
-"""What a run says while it runs: a bar on a terminal, plain lines elsewhere, nothing on other processes."""
+"""Messages and progress on the console: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 SECONDS_BETWEEN_LINES = 5
+NARROW = 72  # columns of a terminal below which there is no room for a bar beside the numbers
+LISTED = 12  # items of a list that are printed
 
 
 class Reporter:
-    """Prints messages and the state of the run."""
+    """Prints messages and the progress of a run; nothing at all unless `active`, which is the first process.
 
-    def __init__(self, console: Console, *, speaks: bool = True) -> None:
+    A run is worth more than its messages. Characters that the console cannot encode are replaced, and when the
+    terminal is closed the run goes on without it.
+    """
+
+    def __init__(self, console: Console, *, active: bool = True) -> None:
         self.console = console
-        self.speaks = speaks
+        self.active = active
         self.bar: Progress | None = None
-        self.printed = 0.0  # when the last plain line was
+        self.last_line = 0.0  # when the last plain line was printed
 
-    def say(self, message: str) -> None:
-        if self.speaks:
+    def print(self, message: str) -> None:
+        if not self.active:
+            return
+        encoding = self.console.encoding or "utf-8"
+        message = message.encode(encoding, "replace").decode(encoding)
+        try:
             self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        except (OSError, ValueError):  # the terminal or the pipe is closed
+            self.active = False
 
     def start(self, step: int, steps: int) -> None:
+        """Begins to show progress; `step` is the last one that is done."""
         self.steps = steps
-        self.first = step
-        self.began = time.monotonic()
-        if self.speaks and self.console.is_terminal:
-            columns = (
-                MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.description}"),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.bar.start()
-            self.progress = self.bar.add_task("compiling", total=steps, completed=step)
+        self._mark(step)
+        if not self.active or not self.console.is_terminal:
+            return
+        self.bar = Progress(*self._columns(), console=self.console, transient=True)
+        self.bar.start()
+        self.progress = self.bar.add_task("compiling", total=steps, completed=step)
+
+    def first_step_done(self, step: int) -> None:
+        """The time that is left is estimated from here on: compilation does not come again."""
+        self._mark(step)
+        if self.bar is not None:
+            self.bar.reset(self.progress, total=self.steps, completed=step, description="")
 
     def advance(self, step: int) -> None:
         if self.bar is not None:
             self.bar.update(self.progress, completed=step)
 
-    def log(self, line: Mapping[str, float], rate: float, unit: str) -> None:
-        """A line of metrics: on a terminal the bar shows it, elsewhere it is printed with the time left."""
-        if not self.speaks:
+    def report_progress(self, line: Mapping[str, float], examples_per_second: float) -> None:
+        """Loss and speed: on a terminal the bar shows them, elsewhere a line with the time that is left."""
+        if not self.active:
             return
-        shown = f"loss {line['loss']:.4f}" + (f"  {rate:,.0f} {unit}/s" if rate else "")
+        rate = f"  {examples_per_second:,.0f} examples/s" if examples_per_second else ""
+        shown = f"loss {line['loss']:.4f}"
         if self.bar is not None:
-            self.bar.update(self.progress, description=shown)
+            self.bar.update(self.progress, description=shown + (rate if self._is_wide() else ""))
             return
-        if time.monotonic() - self.printed < SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self.last_line < SECONDS_BETWEEN_LINES:
             return
-        self.printed = time.monotonic()
+        self.last_line = time.monotonic()
         step = int(line["step"])
-        spent = time.monotonic() - self.began
-        left = spent / max(step - self.first, 1) * (self.steps - step)
-        print(f"step {step}/{self.steps}  {shown}  {minutes(left)} left", flush=True)
+        done = step - self.first_step
+        left = (time.monotonic() - self.began) / done * (self.steps - step) if done else None
+        self.print(
+            f"step {step}/{self.steps}  {shown}{rate}"
+            + (f"  {minutes(left)} left" if left is not None else "")
+        )
 
     def stop(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        bar, self.bar = self.bar, None
+        if bar is not None:
+            try:
+                bar.stop()
+            except (OSError, ValueError):
+                self.active = False
+
+    def _mark(self, step: int) -> None:
+        self.first_step, self.began = step, time.monotonic()
+
+    def _is_wide(self) -> bool:
+        return self.console.width >= NARROW
+
+    def _columns(self) -> Sequence[ProgressColumn]:
+        """The step comes first and is never cut."""
+        bar = [BarColumn(bar_width=None)] if self._is_wide() else []
+        return [
+            MofNCompleteColumn(),
+            *bar,
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+        ]
 
 
 def minutes(seconds: float) -> str:
@@ -74,3 +117,23 @@ def minutes(seconds: float) -> str:
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def as_text(value: Any) -> str:
+    """A setting or a fact about the data as people write it; long lists are cut."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple):
+        more = [f"… ({len(value):,} in all)"] if len(value) > LISTED else []
+        return ", ".join([*map(as_text, value[:LISTED]), *more]) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def describe_data(data: Mapping[str, Any]) -> dict[str, str]:
+    """What `Task.describe` says about the data, as text: {what: value}."""
+    return {
+        key.replace("_", " "): " × ".join(map(str, value)) if key == "image_shape" else as_text(value)
+        for key, value in data.items()
+    }

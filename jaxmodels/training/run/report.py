@@ -1,18 +1,20 @@
 """A finished run as one self-contained page: results beside their baselines, curves, samples."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.run.progress import minutes
+from jaxmodels.training.run.progress import as_text, describe_data, minutes
 from jaxmodels.training.run.workdir import Workdir
 from jaxmodels.training.task import Sample, Task
 
@@ -25,77 +27,127 @@ def write_report(
     preset: str,
     experiment: Experiment,
     task: Task,
+    data: Mapping[str, Any],
     results: Mapping[str, Any],
     samples: Sequence[Sample],
 ) -> None:
-    """Writes report.html into the run's folder, whole or not at all."""
+    """Writes report.html into the run's folder, whole or not at all.
+
+    Args:
+      workdir: of the run; its metrics are plotted.
+      preset: for the title.
+      experiment: whose settings are listed.
+      task: what was trained.
+      data: from `task.describe()`.
+      results: as in results.json.
+      samples: from `task.samples()`, drawn under `pages.plot_settings`.
+    """
     template = resources.files("jaxmodels.training.run").joinpath("report.html.j2").read_text()
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    lines = workdir.read_metrics()
     names = list(results["test"])
     rows = [("this run", results["test"]), *results["baselines"].items()]
+    ahead, compared = _ahead_of(results)
     html = page.render(
+        style=pages.stylesheet(),
         title=preset or task.name,
         task=task.name,
         names=names,
-        rows=[(name, [values.get(metric) for metric in names]) for name, values in rows],
+        rows=[(name, {metric: values.get(metric) for metric in names}) for name, values in rows],
         metric=results["metric"],
-        curves=_picture(curves(lines, task.metric.name)) if lines else None,
+        value=results["test"][results["metric"]["name"]],
+        ahead=ahead,
+        compared=compared,
+        curves=_curves(workdir.read_metrics(), task.metric.name),
         samples=[
             {
                 "title": sample.title,
                 "caption": sample.caption,
-                "picture": _picture(sample.figure) if sample.figure is not None else None,
+                "figure": _svg(sample.figure, sample.title) if sample.figure is not None else None,
                 "text": sample.text,
             }
             for sample in samples
         ],
+        model=repr(str(workdir.model)),
+        has_preprocessing=(workdir.model / "preprocessing.json").exists(),
         parameters=results["parameters"],
         steps=results["steps"],
         time=minutes(results["seconds"]),
-        data=task.describe(),
-        settings=_flat(experiment.describe()),
-        environment=results["environment"],
+        data=describe_data(data),
+        settings={name: as_text(value) for name, value in _flat(experiment.describe()).items()},
+        sessions=results["sessions"],
     )
-    with atomic_write(workdir.folder / "report.html") as path:
-        path.write_text(html, encoding="utf-8")
+    with atomic_write(workdir.report) as path:
+        path.write_text(html, encoding="utf-8", errors="replace")
 
 
-def curves(lines: Sequence[Mapping[str, float]], metric: str) -> Figure:
-    """Training loss, the main metric on validation data, and the learning rate, over the steps."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = [line["step"] for line in lines]
-    left.plot(steps, [line["loss"] for line in lines], color="#1f4e8c", lw=1.2, label="training")
-    held_out = [line for line in lines if "validation_loss" in line]
-    if held_out:
-        at = [line["step"] for line in held_out]
-        left.plot(
-            at,
-            [line["validation_loss"] for line in held_out],
-            "o-",
-            ms=4,
-            color="#d1793b",
-            label="validation",
-        )
-    left.set(xlabel="step", ylabel="loss")
-    left.legend(frameon=False, fontsize=8)
-    key = f"validation_{metric}"
-    measured = [line for line in lines if key in line]
-    right.plot(
-        [line["step"] for line in measured], [line[key] for line in measured], "o-", ms=4, color="#d1793b"
-    )
-    right.set(xlabel="step", ylabel=f"{metric.replace('_', ' ')}, validation")
-    for axes in (left, right):
+def _ahead_of(results: Mapping[str, Any]) -> tuple[int, int]:
+    """How many baselines the run is ahead of by the main metric, and how many have that metric."""
+    name, better = results["metric"]["name"], results["metric"]["better"]
+    own = results["test"][name]
+    others = [values[name] for values in results["baselines"].values() if name in values]
+    if own is None:
+        return 0, len(others)
+    return sum(own > other if better == "higher" else own < other for other in others), len(others)
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], metric: str) -> str | None:
+    if not lines:
+        return None
+    with matplotlib.rc_context(pages.plot_settings()):
+        return _svg(curves(lines, metric), "loss, validation metric and other curves over the steps")
+
+
+def curves(lines: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Loss, main metric, learning rate, gradient norm and speed over the steps."""
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    grid = figure.subplots(2, 3)
+    steps = _column(lines, "step")
+    loss, smooth = grid[0, 0], smoothed(_column(lines, "loss"))
+    loss.plot(steps, _column(lines, "loss"), color=pages.JAX, lw=0.8, alpha=0.35, label="training")
+    loss.plot(steps, smooth, color=pages.JAX, lw=1.6, label="training, smoothed")
+    _plot_points(loss, lines, "validation_loss", "validation")
+    loss.set_ylabel("loss")
+    loss.legend(frameon=False, fontsize=8)
+    _plot_points(grid[0, 1], lines, f"validation_{metric}", "")
+    grid[0, 1].set_ylabel(f"{metric.replace('_', ' ')}, validation")
+    others = ("learning_rate", "gradient_norm", "examples_per_second")
+    for axes, name in zip([grid[0, 2], *grid[1]], others, strict=False):
+        axes.plot(steps, _column(lines, name), color=pages.JAX, lw=1.2)
+        axes.set_ylabel(name.replace("_", " "))
+    grid[1, 2].axis("off")
+    for axes in grid.flat[:5]:
+        axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.grid(alpha=0.5)
     return figure
 
 
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def smoothed(values: Float[np.ndarray, " n"], share: float = 0.05) -> Float[np.ndarray, " n"]:
+    """A moving average that looks back over about this share of the run; what is not finite is left out."""
+    decay = 1 - 1 / max(1, share * len(values))
+    total = weight = 0.0
+    averages = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = decay * total + value, decay * weight + 1
+        if weight:
+            averages[i] = total / weight
+    return averages
+
+
+def _column(lines: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, " n"]:
+    """The values of one metric; nan where a line has none."""
+    return np.array([np.nan if line.get(name) is None else line[name] for line in lines], float)
+
+
+def _plot_points(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+    measured = [line for line in lines if line.get(name) is not None]
+    steps, values = _column(measured, "step"), _column(measured, name)
+    axes.plot(steps, values, "o-", ms=4, color=pages.TORCH, label=label)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    return pages.inline_svg(figure, name=title)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,14 @@
 """The folder of a run: what it was started with, its log, and whether it may be gone on with."""
 
+import contextlib
 import datetime
 import json
+import math
+import os
 import platform
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,10 @@ import jax
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment, differences
 from jaxmodels.training.run.checkpoints import read_json
+from jaxmodels.training.run.lock import Lock
+
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 class Workdir:
@@ -22,18 +32,21 @@ class Workdir:
         self.writes = writes
         self.run_file = folder / "run.json"
         self.metrics_file = folder / "metrics.jsonl"
+        self.results_file = folder / "results.json"
         self.checkpoints = folder / "checkpoints"
         self.model = folder / "model"
+        self.report = folder / "report.html"
+        self.tensorboard = folder / "tensorboard"
 
     def check(self, experiment: Experiment, data: dict[str, Any]) -> None:
-        """Refuses to overwrite a run, and to go on with a run under other settings.
+        """Refuses to overwrite a run, and to go on with a run under other settings. Writes nothing.
 
         Raises:
-          ValueError: the folder holds a run and `resume` is off, or its settings or data differ.
-          NotADirectoryError: there is a file of that name.
+          ValueError: the folder holds a run and `resume` is off, or its settings or data differ, or it has gone
+            further than `steps`.
+          NotADirectoryError, PermissionError: no such folder can be made or written into.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"workdir must be a folder; {self.folder} is a file")
+        _require_writable(self.folder)
         if not self.run_file.exists():
             if self.checkpoints.exists() or self.metrics_file.exists():
                 raise ValueError(
@@ -45,72 +58,183 @@ class Workdir:
             raise ValueError(
                 f"{self.folder} already holds a run; pass --resume to go on with it, or choose another --workdir"
             )
-        before = read_json(self.run_file)
+        before = self.read_run()
         lines = differences(before["experiment"], experiment.describe())
-        lines += [f"data.{line}" for line in differences(before["data"], data)]
+        lines += [f"data.{line}" for line in differences(_content(before["data"]), _content(_as_json(data)))]
         if lines:
             listed = "\n  ".join(lines)
             raise ValueError(
-                f"{self.folder} holds a run with other settings; resume it with the same, or start another "
-                f"in its own --workdir:\n  {listed}"
+                f"{self.folder} holds a run with other settings or data; resume it with the same, or start "
+                f"another in its own --workdir:\n  {listed}"
+            )
+        reached = max(self._saved_steps(), default=0)
+        if reached > experiment.steps:
+            raise ValueError(
+                f"steps must be at least {reached}, which the run in {self.folder} has reached; "
+                f"got steps={experiment.steps}"
             )
 
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Keeps other runs out of the folder, which is made if it is not there."""
+        if not self.writes:
+            return contextlib.nullcontext()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Lock(self.folder / ".lock")
+
     def begin(self, preset: str, experiment: Experiment, data: dict[str, Any]) -> None:
-        """Notes what is run; a continuation replaces the note, whose essential part is the same."""
+        """Notes what is run, and adds this session to those before it; removes what a killed one left behind."""
+        if not self.writes:
+            return
+        for folder in (self.folder, self.model):
+            _remove_leftovers(folder)
+        now = environment()
+        before = self.read_run() if self.run_file.exists() else {}
+        sessions = before.get("sessions", [before.get("environment", now)] if before else [])
         self._write(
             self.run_file,
             {
                 "preset": preset,
                 "experiment": experiment.describe(),
                 "data": data,
-                "environment": environment(),
+                "environment": (before or {"environment": now}).get("environment"),  # of the beginning
+                "sessions": [*sessions, now],
             },
         )
 
+    def read_run(self) -> dict[str, Any]:
+        """What `begin` noted; ValueError if the file holds anything else."""
+        run = read_json(self.run_file)
+        parts = run if isinstance(run, dict) else {}
+        whole = isinstance(parts.get("experiment"), dict) and isinstance(parts.get("data"), dict)
+        if not whole or not isinstance(parts.get("sessions", []), list):
+            raise ValueError(
+                f"{self.run_file} does not describe a run: it must be an object with the objects experiment and "
+                "data; choose another --workdir"
+            )
+        return parts
+
     def truncate_metrics(self, step: int) -> None:
-        """Drops the lines after `step`, and one that was cut short: their steps will come again."""
+        """Drops the lines after `step`, whose steps will come again, and a last one that was cut short.
+
+        Lines that are no metrics stay where they are: what they were is not known.
+        """
         if not self.writes or not self.metrics_file.exists():
             return
-        lines = [line for line in self.read_metrics() if line["step"] <= step]
+        *lines, last = self.metrics_file.read_bytes().split(b"\n")
+        if last and _parsed(last) is not None:  # whole but for its line break
+            lines.append(last)
+        kept = [line for line in lines if (found := _parsed(line)) is None or found["step"] <= step]
         with atomic_write(self.metrics_file) as path:
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            path.write_bytes(b"".join(line + b"\n" for line in kept))
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Adds a line; OSError says which file could not be written."""
         if self.writes:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            text = json.dumps(_as_json(line), allow_nan=False) + "\n"
+            with naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(text)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every whole line."""
-        lines = []
-        for text in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break  # a killed process ends in the middle of a line
-        return lines
+        """Every line that is one of metrics: an object with at least `step` and `loss`."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        return [line for line in map(_parsed, lines) if line is not None]
+
+    def seconds(self) -> float:
+        """What the steps of all sessions so far have taken."""
+        return max((line.get("seconds") or 0.0 for line in self.read_metrics()), default=0.0)
 
     def write_results(self, results: dict[str, Any]) -> None:
-        self._write(self.folder / "results.json", results)
+        self._write(self.results_file, results)
+
+    def _saved_steps(self) -> list[int]:
+        if not self.checkpoints.is_dir():
+            return []
+        return [int(path.name) for path in self.checkpoints.iterdir() if path.name.isdecimal()]
 
     def _write(self, path: Path, value: Any) -> None:
         if self.writes:
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(_as_json(value), indent=1, allow_nan=False) + "\n"
+            with naming(path), atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+
+class UnwritableFile(OSError):
+    """The message names the file of the run that could not be written."""
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """An OSError inside the block becomes an UnwritableFile."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableFile(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def environment() -> dict[str, Any]:
-    """What the run was made with."""
-    versions = {
-        name: metadata.version(name)
-        for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    }
+    """What a session was made with."""
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": " ".join(dict.fromkeys([device.platform, device.device_kind])),  # a CPU's kind is "cpu"
         "devices": jax.device_count(),
         "processes": jax.process_count(),
-        **versions,
+        **{name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def _require_writable(folder: Path) -> None:
+    """The folder, or the nearest one above it that exists, must be a folder into which one may write."""
+    for path in (folder, *folder.absolute().parents):
+        if path.is_dir():
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(f"workdir must be a folder that can be written; {path} cannot")
+            return
+        if path.exists() or path.is_symlink():
+            raise NotADirectoryError(f"workdir must be a folder; {path} is a file")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a process that was killed; to be called under the lock."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if re.fullmatch(r"\..+\.(\d+-)?[0-9a-f]{8}\.tmp", path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _content(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a description does not depend on where the data lies."""
+    return {key: value for key, value in data.items() if key not in ("source", "skipped")}
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    numbers = all(_is_number(value) or value is None for value in found.values())
+    if not numbers or not isinstance(found.get("step"), int) or "loss" not in found:
+        return None
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_json(value: Any) -> Any:
+    """The value as JSON has it: numbers that are not finite are null, tuples are lists."""
+    match value:
+        case Mapping():
+            return {key: _as_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_json(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

@@ -1,1 +1,1 @@
-"""The four tasks, with what belongs to them: augmentation, baselines and figures."""
+"""The four tasks, and what they share: augmentation, evaluation, retrieval, baselines and figures."""

@@ -1,39 +1,14 @@
-"""Pictures on their way into a model and out of it: scaled, moved at random, evaluated in batches of one size.
+"""Training images, changed at random: moved, mirrored, enlarged, recoloured. Shapes: b batch, n pixels."""
 
-Shapes: b batch, n pictures.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from jaxmodels.checks import require_integer
-from jaxmodels.data.datasets import CaptionedSplits, LabelledSplits
-from jaxmodels.training.task import Call
 
 
-EVALUATION_BATCH = 128
-
-
-def scaled(images: UInt8[np.ndarray, "b height width c"]) -> Float32[np.ndarray, "b height width c"]:
-    """Pixels between -1 and 1."""
-    return images.astype(np.float32) / 127.5 - 1
-
-
-def unscaled(images: Float32[np.ndarray, "b height width c"]) -> UInt8[np.ndarray, "b height width c"]:
-    """The inverse of `scaled`; what lies outside of [-1, 1] is cut off."""
-    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def psnr(images: Float[np.ndarray, "*b c"], clean: Float[np.ndarray, "*b c"]) -> float:
-    """Peak signal-to-noise ratio in dB of pictures between -1 and 1; what lies outside is cut off first."""
-    return float(-10 * np.log10(np.square((np.clip(images, -1, 1) - clean) / 2).mean()))
-
-
-def moved(
+def shift_images(
     images: UInt8[np.ndarray, "b height width c"],
     draws: Sequence[np.random.Generator],
     *,
@@ -41,7 +16,7 @@ def moved(
     flip: bool = False,
     zoom: float = 0.0,
 ) -> UInt8[np.ndarray, "b height width c"]:
-    """Each picture, moved by up to `shift` pixels either way and perhaps mirrored; its border is continued.
+    """Each image, moved by up to `shift` pixels either way and perhaps mirrored; its border is continued.
 
     With `zoom` each is also enlarged or reduced by up to that share, about its middle.
     """
@@ -65,13 +40,13 @@ def _zoomed(
     return np.rint((places - middle) / factors + middle).astype(int)
 
 
-def recolored(
+def recolor_images(
     images: Float32[np.ndarray, "b height width c"],
     draws: Sequence[np.random.Generator],
     *,
     strength: float,
 ) -> Float32[np.ndarray, "b height width c"]:
-    """Pictures between -1 and 1 with every channel times 1 ± `strength` and plus ± `strength`, at random."""
+    """Images between -1 and 1 with every channel times 1 ± `strength` and plus ± `strength`, at random."""
     if strength == 0:
         return images
     drawn = np.array([draw.uniform(-strength, strength, (2, images.shape[-1])) for draw in draws], np.float32)
@@ -79,47 +54,9 @@ def recolored(
     return np.clip(images * gains[:, None, None] + offsets[:, None, None], -1, 1)
 
 
-def require_pictures(splits: LabelledSplits | CaptionedSplits) -> None:
-    """ValueError unless there are pictures of one size to train on, to validate with, and to test on."""
-    shape = splits.train.images.shape[1:]
-    for name in ("train", "validation", "test"):
-        images = getattr(splits, name).images
-        if not len(images):
-            raise ValueError(f"every split must hold pictures; got none in {name} of {splits.source}")
-        if images.shape[1:] != shape:
-            raise ValueError(
-                f"all pictures must have one shape; got {images.shape[1:]} in {name}, {shape} in train "
-                f"of {splits.source}"
-            )
-
-
 def require_shift(shift: int, sides: tuple[int, int]) -> int:
-    """Returns `shift`; ValueError unless some of a picture stays when it is moved that far."""
+    """Returns `shift`; ValueError unless some of an image stays when it is moved that far."""
     require_integer("shift", shift, minimum=0)
     if shift >= min(sides):
-        raise ValueError(f"shift must be smaller than the pictures' sides, {sides}; got shift={shift}")
+        raise ValueError(f"shift must be smaller than the images' sides, {sides}; got shift={shift}")
     return shift
-
-
-def require_share(name: str, value: float) -> float:
-    """Returns `value`; ValueError unless 0 ≤ value < 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
-    return value
-
-
-def in_batches(
-    call: Call, name: str, n: int, batch: Callable[[Int[np.ndarray, " b"]], Mapping[str, np.ndarray]]
-) -> Any:
-    """The outputs of `call(name, …)` for n pictures, `EVALUATION_BATCH` at a time.
-
-    Args:
-      call: runs a function of the task.
-      name: of that function.
-      n: pictures in all.
-      batch: gives what the function reads, for these numbers of pictures. The last picture fills up the last
-        batch, so that only one shape is compiled.
-    """
-    numbers = np.minimum(np.arange(-(-n // EVALUATION_BATCH) * EVALUATION_BATCH), n - 1)
-    outputs = [call(name, batch(part)) for part in numbers.reshape(-1, EVALUATION_BATCH)]
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *outputs)

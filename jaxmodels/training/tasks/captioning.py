@@ -1,17 +1,16 @@
-"""Captioning and retrieval: MaMMUT with a SimpleViT that encodes the pictures.
+"""Captioning and retrieval: MaMMUT with a SimpleViT that encodes the images.
 
-Texts are bytes (`jaxmodels.data.tokens`). Byte ids have no end of text: what follows a caption is padding,
-which the loss leaves out, so that a decoder would never learn to stop. Here a line break ends every caption –
-no caption contains one, since white space is reduced to single spaces – and is predicted like any other byte.
+Texts are bytes (`jaxmodels.data.tokens`). Padding follows a caption, and the loss leaves padding out, so a decoder
+would never learn where to stop. Therefore a line break ends every caption and is predicted like any other byte. No
+caption contains one, because white space is reduced to single spaces.
 
-Whoever ranks captions for a picture finds a right one at once if it is the caption of that picture or of
-another with the same pixels; likewise with pictures for a caption, and for captions that are equal.
+Some images have the same pixels, and some captions are equal. In retrieval, a caption is right for an image if it is
+the caption of that image or of one with the same pixels, and the other way round.
 
-Shapes: b batch, n = context, v vocabulary, z latent width, i pictures, j captions.
+Shapes: b batch, n = context, v vocabulary, z latent width, i images, j captions.
 """
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,46 +23,49 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_divisible, require_height_width, require_integer
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
+from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
 from jaxmodels.losses import contrastive_loss, cross_entropy
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    in_batches,
-    moved,
-    recolored,
-    require_pictures,
-    require_share,
-    require_shift,
-    scaled,
-)
+from jaxmodels.training.experiment import require_share
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
+from jaxmodels.training.tasks.checksum import data_checksum
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    require_image_splits,
+    training_inputs,
+)
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 
 END = "\n"  # after every caption
-EXACT = 256  # test pictures that are captioned to the end, evenly spaced: it takes one pass per byte
+EXACT = 256  # test images, evenly spaced, that get a whole caption: each byte takes one pass of the decoder
 CAPTIONED = 18  # of them, shown in the report
-SEARCHED, FOUND = 8, 6  # captions in the report, and pictures found for each of them
+SEARCHED, FOUND = 8, 6  # captions in the report, and images found for each of them
 ORDERS = (0, 2, 6)  # how many bytes the byte counts look back
 MOST_COUNTED = 50_000  # captions
 
 
 class Captioning:
-    """MaMMUT: the caption of a picture byte by byte, and the picture and the caption that belong together.
+    """MaMMUT writes the caption of an image byte by byte, and finds images and captions by each other.
 
     Args:
       config: of MaMMUT.
-      encoder: of the SimpleViT; the number of channels is that of the pictures.
+      encoder: of the SimpleViT; the number of channels is that of the images.
       splits: the data.
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
-      shift: training pictures are moved by up to so many pixels, at random.
+      shift: training images are moved by up to so many pixels, at random.
       zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
-      ValueError: configurations, pictures and captions do not fit each other.
+      ValueError: configurations, images and captions do not fit each other.
     """
 
     name = "captioning"
@@ -79,9 +81,10 @@ class Captioning:
         shift: int,
         zoom: float = 0.0,
         recolor: float = 0.0,
+        resize: Resize = "bilinear",
     ) -> None:
         require_fit(config, encoder)
-        require_pictures(splits)
+        require_image_splits(splits)
         require_patches(encoder, splits.train.images.shape[1:])
         self.config = config
         self.encoder = replace(encoder, channels=splits.train.images.shape[-1])
@@ -93,7 +96,7 @@ class Captioning:
             skipped=splits.skipped,
         )
         require_context(self.splits, context)
-        self.context = context
+        self.context, self.resize = context, resize
         self.shift = require_shift(shift, splits.train.images.shape[1:3])
         self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
         self.examples = len(splits.train)
@@ -112,8 +115,8 @@ class Captioning:
     ) -> dict[str, np.ndarray]:
         """{"images": (b, height, width, c) float32, "text": (b, context) int32}."""
         train = self.splits.train
-        images = moved(train.images[indices], draws, shift=self.shift, zoom=self.zoom)
-        images = recolored(scaled(images), draws, strength=self.recolor)
+        images = shift_images(train.images[indices], draws, shift=self.shift, zoom=self.zoom)
+        images = recolor_images(scale_pixels(images), draws, strength=self.recolor)
         return {"images": images, "text": self._encoded(train, indices)}
 
     def forward(self, model: MaMMUT, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
@@ -130,7 +133,7 @@ class Captioning:
         }
 
     def loss(self, model: MaMMUT, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """`MaMMUT.loss` of the batch: every caption is compared with every picture of it."""
+        """`MaMMUT.loss` of the batch: every caption is compared with every image of it."""
         caption = jnp.sum(outputs["loss_sum"]) / jnp.sum(outputs["targets"])
         contrastive = contrastive_loss(
             outputs["text_latents"], outputs["image_latents"], model.temperature[...]
@@ -147,11 +150,11 @@ class Captioning:
         part = getattr(self.splits, split)
         outputs = self._outputs(call, part)
         texts, images = outputs["text_latents"], outputs["image_latents"]
-        right_captions, right_pictures = right_answers(part.images, part.captions)
+        right_captions, right_images = right_answers(part.images, part.captions)
         loss = float(outputs["loss_sum"].sum(dtype=np.float64) / outputs["targets"].sum(dtype=np.float64))
         metrics = {
             **_named("image_to_text", recalls(lambda rows: images[rows] @ texts.T, right_captions)),
-            **_named("text_to_image", recalls(lambda rows: texts[rows] @ images.T, right_pictures)),
+            **_named("text_to_image", recalls(lambda rows: texts[rows] @ images.T, right_images)),
             "caption_loss": loss,
             "caption_bits_per_byte": loss / math.log(2),
         }
@@ -161,13 +164,13 @@ class Captioning:
         return metrics
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Chance, byte counts that do not see the picture, and the nearest training picture."""
+        """Chance, byte counts that do not see the image, and the nearest training image."""
         train, test = self.splits.train, self.splits.test
-        right_captions, right_pictures = right_answers(test.images, test.captions)
+        right_captions, right_images = right_answers(test.images, test.captions)
         results = {
             "chance": {
                 **_named("image_to_text", chance(right_captions, len(test))),
-                **_named("text_to_image", chance(right_pictures, len(test))),
+                **_named("text_to_image", chance(right_images, len(test))),
             }
         }
         known, unknown = ([(caption + END).encode() for caption in part.captions] for part in (train, test))
@@ -177,17 +180,17 @@ class Captioning:
             results[name] = {"caption_loss": bits * math.log(2), "caption_bits_per_byte": bits}
         nearest, scores = pixel_neighbours(train, test.images, test.captions)
         chosen = evenly(len(test), EXACT)
-        results["nearest training picture"] = {
+        results["nearest training image"] = {
             **_named("image_to_text", recalls(lambda rows: scores[rows], right_captions)),
-            **_named("text_to_image", recalls(lambda rows: scores.T[rows], right_pictures)),
+            **_named("text_to_image", recalls(lambda rows: scores.T[rows], right_images)),
             "exact_captions": self._exact([train.captions[number] for number in nearest[chosen]], chosen),
         }
         return results
 
     def samples(self, call: Call) -> list[Sample]:
-        """Captions that the model wrote, and pictures that it found."""
+        """Captions that the model wrote, and images that it found."""
         test = self.splits.test
-        right_captions, right_pictures = right_answers(test.images, test.captions)
+        right_captions, right_images = right_answers(test.images, test.captions)
         shown = evenly(len(test), CAPTIONED)
         made = self._captions(call, test, shown)
         right = [[test.captions[number] for number in right_captions[i]] for i in shown]
@@ -195,29 +198,30 @@ class Captioning:
         outputs = self._outputs(call, test)
         asked = evenly(len(test), SEARCHED)
         found = np.argsort(-outputs["text_latents"][asked] @ outputs["image_latents"].T, axis=1)[:, :FOUND]
-        hits = np.array([np.isin(row, right_pictures[i]) for i, row in zip(asked, found, strict=True)])
+        hits = np.array([np.isin(row, right_images[i]) for i, row in zip(asked, found, strict=True)])
         return [
+            training_inputs(self, ("images",)),
             Sample(
                 title="Captions",
-                caption="Above each test picture what the model wrote, always the likeliest byte; "
+                caption="Above each test image what the model wrote, always the likeliest byte; "
                 "below it, where that is wrong, the right caption.",
                 figure=caption_figure(test.images[shown], made, right),
             ),
             Sample(
-                title="Pictures found for a caption",
-                caption=f"The closest of {len(test)} test pictures, the best first; right ones are framed.",
+                title="Images found for a caption",
+                caption=f"The closest of {len(test)} test images, the best first; right ones are framed.",
                 figure=retrieval_figure([test.captions[i] for i in asked], test.images[found], hits),
             ),
         ]
 
-    def export(self, model: MaMMUT) -> tuple[MaMMUT, dict[str, np.ndarray]]:
-        return model, {}
+    def export(self, model: MaMMUT) -> Exported:
+        """The model, with what makes its images and its texts."""
+        text = TextPreprocessing(first_id=1, start_id=BOS_ID, end=END, pad_id=PAD_ID, length=self.context)
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(model=model, preprocessing=Preprocessing(images=images, text=text))
 
     def describe(self) -> dict[str, Any]:
         splits = self.splits
-        checksum = zlib.crc32(
-            END.join(splits.train.captions).encode(), zlib.crc32(splits.train.images.tobytes())
-        )
         return {
             "source": splits.source,
             "train": len(splits.train),
@@ -230,7 +234,7 @@ class Captioning:
             "zoom": self.zoom,
             "recolor": self.recolor,
             "skipped": len(splits.skipped),
-            "train_crc32": f"{checksum:08x}",
+            "checksum": data_checksum(splits),
         }
 
     def _encoded(self, part: CaptionedImages, numbers: Int[np.ndarray, " b"]) -> Int[np.ndarray, "b n"]:
@@ -238,19 +242,19 @@ class Captioning:
 
     def _outputs(self, call: Call, part: CaptionedImages) -> dict[str, np.ndarray]:
         def batch(numbers: Int[np.ndarray, " b"]) -> dict[str, np.ndarray]:
-            return {"images": scaled(part.images[numbers]), "text": self._encoded(part, numbers)}
+            return {"images": scale_pixels(part.images[numbers]), "text": self._encoded(part, numbers)}
 
-        return in_batches(call, "outputs", len(part), batch)
+        return call_in_batches(call, "outputs", len(part), batch)
 
     def _captions(self, call: Call, part: CaptionedImages, numbers: Int[np.ndarray, " b"]) -> list[str]:
-        """What the model writes about these pictures, without the end mark."""
-        ids = in_batches(
-            call, "caption", len(numbers), lambda some: {"images": scaled(part.images[numbers[some]])}
+        """What the model writes about these images, without the end mark."""
+        ids = call_in_batches(
+            call, "caption", len(numbers), lambda some: {"images": scale_pixels(part.images[numbers[some]])}
         )
         return [decode(row).partition(END)[0] for row in ids]
 
     def _exact(self, made: Sequence[str], numbers: Int[np.ndarray, " b"]) -> float:
-        """Share of captions of these test pictures that are right to the letter."""
+        """Share of captions of these test images that are right to the letter."""
         test = self.splits.test
         right_captions, _ = right_answers(test.images, test.captions)
         answers = [{test.captions[right] for right in right_captions[number]} for number in numbers]
@@ -295,7 +299,7 @@ def require_fit(config: MaMMUTConfig, encoder: SimpleViTConfig) -> None:
 
 
 def require_patches(encoder: SimpleViTConfig, shape: tuple[int, ...]) -> None:
-    """ValueError unless pictures of this shape are whole patches of the encoder."""
+    """ValueError unless images of this shape are whole patches of the encoder."""
     sides = require_height_width("patch_size", encoder.patch_size, minimum=1)
     for name, size, side in zip(("height", "width"), shape, sides, strict=False):
         require_divisible(f"image {name}", size, f"the encoder's patch {name}", side)

@@ -1,4 +1,4 @@
-"""Classification of pictures with ScalableViT or CoLT5's conditionally routed ViT."""
+"""Classification of images with ScalableViT or CoLT5's conditionally routed ViT."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,42 +11,45 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.data.datasets import LabelledSplits
+from jaxmodels.data.preprocessing import Preprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    in_batches,
-    moved,
-    recolored,
-    require_pictures,
-    require_share,
-    require_shift,
-    scaled,
-)
+from jaxmodels.training.experiment import require_share
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
+from jaxmodels.training.tasks.checksum import data_checksum
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    require_image_splits,
+    training_inputs,
+)
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
 SHOWN = 28  # predictions
-ROUTED = 6  # pictures whose routing is drawn
+ROUTED = 6  # images whose routing is drawn
 
 
 class Classification:
-    """One label per picture: cross-entropy, top-1 and top-5 accuracy.
+    """One label per image: cross-entropy, top-1 and top-5 accuracy.
 
     Args:
-      config: of either model; the number of classes and what concerns the pictures' shape is replaced by that
-        of the data, see the attribute `config`.
+      config: of either model. The number of classes, the channels and the image size are replaced by those of
+        the data; the attribute `config` has the result.
       splits: the data.
-      shift: training pictures are moved by up to so many pixels, at random.
-      flip: mirror every second training picture, at random.
+      shift: training images are moved by up to so many pixels, at random.
+      flip: mirror every second training image, at random.
       zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
-      ValueError: an argument out of range; data without a second class, without pictures, or of a size that
+      ValueError: an argument out of range; data without a second class, without images, or of a size that
         does not fit the configuration.
     """
 
@@ -63,8 +66,9 @@ class Classification:
         zoom: float = 0.0,
         recolor: float = 0.0,
         label_smoothing: float,
+        resize: Resize = "bilinear",
     ) -> None:
-        require_pictures(splits)
+        require_image_splits(splits)
         if len(splits.class_names) < 2:
             raise ValueError(
                 f"classification needs at least 2 classes; got {list(splits.class_names)} in {splits.source}"
@@ -74,7 +78,7 @@ class Classification:
         _, height, width, channels = splits.train.images.shape
         self.shift = require_shift(shift, (height, width))
         self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
-        self.flip, self.label_smoothing = flip, label_smoothing
+        self.flip, self.label_smoothing, self.resize = flip, label_smoothing, resize
         self.splits = splits
         self.examples = len(splits.train)
         self.functions: dict[str, Callable[[Any, Batch], Any]] = {"logits": _logits}
@@ -97,12 +101,12 @@ class Classification:
     ) -> dict[str, np.ndarray]:
         """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
         train = self.splits.train
-        images = moved(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
-        images = recolored(scaled(images), draws, strength=self.recolor)
+        images = shift_images(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
+        images = recolor_images(scale_pixels(images), draws, strength=self.recolor)
         return {"images": images, "labels": train.labels[indices]}
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
-        """Cross-entropy of every picture, and whether its best guess is right."""
+        """Cross-entropy of every image, and whether its best guess is right."""
         logits = _logits(model, batch, rngs)
         return {
             "loss": cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing),
@@ -134,15 +138,16 @@ class Classification:
         shown = np.unique(np.linspace(0, len(test) - 1, SHOWN).round().astype(int))
         right = int((guesses == test.labels).sum())
         samples = [
+            training_inputs(self, ("images",)),
             Sample(
                 title="Confusion matrix",
-                caption=f"Test pictures by class (rows) and best guess (columns): {right} of {len(test)} are right. "
+                caption=f"Test images by class (rows) and best guess (columns): {right} of {len(test)} are right. "
                 "The shade is the share of the row.",
                 figure=confusion_figure(counts, names),
             ),
             Sample(
                 title="Predictions",
-                caption=f"{len(shown)} test pictures at equal distances through the test data, with the best guess; "
+                caption=f"{len(shown)} test images at equal distances through the test data, with the best guess; "
                 "where it is wrong, the right answer is below it.",
                 figure=prediction_figure(test.images[shown], test.labels[shown], logits[shown], names),
             ),
@@ -150,23 +155,27 @@ class Classification:
         return samples + ([self._routing_sample(call)] if "routing" in self.functions else [])
 
     def _routing_sample(self, call: Call) -> Sample:
-        """One picture of each of the first classes."""
+        """One image of each of the first classes."""
         test = self.splits.test
         of_class = [np.flatnonzero(test.labels == label) for label in range(len(self.splits.class_names))]
         shown = np.array([numbers[len(numbers) // 2] for numbers in of_class if len(numbers)][:ROUTED])
-        masks = in_batches(
-            call, "routing", len(shown), lambda part: {"images": scaled(test.images[shown[part]])}
+        masks = call_in_batches(
+            call, "routing", len(shown), lambda part: {"images": scale_pixels(test.images[shown[part]])}
         )
         return Sample(
             title="Routed patches",
-            caption="What the routers of each layer give to the heavy branch, outlined; the rest of the picture, "
+            caption="What the routers of each layer give to the heavy branch, outlined; the rest of the image, "
             "faded here, takes the light branch only. In attention the choice is made within each window.",
             figure=routing_figure(test.images[shown], masks),
         )
 
-    def export(self, model: Any) -> tuple[nnx.Module, dict[str, np.ndarray]]:
-        """The model is the published one."""
-        return model, {}
+    def export(self, model: Any) -> Exported:
+        """The model, with the names of its classes."""
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(
+            model=model,
+            preprocessing=Preprocessing(images=images, class_names=self.splits.class_names),
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -181,18 +190,21 @@ class Classification:
 
     def _logits(self, call: Call, split: Split) -> Float[np.ndarray, "n classes"]:
         images = getattr(self.splits, split).images
-        return in_batches(call, "logits", len(images), lambda part: {"images": scaled(images[part])})
+        return call_in_batches(
+            call, "logits", len(images), lambda part: {"images": scale_pixels(images[part])}
+        )
 
 
 def describe_splits(splits: LabelledSplits) -> dict[str, Any]:
-    """Where pictures come from, how many they are, and their shape."""
+    """Where images come from, how many they are, and their shape."""
     return {
-        "data": splits.source,
+        "source": splits.source,
         "train": len(splits.train),
         "validation": len(splits.validation),
         "test": len(splits.test),
         "image_shape": list(splits.train.images.shape[1:]),
         "skipped": len(splits.skipped),
+        "checksum": data_checksum(splits),
     }
 
 

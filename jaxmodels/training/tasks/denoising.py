@@ -1,8 +1,7 @@
-"""Denoising with GLOM, its own recipe, and what a linear probe then finds in the top level.
+"""Denoising with GLOM, as its package recommends, and a linear probe of the top level.
 
-The picture is decoded from the top level after `levels` + 1 steps, the first but one at which it has seen the
-picture. The published recipe runs twice as many steps as there are levels and decodes the same one of them: the
-later steps cost time and receive no gradient, so they are left out here.
+The image is decoded from the top level after `levels` + 1 steps. The published recipe runs 2 × `levels` steps and
+decodes the same one of them. The later steps would cost time and receive no gradient, so they are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,26 +17,28 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
 from jaxmodels.checks import require_divisible
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import Preprocessing, scale_pixels
+from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.losses import denoising_iters, image_from_patches, squared_error
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import (
-    in_batches,
-    moved,
-    psnr,
-    require_pictures,
-    require_shift,
-    scaled,
-)
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.tasks.augmentation import require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.tasks.classification import describe_splits
+from jaxmodels.training.tasks.evaluation import (
+    call_in_batches,
+    image_preprocessing,
+    require_image_splits,
+    training_inputs,
+)
 from jaxmodels.training.tasks.figures.images import island_figure, reconstruction_figure
+from jaxmodels.training.tasks.psnr import psnr
 
 
-FILTERED = 512  # training pictures to which the linear filter is fitted
+FILTERED = 512  # training images to which the linear filter is fitted
 SHOWN = 8  # reconstructions
-ISLANDS = 2  # pictures whose columns are drawn
+ISLANDS = 2  # images whose columns are drawn
 
 
 class Denoiser(nnx.Module):
@@ -48,7 +49,7 @@ class Denoiser(nnx.Module):
         self.decoder = decoder
 
     def __call__(self, noised: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
-        """The cleaned pictures."""
+        """The cleaned images."""
         patches = self.decoder(self.top(noised))  # b n (p1 p2 c)
         return image_from_patches(patches, patch_size=self.glom.config.patch_size, height=noised.shape[1])
 
@@ -58,30 +59,39 @@ class Denoiser(nnx.Module):
 
 
 class Denoising:
-    """Mean squared error between the clean picture and the one decoded from a noised one.
+    """Mean squared error between the clean image and the one decoded from a noised one.
 
     Args:
       config: `image_size` is replaced by that of the data, see the attribute `config`.
-      splits: the data; grey pictures are repeated in three channels. The classes serve the probe only.
+      splits: the data; grey images are repeated in three channels. The classes serve the probe only.
       noise: standard deviation of the noise, for pixels between -1 and 1.
-      shift: training pictures are moved by up to so many pixels, at random.
+      shift: training images are moved by up to so many pixels, at random.
+      resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
-      ValueError: an argument out of range; data without pictures, or of a size that does not fit.
+      ValueError: an argument out of range; data without images, or of a size that does not fit.
     """
 
     name = "denoising"
     metric = Metric(name="psnr", better="higher")
 
-    def __init__(self, config: GlomConfig, splits: LabelledSplits, *, noise: float, shift: int) -> None:
-        require_pictures(splits)
+    def __init__(
+        self,
+        config: GlomConfig,
+        splits: LabelledSplits,
+        *,
+        noise: float,
+        shift: int,
+        resize: Resize = "bilinear",
+    ) -> None:
+        require_image_splits(splits)
         if not 0 < noise < float("inf"):
             raise ValueError(f"noise must be a finite number > 0; got noise={noise!r}")
         _, height, width, _ = splits.train.images.shape
         for name, side in (("height", height), ("width", width)):
             require_divisible(f"image {name}", side, "patch_size", config.patch_size)
         self.shift = require_shift(shift, (height, width))
-        self.noise = noise
+        self.noise, self.resize = noise, resize
         self.splits = replace(
             splits, **{name: _in_color(getattr(splits, name)) for name in ("train", "validation", "test")}
         )
@@ -103,11 +113,11 @@ class Denoising:
         self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
     ) -> dict[str, np.ndarray]:
         """{"clean", "noised": (b, height, width, 3) float32}."""
-        clean = scaled(moved(self.splits.train.images[indices], draws, shift=self.shift))
+        clean = scale_pixels(shift_images(self.splits.train.images[indices], draws, shift=self.shift))
         return {"clean": clean, "noised": self._noised(clean, draws)}
 
     def forward(self, model: Denoiser, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
-        """The mean squared error of every picture."""
+        """The mean squared error of every image."""
         return {"squared_error": squared_error(model(batch["noised"]), batch["clean"])}
 
     def loss(self, model: Denoiser, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -118,12 +128,12 @@ class Denoising:
     def evaluate(self, call: Call, split: Split) -> dict[str, float]:
         """PSNR in dB over all pixels; on the test split also top-1 and top-5 of the linear probe.
 
-        The probe is a logistic regression on the top level of clean pictures, its columns averaged in a grid
-        of at most 4 × 4 parts (`probe_grid`), at the step that is decoded. There is none where all pictures
+        The probe is a logistic regression on the top level of clean images, its columns averaged in a grid
+        of at most 4 × 4 parts (`probe_grid`), at the step that is decoded. There is none where all images
         are of one class.
         """
         clean, noised = self._held_out(split)
-        cleaned = in_batches(call, "clean", len(clean), lambda part: {"noised": noised[part]})
+        cleaned = call_in_batches(call, "clean", len(clean), lambda part: {"noised": noised[part]})
         metrics = {"psnr": psnr(cleaned, clean)}
         if split == "test" and len(self.splits.class_names) > 1:
             train, validation, test = self.splits.train, self.splits.validation, self.splits.test
@@ -139,10 +149,10 @@ class Denoising:
         return metrics
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """For PSNR the noised pictures and a linear filter; for the probe what classifies pixels."""
+        """For PSNR the noised images and a linear filter; for the probe what classifies pixels."""
         clean, noised = self._held_out("test")
         results = {
-            "noised pictures": {"psnr": psnr(noised, clean)},
+            "noised images": {"psnr": psnr(noised, clean)},
             "7×7 linear filter": {"psnr": psnr(self._filter(noised), clean)},
         }
         if len(self.splits.class_names) > 1:
@@ -154,7 +164,7 @@ class Denoising:
         """Reconstructions, and islands of agreement."""
         clean, noised = self._held_out("test")
         shown = np.unique(np.linspace(0, len(clean) - 1, SHOWN + 2).round().astype(int)[1:-1])
-        cleaned = in_batches(call, "clean", len(shown), lambda part: {"noised": noised[shown[part]]})
+        cleaned = call_in_batches(call, "clean", len(shown), lambda part: {"noised": noised[shown[part]]})
         rows = {
             "clean": clean[shown],
             "noised": noised[shown],
@@ -162,21 +172,22 @@ class Denoising:
             "GLOM": cleaned,
         }
         samples = [
+            training_inputs(self, ("clean", "noised")),
             Sample(
                 title="Reconstructions",
-                caption="Test pictures, the same with noise, and what a 7×7 linear filter and GLOM make of it.",
+                caption="Test images, the same with noise, and what a 7×7 linear filter and GLOM make of it.",
                 figure=reconstruction_figure(rows),
-            )
+            ),
         ]
         chosen = shown[: ISLANDS * 2 : 2]
         images = self.splits.test.images[chosen]
         side = self.config.patch_size
-        for image, states in zip(images, call("states", {"images": scaled(images)}), strict=True):
+        for image, states in zip(images, call("states", {"images": scale_pixels(images)}), strict=True):
             grid = rearrange(states, "t (h w) l d -> t h w l d", h=image.shape[0] // side)
             samples.append(
                 Sample(
                     title="Islands of agreement",
-                    caption="The state of every column of a clean picture: levels from bottom to top, steps from "
+                    caption="The state of every column of a clean image: levels from bottom to top, steps from "
                     "left to right, the initial state first. Equal colours are equal states (three principal "
                     "components of each level); the number is the mean cosine between neighbouring columns.",
                     figure=island_figure(image, grid),
@@ -184,10 +195,15 @@ class Denoising:
             )
         return samples
 
-    def export(self, model: Denoiser) -> tuple[Glom, dict[str, np.ndarray]]:
-        """The published model is the GLOM; the decoder goes beside it."""
+    def export(self, model: Denoiser) -> Exported:
+        """GLOM, and beside it the linear map from its top level to the pixels of a patch, in Flax's layout."""
         decoder = nnx.to_pure_dict(nnx.state(model.decoder))
-        return model.glom, {f"decoder.{name}": np.asarray(value) for name, value in decoder.items()}
+        images = image_preprocessing(self.splits.train.images.shape, self.resize)
+        return Exported(
+            model=model.glom,
+            preprocessing=Preprocessing(images=images),
+            decoder={f"decoder.{name}": np.asarray(value) for name, value in decoder.items()},
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -208,29 +224,31 @@ class Denoising:
     def _held_out(
         self, split: Split
     ) -> tuple[Float32[np.ndarray, "n height width 3"], Float32[np.ndarray, "n height width 3"]]:
-        """Clean and noised pictures; the noise of a picture depends on its place in the split alone."""
-        clean = scaled(getattr(self.splits, split).images)
+        """Clean and noised images; the noise of an image depends on its place in the split alone."""
+        clean = scale_pixels(getattr(self.splits, split).images)
         return clean, self._noised(clean, [np.random.default_rng((1, place)) for place in range(len(clean))])
 
     @cached_property
     def _filter(self) -> LinearFilter:
-        """Fitted to training pictures at equal distances."""
+        """Fitted to training images at equal distances."""
         count = min(FILTERED, self.examples)
         chosen = np.linspace(0, self.examples - 1, count).round().astype(int)
-        clean = scaled(self.splits.train.images[chosen])
+        clean = scale_pixels(self.splits.train.images[chosen])
         return LinearFilter(
             self._noised(clean, [np.random.default_rng((2, int(place))) for place in chosen]), clean
         )
 
     def _top(self, call: Call, images: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n d"]:
-        return in_batches(call, "features", len(images), lambda part: {"images": scaled(images[part])})
+        return call_in_batches(
+            call, "features", len(images), lambda part: {"images": scale_pixels(images[part])}
+        )
 
 
-def _in_color(pictures: LabelledImages) -> LabelledImages:
-    """Grey pictures in three channels."""
-    if pictures.images.shape[-1] == 3:
-        return pictures
-    return replace(pictures, images=np.repeat(pictures.images, 3, axis=-1))
+def _in_color(part: LabelledImages) -> LabelledImages:
+    """Grey images in three channels."""
+    if part.images.shape[-1] == 3:
+        return part
+    return replace(part, images=np.repeat(part.images, 3, axis=-1))
 
 
 def _features(model: Denoiser, batch: Batch) -> Float[Array, "b f"]:

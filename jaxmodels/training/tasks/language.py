@@ -2,18 +2,17 @@
 
 The ids are the bytes themselves, so that the results can be compared with those of compressors.
 
-* Running text: a training example is a window of max_seq_len + 1 bytes which begins at a random place of its
-  stretch of max_seq_len bytes. Held-out text is cut into windows of which one begins with the last byte of the
-  one before: every byte but the very first is predicted once.
-* Records (`splits.row`), such as pictures: an example is one record after a zero byte, which stands for the
-  beginning. Every byte of the record is predicted.
+* Running text is cut into stretches of max_seq_len bytes. A training example is a window of max_seq_len + 1 bytes
+  that begins at a random place of its stretch. Windows of held-out text overlap by one byte, so that every byte but
+  the very first is predicted once.
+* Records (`splits.row`), such as images, are examples by themselves. A zero byte is put before each, and every byte
+  of the record is predicted.
 
 Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
 """
 
 import math
 import textwrap
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,12 +25,14 @@ from jaxtyping import Array, DTypeLike, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from jaxmodels.data.datasets import TextSplits
+from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing
 from jaxmodels.generation import sample
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models.hourglass import HourglassTransformerLM, pad
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
-from jaxmodels.training.task import Batch, Call, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
+from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.images import show
 
 
@@ -148,17 +149,19 @@ class LanguageModelling:
         prompts = self._text_prompts() if chosen is None else chosen[:, : 1 + (chosen.shape[1] - 1) // 2]
         drawn = call("generate", {"prompt": prompts, "seed": np.arange(len(prompts), dtype=np.int32)})
         how = f"drawn at temperature {TEMPERATURE} from the {self._candidates} likeliest bytes"
-        shape = picture_shape(row)
+        shape = image_shape(row)
         if chosen is not None and shape is not None:
             figure = completion_figure(chosen[:, 1:], drawn, shape)
-            caption = f"Test pictures, what of them was given, and what the model made of it, {how}."
-            return [Sample(title="Completed pictures", caption=caption, figure=figure)]
+            caption = f"Test images, what of them was given, and what the model made of it, {how}."
+            return [Sample(title="Completed images", caption=caption, figure=figure)]
         text = "\n\n\n".join(shown_continuation(*texts) for texts in zip(prompts, drawn, strict=True))
         caption = f"The lines behind bars are from the test text; the model wrote what follows, byte by byte, {how}."
         return [Sample(title="Generated text", caption=caption, text=text)]
 
-    def export(self, model: HourglassTransformerLM) -> tuple[HourglassTransformerLM, dict[str, np.ndarray]]:
-        return model, {}
+    def export(self, model: HourglassTransformerLM) -> Exported:
+        """The model; ids are the bytes of a text. Records are no texts."""
+        text = Preprocessing(text=TextPreprocessing()) if self.splits.row is None else None
+        return Exported(model=model, preprocessing=text)
 
     def describe(self) -> dict[str, Any]:
         splits = self.splits
@@ -167,7 +170,7 @@ class LanguageModelling:
             "train_bytes": len(splits.train),
             "validation_bytes": len(splits.validation),
             "test_bytes": len(splits.test),
-            "train_crc32": f"{zlib.crc32(splits.train):08x}",
+            "checksum": data_checksum(splits),
         }
         if splits.row:
             described["record_bytes"] = splits.row
@@ -279,8 +282,8 @@ def _in_lines(text: str) -> str:
     return "\n".join(textwrap.fill(line.strip(), LINE) for line in printable)
 
 
-def picture_shape(row: int | None) -> tuple[int, int, int] | None:
-    """Height, width and channels, if a record has as many bytes as a square picture, in colour or grey."""
+def image_shape(row: int | None) -> tuple[int, int, int] | None:
+    """Height, width and channels, if a record has as many bytes as a square image, in colour or grey."""
     for channels in (3, 1):
         side = math.isqrt((row or 0) // channels)
         if side and side * side * channels == row:
@@ -291,7 +294,7 @@ def picture_shape(row: int | None) -> tuple[int, int, int] | None:
 def completion_figure(
     originals: Int[np.ndarray, "b row"], drawn: Int[np.ndarray, "b m"], shape: tuple[int, int, int]
 ) -> Figure:
-    """A line for each picture: the original, its beginning on grey, and the beginning with what was drawn."""
+    """A line for each image: the original, its beginning on grey, and the beginning with what was drawn."""
     given = originals[:, : originals.shape[1] - drawn.shape[1]]
     blank = np.full(drawn.shape, 225)
     columns = {
@@ -301,8 +304,8 @@ def completion_figure(
     }
     figure = Figure(figsize=(5.4, 1.8 * len(originals) + 0.3), layout="constrained")
     grid = figure.subplots(len(originals), len(columns), squeeze=False)
-    for column, (name, pictures) in zip(grid.T, columns.items(), strict=True):
+    for column, (name, images) in zip(grid.T, columns.items(), strict=True):
         column[0].set_title(name, fontsize=10)
-        for axes, picture in zip(column, pictures, strict=True):
-            show(axes, picture.reshape(shape).astype(np.uint8))
+        for axes, image in zip(column, images, strict=True):
+            show(axes, image.reshape(shape).astype(np.uint8))
     return figure

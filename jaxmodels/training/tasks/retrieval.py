@@ -1,6 +1,6 @@
 """Recall: how often a right answer is among the first few.
 
-Shapes: n queries, m candidates, i pictures, j different captions, t training pictures.
+Shapes: n queries, m candidates, i images, j different captions, t training images.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from jaxmodels.data.downsampling import box_means
 
 RANKS = (1, 5, 10)
 ROWS_AT_A_TIME = 512
-PIXEL_SIDE = 32  # larger pictures are compared by their box means
+PIXEL_SIDE = 32  # larger images are compared by their box means
 
 Answers = list[Int[np.ndarray, " right"]]  # of every query, the candidates that are right
 
@@ -25,16 +25,16 @@ Answers = list[Int[np.ndarray, " right"]]  # of every query, the candidates that
 def right_answers(
     images: UInt8[np.ndarray, "n height width c"], captions: Sequence[str]
 ) -> tuple[Answers, Answers]:
-    """The right captions of every picture, and the right pictures of every caption, by their numbers.
+    """The right captions of every image, and the right images of every caption, by their numbers.
 
-    A caption is right for a picture if it, or an equal one, belongs to a picture with the same pixels.
+    A caption is right for an image if it, or an equal one, belongs to an image with the same pixels.
     """
     pixels = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    captions_of, pictures_of = _partners(pixels, captions), _partners(captions, pixels)
+    captions_of, images_of = _partners(pixels, captions), _partners(captions, pixels)
     same_pixels, same_caption = _numbers(pixels), _numbers(captions)
     return (
         [_union(same_caption, captions_of[key]) for key in pixels],
-        [_union(same_pixels, pictures_of[key]) for key in captions],
+        [_union(same_pixels, images_of[key]) for key in captions],
     )
 
 
@@ -88,9 +88,9 @@ def chance(right: Answers, candidates: int) -> dict[str, float]:
 def pixel_neighbours(
     train: CaptionedImages, images: UInt8[np.ndarray, "i height width c"], captions: Sequence[str]
 ) -> tuple[Int[np.ndarray, " i"], Float[np.ndarray, "i m"]]:
-    """What the distance between pixels says: the nearest training picture, and a score for every caption.
+    """What the distance between pixels says: the nearest training image, and a score for every caption.
 
-    The score of a caption is minus the squared distance to the nearest training picture that has it; -∞ if
+    The score of a caption is minus the squared distance to the nearest training image that has it; -∞ if
     none has.
     """
     box = -(-max(images.shape[1:3]) // PIXEL_SIDE)
@@ -104,7 +104,7 @@ def pixel_neighbours(
     scores = np.full((len(images), len(column)), -np.inf, np.float32)
     for start in range(0, len(images), ROWS_AT_A_TIME):
         rows = slice(start, start + ROWS_AT_A_TIME)
-        # Without the square of the picture itself, which is the same for all that it is compared with.
+        # Without the square of the image itself, which is the same for all that it is compared with.
         similarity = 2 * unknown[rows] @ known.T - np.square(known).sum(axis=1)
         similarity -= np.square(unknown[rows]).sum(axis=1, keepdims=True)
         nearest[rows] = similarity.argmax(axis=1)

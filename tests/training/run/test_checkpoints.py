@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmodels.training.mesh import MeshConfig, make_mesh, sharding_of
+from jaxmodels.training.mesh import MeshConfig, make_mesh, parameter_sharding
 from jaxmodels.training.run.checkpoints import Checkpoints, fingerprint
 from jaxmodels.training.step import TrainState
 
@@ -52,18 +52,18 @@ def saved(tmp_path: Path) -> Path:
 
 
 def restore(folder: Path) -> tuple[TrainState | None, list[str]]:
-    said: list[str] = []
-    checkpoints = Checkpoints(folder, keep=2, say=said.append)
+    output: list[str] = []
+    checkpoints = Checkpoints(folder, keep=2, report=output.append)
     try:
-        return checkpoints.restore(abstract(state_at(0))), said
+        return checkpoints.restore(abstract(state_at(0))), output
     finally:
         checkpoints.close()
 
 
 def test_round_trip(saved: Path) -> None:
-    state, said = restore(saved)
+    state, output = restore(saved)
     assert_same(state, state_at(5))
-    assert said == []
+    assert output == []
 
 
 def test_nothing_to_restore(tmp_path: Path) -> None:
@@ -89,15 +89,15 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
         (path for path in (saved / "5").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
     )
     damage(files[-1] if what == "largest" else saved / "5" / what)
-    state, said = restore(saved)
+    state, output = restore(saved)
     if state is not None and int(state.step) == 5:  # a byte that carries no meaning
         assert_same(state, state_at(5))
         return
     assert_same(state, state_at(3))
-    assert said[0].startswith("the checkpoint of step 5 is damaged and not used (")
+    assert output[0].startswith("the checkpoint of step 5 is damaged and not used (")
     assert (saved.parent / "damaged-checkpoints" / "5").is_dir()
-    again, said = restore(saved)
-    assert (int(again.step), said) == (3, [])
+    again, output = restore(saved)
+    assert (int(again.step), output) == (3, [])
 
 
 def test_changed_numbers_are_noticed(saved: Path) -> None:
@@ -114,9 +114,9 @@ def test_changed_numbers_are_noticed(saved: Path) -> None:
             target = saved / "5" / "state" / path.relative_to(saved.parent / "other" / "4" / "state")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    state, said = restore(saved)
+    state, output = restore(saved)
     assert_same(state, state_at(3))
-    assert "fingerprint" in said[0]
+    assert "fingerprint" in output[0]
 
 
 def test_all_damaged(saved: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_place_of_a_damaged_checkpoint_can_be_taken(saved: Path) -> None:
 def test_restoring_onto_other_devices(tmp_path: Path, devices: int) -> None:
     def placed(state: TrainState, count: int) -> TrainState:
         mesh = make_mesh(MeshConfig(data=1, fsdp=count))
-        return jax.tree.map(lambda x: jax.device_put(x, sharding_of(mesh, x.shape)), state)
+        return jax.tree.map(lambda x: jax.device_put(x, parameter_sharding(mesh, x.shape)), state)
 
     source = placed(state_at(7), 8)
     assert len(source.parameters["layer.kernel"].addressable_shards) == 8
@@ -195,6 +195,6 @@ def test_a_full_disk(tmp_path: Path) -> None:
             save_and_wait(checkpoints, state_at(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    state, said = restore(tmp_path / "checkpoints")
+    state, output = restore(tmp_path / "checkpoints")
     assert_same(state, state_at(1))
-    assert said == []
+    assert output == []

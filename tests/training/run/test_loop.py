@@ -18,13 +18,14 @@ from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.run.loop import train
+from jaxmodels.training.run.workdir import Workdir
 from tests.training.toy_task import ToyTask
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ONE = MeshConfig(data=1)
-UNTIMED = ("examples_per_second",)
+UNTIMED = ("examples_per_second", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def experiment(workdir: Path, **changes: Any) -> ToyExperiment:
 
 
 def run(experiment: Experiment) -> tuple[int, str]:
-    """Exit status and everything that was said."""
+    """Exit status and everything that was output."""
     out = StringIO()
     status = train(experiment, preset="toy", console=Console(file=out, width=200))
     return status, out.getvalue()
@@ -66,13 +67,13 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    status, said = run(experiment(workdir))
+    status, output = run(experiment(workdir))
     assert status == 0
-    return workdir, said
+    return workdir, output
 
 
 def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
-    workdir, said = finished
+    workdir, output = finished
     lines = metrics(workdir)
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all(np.isfinite(line["loss"]) for line in lines)
@@ -81,16 +82,21 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
         "README.md",
         "config.json",
         "model.safetensors",
-        "extras.safetensors",
+        "preprocessing.json",
+        "decoder.safetensors",
     }
     results = json.loads((workdir / "results.json").read_text())
     assert results["baselines"] == {"chance": {"accuracy": 0.25}}
     assert results["test"]["accuracy"] == lines[-1]["validation_accuracy"]
     page = (workdir / "report.html").read_text()
-    assert "data:image/png;base64," in page
-    assert "<td>chance</td>" in page
+    assert "<svg" in page
+    for name in ("learning rate", "gradient norm", "examples per second", "training, smoothed"):
+        assert f">{name}</text>" in page
+    assert "jm.from_pretrained(" in page
+    assert "jm.load_preprocessing(" in page
+    assert '<th class="wrap">chance</th>' in page
     assert "--optim.learning-rate" in page
-    assert "test: accuracy" in said
+    assert "test: accuracy" in output
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["11", "12"]
 
 
@@ -131,7 +137,7 @@ def test_going_on_with_other_settings_is_refused(
     finished: tuple[Path, str], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"holds a run with other settings; resume it with the same.*\n  {message}$"
+        ValueError, match=f"holds a run with other settings or data; resume it with the same.*\n  {message}$"
     ):
         run(experiment(finished[0], resume=True, **changes))
 
@@ -151,25 +157,25 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     from jaxmodels.training.run import interrupts
 
     monkeypatch.setattr(interrupts.Interrupts, "requested", lambda self, step: step == 5)
-    status, said = run(experiment(tmp_path / "run"))
+    status, output = run(experiment(tmp_path / "run"))
     assert status == 128 + 15
-    assert "stopped and saved at step 5; go on with --resume" in said
+    assert "stopped and saved at step 5; go on with --resume" in output
     assert not (tmp_path / "run" / "model").exists()
     monkeypatch.undo()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
-    status, said = run(experiment(tmp_path / "run", resume=True))
+    status, output = run(experiment(tmp_path / "run", resume=True))
     assert status == 0
-    assert "going on from the checkpoint of step 5" in said
+    assert "going on from the checkpoint of step 5" in output
     assert metrics(tmp_path / "run") == metrics(finished[0])
     for key, value in weights(finished[0]).items():
         np.testing.assert_array_equal(weights(tmp_path / "run")[key], value, err_msg=key)
 
 
 def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
-    status, said = run(experiment(tmp_path / "run", resume=True, steps=2))
+    status, output = run(experiment(tmp_path / "run", resume=True, steps=2))
     assert status == 0
-    assert "no checkpoint to go on from: beginning" in said
+    assert "no checkpoint to go on from: beginning" in output
 
 
 def test_resuming_a_complete_run_only_evaluates(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -189,23 +195,94 @@ def test_a_run_may_be_made_longer(finished: tuple[Path, str], tmp_path: Path) ->
     assert [line["step"] for line in metrics(tmp_path / "run")][-2:] == [13, 14]
 
 
-def test_not_a_number_stops_the_run(tmp_path: Path) -> None:
-    status, said = run(experiment(tmp_path / "run", poison=33, checkpoint_every=1))
+def test_a_run_is_not_made_shorter(finished: tuple[Path, str]) -> None:
+    with pytest.raises(ValueError, match=r"steps must be at least 12, which the run .* got steps=4"):
+        run(experiment(finished[0], resume=True, steps=4))
+
+
+def test_the_time_of_all_sessions_counts(finished: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    first = json.loads((tmp_path / "run" / "results.json").read_text())["seconds"]
+    run(experiment(tmp_path / "run", resume=True))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["seconds"] == first > 0
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]) == 2
+
+
+def test_batches_of_one_example(tmp_path: Path) -> None:
+    status, _ = run(experiment(tmp_path / "run", batch_size=1, steps=3))
+    assert status == 0
+
+
+def test_a_checkpoint_of_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    """The only step has a finite loss and gradient; what it makes of the parameters overflows."""
+    wild = OptimizerConfig(learning_rate=1e300, warmup_steps=0)
+    status, output = run(experiment(tmp_path / "run", optim=wild, steps=1))
     assert status == 1
-    last = int(said.split("stopped at step ")[1].split(":")[0])
+    assert "stopped after step 1: its update is not finite." in output
+    assert "These parameters are not finite: " in output
+    assert "There is no earlier checkpoint." in output
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+class Refusing(ToyTask):
+    def forward(self, model: Any, batch: Any, rngs: Any) -> Any:
+        raise ValueError("images must be larger")
+
+
+def test_what_the_model_refuses_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyExperiment, "task", lambda self: Refusing())
+    with pytest.raises(ValueError, match="images must be larger"):
+        run(experiment(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxmodels.training.run.program._memory_of_a_device", lambda: 10_000)
+    with pytest.raises(ValueError, match=r"model must fit into memory: .* GiB per device.*; lower the sizes"):
+        run(experiment(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    with Workdir(tmp_path / "run").lock(), pytest.raises(ValueError, match="in use by another run"):
+        run(experiment(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_names_the_file_and_the_checkpoint(
+    tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxmodels.training.run.finish.write_report", full)
+    message = r"report\.html could not be written \(No space .*\); the checkpoint of step 12 is intact; make"
+    with pytest.raises(OSError, match=message):
+        run(experiment(tmp_path / "run", resume=True))
+
+
+def test_not_a_number_stops_the_run(tmp_path: Path) -> None:
+    status, output = run(experiment(tmp_path / "run", poison=33, checkpoint_every=1))
+    assert status == 1
+    last = int(output.split("stopped at step ")[1].split(":")[0])
     assert last > 1
-    assert "The batch itself holds values that are not finite: images." in said
-    assert f"The checkpoint of step {last - 1} is intact." in said
+    assert "The batch itself holds values that are not finite: images." in output
+    assert f"The checkpoint of step {last - 1} is intact." in output
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, last))
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_divergence_names_the_parameters(tmp_path: Path) -> None:
     wild = OptimizerConfig(learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
-    status, said = run(experiment(tmp_path / "run", optim=wild))
+    status, output = run(experiment(tmp_path / "run", optim=wild))
     assert status == 1
-    assert "First bad are the gradients of " in said or "These parameters are not finite: " in said
-    assert "A lower --optim.learning-rate" in said
+    assert "First bad are the gradients of " in output or "These parameters are not finite: " in output
+    assert "A lower --optim.learning-rate" in output
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path, finished: tuple[Path, str]) -> None:
@@ -220,9 +297,9 @@ def test_the_average_is_what_is_saved(tmp_path: Path, finished: tuple[Path, str]
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=4)])
 def test_many_devices(finished: tuple[Path, str], tmp_path: Path, mesh: MeshConfig) -> None:
-    status, said = run(experiment(tmp_path / "run", mesh=mesh))
+    status, output = run(experiment(tmp_path / "run", mesh=mesh))
     assert status == 0
-    assert f"mesh data={mesh.data} fsdp={mesh.fsdp}" in said
+    assert f"mesh data={mesh.data} fsdp={mesh.fsdp}" in output
     for one, other in zip(metrics(tmp_path / "run"), metrics(finished[0]), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
@@ -240,10 +317,10 @@ def test_accumulation_and_rematerialisation_keep_the_losses(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, r"steps must be ≥ 1; got steps=0"),
-        ({"keep": 0}, r"keep must be ≥ 1"),
-        ({"log_every": 0}, r"log_every must be ≥ 1"),
-        ({"seed": -1}, r"seed must be ≥ 0"),
+        ({"steps": 0}, r"steps must be an integer ≥ 1; got steps=0"),
+        ({"keep": 0}, r"keep must be an integer ≥ 1"),
+        ({"log_every": 0}, r"log_every must be an integer ≥ 1"),
+        ({"seed": -1}, r"seed must be an integer ≥ 0"),
         (
             {"attention": "cudnn"},
             r"precision must be 'bfloat16' with attention='cudnn'; got precision='float32'",

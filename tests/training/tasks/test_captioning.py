@@ -15,8 +15,8 @@ from jaxmodels.data.tokens import BOS_ID, PAD_ID, encode
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.training.tasks import captioning
-from jaxmodels.training.tasks.augmentation import EVALUATION_BATCH
 from jaxmodels.training.tasks.captioning import Captioning
+from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
 
 
@@ -95,12 +95,12 @@ def test_batch_holds_whole_captions_with_an_end(task) -> None:
     assert -1 <= batch["images"].min() < -0.9 < 0.9 < batch["images"].max() <= 1
 
 
-def test_pictures_are_moved(task) -> None:
+def test_images_are_moved(task) -> None:
     original = SPLITS.train.images[3] / np.float32(127.5) - 1
     still = Captioning(CONFIG, ENCODER, SPLITS, context=CONTEXT, shift=0)
     np.testing.assert_allclose(still.batch(np.array([3]), generators(1))["images"][0], original, atol=1e-6)
     moved = [task.batch(np.array([3]), [np.random.default_rng(i)])["images"] for i in range(20)]
-    assert len({picture.tobytes() for picture in moved}) > 4
+    assert len({image.tobytes() for image in moved}) > 4
 
 
 def test_loss_is_the_published_one(task, training, forward) -> None:
@@ -141,7 +141,7 @@ def test_losses_are_float32_in_a_bfloat16_model(task) -> None:
 
 
 class Scripted(nnx.Module):
-    """Looks at the first pixel of a picture, takes it for a number, and writes the script of that number."""
+    """Looks at the first pixel of an image, takes it for a number, and writes the script of that number."""
 
     def __init__(self, *scripts: str) -> None:
         self.scripts = jnp.asarray(encode(scripts, CONTEXT))
@@ -156,13 +156,13 @@ class Scripted(nnx.Module):
         return jax.nn.one_hot(jnp.where(follows, script[:, 1:], 64), 258)
 
 
-def pictures(*numbers: int) -> np.ndarray:
+def make_images(*numbers: int) -> np.ndarray:
     return np.array([np.full((8, 8, 3), number) for number in numbers]).astype(np.float32) / 127.5 - 1
 
 
 def test_captions_end_at_the_end_mark(task) -> None:
     caption = jax.jit(task.functions["caption"])
-    ids = caption(Scripted("ox\nrest", "a cow\n", "toolong"), {"images": pictures(1, 0, 2)})
+    ids = caption(Scripted("ox\nrest", "a cow\n", "toolong"), {"images": make_images(1, 0, 2)})
     assert ids.tolist() == encode(["a cow\n", "ox\n", "toolong"], CONTEXT).tolist()
 
 
@@ -224,7 +224,7 @@ def test_baselines(task) -> None:
         "counts of bytes",
         "counts of bytes after the last 2",
         "counts of bytes after the last 6",
-        "nearest training picture",
+        "nearest training image",
     ]
     # Of five captions three are right once, and "bee" twice: (3 · 1/5 + 2 · 2/5) / 5.
     assert baselines["chance"]["image_to_text_recall_at_1"] == pytest.approx(0.28)
@@ -232,16 +232,16 @@ def test_baselines(task) -> None:
     assert baselines["counts of bytes"]["caption_bits_per_byte"] > 3
 
 
-def test_nearest_picture_finds_what_it_has_seen() -> None:
+def test_nearest_image_finds_what_it_has_seen() -> None:
     seen = replace(SPLITS, test=SPLITS.train)
     nearest = Captioning(CONFIG, ENCODER, seen, context=CONTEXT, shift=0).baselines()[
-        "nearest training picture"
+        "nearest training image"
     ]
     assert set(nearest.values()) == {1.0}
     other = CaptionedImages(images=SPLITS.train.images, captions=("bee", "ant", "a cow", "dog", "elk", "fox"))
     mixed_up = replace(SPLITS, test=other)
     nearest = Captioning(CONFIG, ENCODER, mixed_up, context=CONTEXT, shift=0).baselines()[
-        "nearest training picture"
+        "nearest training image"
     ]
     assert nearest["exact_captions"] == pytest.approx(4 / 6)
     assert nearest["image_to_text_recall_at_1"] == pytest.approx(4 / 6)
@@ -250,7 +250,7 @@ def test_nearest_picture_finds_what_it_has_seen() -> None:
 def test_samples_are_figures(task, model, tmp_path) -> None:
     functions = {name: jax.jit(function) for name, function in task.functions.items()}
     samples = task.samples(lambda name, batch: call_numpy(functions[name], model, batch))
-    assert [sample.title for sample in samples] == ["Captions", "Pictures found for a caption"]
+    assert [sample.title for sample in samples] == ["Captions", "Images found for a caption"]
     for sample in samples:
         sample.figure.savefig(tmp_path / "figure.png")  # no warning, whatever an untrained model writes
 
@@ -269,7 +269,7 @@ def test_description_is_json(task) -> None:
     assert described["longest_caption"] == len("a cow")
     changed = replace(SPLITS, train=part(0, "ant", "bee", "a cow", "dog", "elf", "fox"))
     again = Captioning(CONFIG, ENCODER, changed, context=CONTEXT, shift=1).describe()
-    assert again["train_crc32"] != described["train_crc32"]
+    assert again["checksum"] != described["checksum"]
 
 
 @pytest.mark.parametrize(
@@ -290,13 +290,13 @@ def test_description_is_json(task) -> None:
         ),
         ({}, {"context": 1}, r"context must be an integer ≥ 2; got context=1"),
         ({}, {"shift": -1}, r"shift must be an integer ≥ 0; got shift=-1"),
-        ({}, {"shift": 8}, r"shift must be smaller than the pictures' sides, \(8, 8\); got shift=8"),
+        ({}, {"shift": 8}, r"shift must be smaller than the images' sides, \(8, 8\); got shift=8"),
         ({}, {"zoom": True}, r"zoom must be a number in \[0, 1\); got zoom=True"),
         ({}, {"recolor": 2}, r"recolor must be a number in \[0, 1\); got recolor=2"),
         (
             {},
             {"splits": replace(SPLITS, validation=part(1))},
-            r"every split must hold pictures; got none in validation of noise",
+            r"every split must hold images; got none in validation of noise",
         ),
         (
             {},
@@ -305,7 +305,7 @@ def test_description_is_json(task) -> None:
                     SPLITS, test=CaptionedImages(images=np.zeros((1, 8, 4, 3), np.uint8), captions=("x",))
                 )
             },
-            r"all pictures must have one shape; got \(8, 4, 3\) in test, \(8, 8, 3\) in train of noise",
+            r"all images must have one shape; got \(8, 4, 3\) in test, \(8, 8, 3\) in train of noise",
         ),
         (
             {},
@@ -320,7 +320,7 @@ def test_wrong_arguments(sizes, arguments, message) -> None:
         Captioning(MaMMUTConfig(**SIZES | sizes), **given)
 
 
-def test_grey_pictures_need_no_other_configuration() -> None:
+def test_grey_images_need_no_other_configuration() -> None:
     grey = replace(
         SPLITS,
         **{

@@ -12,9 +12,10 @@ import pytest
 from flax import nnx
 
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
-from jaxmodels.training.tasks.augmentation import moved, scaled
+from jaxmodels.training.tasks.augmentation import shift_images
 from jaxmodels.training.tasks.classification import Classification
 
 
@@ -51,7 +52,7 @@ NAMES = ("red", "green", "blue")
 
 
 def part(n: int, seed: int, shape: tuple[int, int, int] = (8, 8, 3)) -> LabelledImages:
-    """Noise; a picture of class i is brighter in column i."""
+    """Noise; an image of class i is brighter in column i."""
     labels = (np.arange(n) % 3).astype(np.int32)
     images = np.random.default_rng(seed).integers(0, 100, (n, *shape), np.uint8)
     images[np.arange(n), :, labels] += 150
@@ -116,9 +117,10 @@ def test_models_are_those_of_the_configuration(scalable, routed):
     assert type(routed[1]) is ConditionalRoutedViT
     for task, model, _ in (scalable, routed):
         assert model.config == task.config
-        published, beside = task.export(model)
-        assert published is model
-        assert beside == {}
+        exported = task.export(model)
+        assert exported.model is model
+        assert exported.decoder is None
+        assert exported.preprocessing.class_names == ("red", "green", "blue")
 
 
 def test_batch():
@@ -128,12 +130,12 @@ def test_batch():
     batch = task.batch(indices, generators(4))
 
     assert batch["images"].dtype == np.float32
-    expected = moved(task.splits.train.images[indices], generators(4), shift=2, flip=True)
-    np.testing.assert_array_equal(batch["images"], scaled(expected))
+    expected = shift_images(task.splits.train.images[indices], generators(4), shift=2, flip=True)
+    np.testing.assert_array_equal(batch["images"], scale_pixels(expected))
     assert not np.array_equal(batch["images"][1], batch["images"][2]), "one example, two generators"
     np.testing.assert_array_equal(batch["labels"], task.splits.train.labels[indices])
     still = task_of(SCALABLE, shift=0).batch(indices, generators(4))
-    np.testing.assert_array_equal(still["images"], scaled(task.splits.train.images[indices]))
+    np.testing.assert_array_equal(still["images"], scale_pixels(task.splits.train.images[indices]))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -207,7 +209,7 @@ def test_evaluation(split):
 
 def test_evaluation_runs_the_model(scalable):
     task, model, call = scalable
-    logits = nnx.jit(type(model).__call__)(model, scaled(task.splits.test.images))
+    logits = nnx.jit(type(model).__call__)(model, scale_pixels(task.splits.test.images))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, task.splits.test.labels)
 
     assert task.evaluate(call, "test")["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
@@ -215,7 +217,7 @@ def test_evaluation_runs_the_model(scalable):
 
 def test_routing_marks_the_selected_patches(routed):
     task, model, call = routed
-    images = scaled(task.splits.test.images)
+    images = scale_pixels(task.splits.test.images)
 
     masks = call("routing", {"images": images})
 
@@ -239,7 +241,7 @@ def test_routing_marks_the_selected_patches(routed):
 def test_a_router_that_is_off_selects_all():
     task = task_of(replace(ROUTED, depth=1, ff_num_heavy_tokens=16))
 
-    masks = caller(task, fresh(task))("routing", {"images": scaled(task.splits.test.images)})
+    masks = caller(task, fresh(task))("routing", {"images": scale_pixels(task.splits.test.images)})
 
     assert masks["feed-forward"].all()
     assert not masks["attention"].all()
@@ -277,10 +279,13 @@ def test_baselines():
 
 
 def test_description_is_json():
-    described = task_of(SCALABLE, data(skipped=("a.png: no picture",)), flip=True).describe()
+    described = json.loads(
+        json.dumps(task_of(SCALABLE, data(skipped=("a.png: no image",)), flip=True).describe())
+    )
 
-    assert json.loads(json.dumps(described)) == {
-        "data": "noise",
+    assert len(described.pop("checksum")) == 32
+    assert described == {
+        "source": "noise",
         "train": 12,
         "validation": 4,
         "test": 10,
@@ -307,7 +312,7 @@ EMPTY = LabelledImages(images=np.zeros((0, 8, 8, 3), np.uint8), labels=np.zeros(
             {},
             r"at least 2 classes; got \['red'\] in noise",
         ),
-        (SCALABLE, {"test": EMPTY}, {}, r"every split must hold pictures; got none in test of noise"),
+        (SCALABLE, {"test": EMPTY}, {}, r"every split must hold images; got none in test of noise"),
         (
             SCALABLE,
             {"validation": part(2, 0, (8, 9, 3))},
@@ -319,7 +324,7 @@ EMPTY = LabelledImages(images=np.zeros((0, 8, 8, 3), np.uint8), labels=np.zeros(
             SCALABLE,
             {},
             {"shift": 8},
-            r"shift must be smaller than the pictures' sides, \(8, 8\); got shift=8",
+            r"shift must be smaller than the images' sides, \(8, 8\); got shift=8",
         ),
         (SCALABLE, {}, {"zoom": 1.0}, r"zoom must be a number in \[0, 1\); got zoom=1\.0"),
         (SCALABLE, {}, {"recolor": -0.1}, r"recolor must be a number in \[0, 1\); got recolor=-0\.1"),

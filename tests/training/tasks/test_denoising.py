@@ -12,8 +12,8 @@ from flax import nnx
 
 from jaxmodels import Glom, GlomConfig, load_state_dict, to_state_dict
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
+from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.nn import Linear
-from jaxmodels.training.tasks.augmentation import scaled
 from jaxmodels.training.tasks.denoising import Denoiser, Denoising, probe_grid
 
 
@@ -21,7 +21,7 @@ CONFIG = GlomConfig(dim=8, levels=2, image_size=64, patch_size=4)
 
 
 def part(n: int, seed: int, shape: tuple[int, int, int] = (8, 8, 3)) -> LabelledImages:
-    """Blocks of one colour; dark pictures and bright ones."""
+    """Blocks of one colour; dark images and bright ones."""
     labels = (np.arange(n) % 2).astype(np.int32)
     blocks = np.random.default_rng(seed).integers(
         0, 100, (n, shape[0] // 4, shape[1] // 4, shape[2]), np.uint8
@@ -118,13 +118,13 @@ def test_the_size_is_that_of_the_data():
     assert task_of(splits).config == GlomConfig(dim=8, levels=2, image_size=12, patch_size=4)
 
 
-def test_grey_pictures_have_three_channels():
+def test_grey_images_have_three_channels():
     shape = (8, 8, 1)
     task = task_of(data(train=part(6, 0, shape), validation=part(3, 1, shape), test=part(3, 2, shape)))
 
     clean = task.batch(np.arange(6), generators(6))["clean"]
 
-    np.testing.assert_array_equal(clean, np.repeat(scaled(part(6, 0, shape).images), 3, axis=-1))
+    np.testing.assert_array_equal(clean, np.repeat(scale_pixels(part(6, 0, shape).images), 3, axis=-1))
 
 
 def test_batch(task):
@@ -132,7 +132,7 @@ def test_batch(task):
 
     batch = task.batch(indices, generators(3))
 
-    np.testing.assert_array_equal(batch["clean"], scaled(task.splits.train.images[indices]))
+    np.testing.assert_array_equal(batch["clean"], scale_pixels(task.splits.train.images[indices]))
     noise = batch["noised"] - batch["clean"]
     assert not np.array_equal(noise[1], noise[2]), "one example, two generators"
     again = task.batch(indices[1:], generators(3)[1:])
@@ -164,10 +164,10 @@ def test_evaluation(task):
     metrics = task.evaluate(call, "test")
 
     baselines = task.baselines()
-    assert metrics == {"psnr": baselines["noised pictures"]["psnr"], "probe_top1": 1.0, "probe_top5": 1.0}
+    assert metrics == {"psnr": baselines["noised images"]["psnr"], "probe_top1": 1.0, "probe_top5": 1.0}
     assert task.evaluate(call, "test") == metrics, "the same noise every time"
     assert list(task.evaluate(call, "validation")) == ["psnr"]
-    assert baselines["7×7 linear filter"]["psnr"] > baselines["noised pictures"]["psnr"] + 2
+    assert baselines["7×7 linear filter"]["psnr"] > baselines["noised images"]["psnr"] + 2
     assert baselines["majority (pixels)"] == {"probe_top1": 0.5, "probe_top5": 1.0}
     assert {"5 nearest neighbours (pixels)", "logistic regression (pixels)"} < set(baselines)
 
@@ -180,11 +180,11 @@ def test_one_class_has_no_probe():
     task = task_of(data(class_names=("all",), **alone))
 
     assert list(task.evaluate(lambda name, batch: batch["noised"], "test")) == ["psnr"]
-    assert list(task.baselines()) == ["noised pictures", "7×7 linear filter"]
+    assert list(task.baselines()) == ["noised images", "7×7 linear filter"]
 
 
 def test_functions(task, model, call):
-    images = scaled(task.splits.test.images)
+    images = scale_pixels(task.splits.test.images)
     states = np.asarray(nnx.jit(lambda model: model.glom(images, return_all=True))(model))  # t b n l d
 
     np.testing.assert_allclose(call("states", {"images": images}), states.swapaxes(0, 1), atol=1e-6)
@@ -213,15 +213,17 @@ def test_samples(task, call):
         assert sample.caption
         sample.figure.canvas.draw()
     titles = [axes.get_title() for axes in samples[1].figure.axes]
-    assert len(titles) == 2 * (1 + 5), "two levels; the picture and five states"
+    assert len(titles) == 2 * (1 + 5), "two levels; the image and five states"
     assert [title.split("\n")[0] for title in titles[:6]] == ["level 2", *(f"step {i}" for i in range(5))]
     assert titles[6] == "level 1"
 
 
 def test_export(task, model):
-    glom, beside = task.export(model)
+    exported = task.export(model)
+    beside = exported.decoder
 
-    assert type(glom) is Glom
+    assert type(exported.model) is Glom
+    assert exported.preprocessing.images.channels == 3
     assert set(beside) == {"decoder.kernel", "decoder.bias"}
     np.testing.assert_array_equal(beside["decoder.kernel"], model.decoder.kernel[...])
     assert beside["decoder.kernel"].shape == (8, 48)
@@ -243,10 +245,10 @@ EMPTY = LabelledImages(images=np.zeros((0, 8, 8, 3), np.uint8), labels=np.zeros(
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"train": EMPTY}, {}, r"every split must hold pictures; got none in train of blocks"),
+        ({"train": EMPTY}, {}, r"every split must hold images; got none in train of blocks"),
         ({}, {"noise": 0}, r"noise must be a finite number > 0; got noise=0"),
         ({}, {"noise": float("nan")}, r"noise must be a finite number > 0; got noise=nan"),
-        ({}, {"shift": 8}, r"shift must be smaller than the pictures' sides, \(8, 8\); got shift=8"),
+        ({}, {"shift": 8}, r"shift must be smaller than the images' sides, \(8, 8\); got shift=8"),
         (
             {},
             {"config": GlomConfig(dim=8, levels=2, image_size=9, patch_size=3)},

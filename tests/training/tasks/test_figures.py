@@ -1,11 +1,14 @@
 """Figures: what they compute before they draw."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jaxmodels.training.tasks.figures.images import (
     OUTLINE,
     confusion_figure,
+    drawable,
     neighbour_cosine,
     outlined,
     prediction_figure,
@@ -70,3 +73,20 @@ def test_large_confusion_matrices_are_not_labelled(classes, names, counts):
     assert sum("class" in label.get_text() for label in axes.get_xticklabels()) == names
     assert len(axes.texts) == counts
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", [r"$\foo$", "$x", "caf\udce9", "猫", "a\nb"])
+def test_names_of_classes_are_text(name: str, tmp_path: Path) -> None:
+    """Names of folders: neither formulas nor always UTF-8."""
+    names = (name, "b")
+    figures = {
+        "confusion": confusion_figure(np.array([[3, 1], [0, 4]]), names),
+        "predictions": prediction_figure(
+            np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), np.eye(2), names
+        ),
+    }
+    for title, figure in figures.items():
+        for ending in ("png", "svg"):
+            figure.savefig(tmp_path / f"{title}.{ending}")
+    assert drawable(r"$\foo$") == r"$\foo$"
+    assert drawable("caf\udce9 猫") == "caf· ·"

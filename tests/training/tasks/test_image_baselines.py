@@ -1,4 +1,4 @@
-"""What models for pictures have to beat, each on data whose answer is known."""
+"""What models for images have to beat, each on data whose answer is known."""
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ def test_the_penalty_is_chosen_on_the_validation_data(monkeypatch):
     assert np.abs(fits[-1]["kernel"]).max() > 1
 
 
-def test_large_pictures_are_reduced(monkeypatch):
+def test_large_images_are_reduced(monkeypatch):
     random = np.random.default_rng(0)
 
     def part(n: int) -> LabelledImages:
@@ -149,7 +149,7 @@ def test_linear_filter_recovers_a_linear_map():
     np.testing.assert_allclose(fitted(noised), clean, atol=1e-3)
 
 
-def test_linear_filter_of_pictures_of_one_colour_is_finite():
+def test_linear_filter_of_images_of_one_colour_is_finite():
     flat = np.full((2, 8, 8, 3), -1, np.float32)
 
     assert LinearFilter(flat, flat)(flat) == pytest.approx(flat, abs=1e-3)

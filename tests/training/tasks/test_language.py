@@ -36,9 +36,9 @@ SPLITS = TextSplits(
     validation=ALPHABET[:64],
     test=b"to be or not to be that is the question",
 )
-# Six records of twelve bytes: pictures of two by two pixels.
+# Six records of twelve bytes: images of two by two pixels.
 RECORDS = TextSplits(
-    source="pictures", train=bytes(range(72)), validation=bytes(12), test=bytes(range(72)), row=N
+    source="images", train=bytes(range(72)), validation=bytes(12), test=bytes(range(72)), row=N
 )
 
 
@@ -243,7 +243,7 @@ def test_samples_continue_the_test_text(task, call) -> None:
     assert sample.figure is None
 
 
-def test_samples_of_records_are_pictures(model) -> None:
+def test_samples_of_records_are_images(model) -> None:
     task = LanguageModelling(CONFIG, RECORDS)
     generate = jax.jit(task.functions["generate"])
     (sample,) = task.samples(lambda name, batch: np.asarray(generate(model, batch)))
@@ -266,15 +266,15 @@ def test_shown_text_has_no_control_characters() -> None:
 @pytest.mark.parametrize(
     ("row", "shape"), [(3072, (32, 32, 3)), (784, (28, 28, 1)), (12, (2, 2, 3)), (10, None), (None, None)]
 )
-def test_records_that_are_pictures(row, shape) -> None:
-    assert language.picture_shape(row) == shape
+def test_records_that_are_images(row, shape) -> None:
+    assert language.image_shape(row) == shape
 
 
 def test_description_is_json(task) -> None:
     described = json.loads(json.dumps(task.describe()))
     assert described["train_bytes"] == len(ALPHABET)
     changed = TextSplits(source="letters", train=ALPHABET[::-1], validation=b"ab", test=b"ab")
-    assert LanguageModelling(CONFIG, changed).describe()["train_crc32"] != described["train_crc32"]
+    assert LanguageModelling(CONFIG, changed).describe()["checksum"] != described["checksum"]
     assert LanguageModelling(CONFIG, RECORDS).describe()["record_bytes"] == N
 
 

@@ -8,7 +8,7 @@ from jaxmodels.training.tasks import retrieval
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 
-def pictures(*shades: int, side: int = 2) -> np.ndarray:
+def make_images(*shades: int, side: int = 2) -> np.ndarray:
     return np.array([np.full((side, side, 3), shade, np.uint8) for shade in shades])
 
 
@@ -16,22 +16,22 @@ def as_lists(answers) -> list[list[int]]:
     return [answer.tolist() for answer in answers]
 
 
-def test_equal_pictures_and_equal_captions_share_their_answers() -> None:
-    images = pictures(1, 2, 1, 3)
+def test_equal_images_and_equal_captions_share_their_answers() -> None:
+    images = make_images(1, 2, 1, 3)
     captions = ["artist", "dog", "man artist", "dog"]
 
-    right_captions, right_pictures = right_answers(images, captions)
+    right_captions, right_images = right_answers(images, captions)
 
     assert as_lists(right_captions) == [[0, 2], [1, 3], [0, 2], [1, 3]]
-    assert as_lists(right_pictures) == [[0, 2], [1, 3], [0, 2], [1, 3]]
+    assert as_lists(right_images) == [[0, 2], [1, 3], [0, 2], [1, 3]]
 
 
-def test_answers_go_over_one_picture_only() -> None:
+def test_answers_go_over_one_image_only() -> None:
     # "b" is drawn like "a" once and like "c" once; that does not make "a" right for the drawing of "c".
-    right_captions, right_pictures = right_answers(pictures(1, 1, 2, 2), ["a", "b", "b", "c"])
+    right_captions, right_images = right_answers(make_images(1, 1, 2, 2), ["a", "b", "b", "c"])
 
     assert as_lists(right_captions) == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [1, 2, 3]]
-    assert as_lists(right_pictures) == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [2, 3]]
+    assert as_lists(right_images) == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [2, 3]]
 
 
 def test_recall_counts_the_wrong_ones_before_the_best_right_one(monkeypatch) -> None:
@@ -83,21 +83,21 @@ def test_chance_is_the_share_of_orders() -> None:
 @pytest.mark.parametrize("side", [2, 64])
 def test_nearest_pixels(side) -> None:
     train = CaptionedImages(
-        images=pictures(10, 50, 90, 200, side=side), captions=("ant", "bee", "ant", "only here")
+        images=make_images(10, 50, 90, 200, side=side), captions=("ant", "bee", "ant", "only here")
     )
 
     nearest, scores = pixel_neighbours(
-        train, pictures(60, 190, 12, side=side), ["bee", "ant", "unseen", "bee"]
+        train, make_images(60, 190, 12, side=side), ["bee", "ant", "unseen", "bee"]
     )
 
     assert nearest.tolist() == [1, 3, 0]
-    numbers = 3 * min(side, 32) ** 2  # larger pictures are compared at 32 pixels a side
+    numbers = 3 * min(side, 32) ** 2  # larger images are compared at 32 pixels a side
     assert scores[0].tolist() == [-(10.0**2) * numbers, -(30.0**2) * numbers, -np.inf, -(10.0**2) * numbers]
     assert scores[2, 1] == -(2.0**2) * numbers
 
 
 def test_nearest_pixels_when_no_caption_was_seen() -> None:
-    train = CaptionedImages(images=pictures(10, 50), captions=("ant", "bee"))
-    nearest, scores = pixel_neighbours(train, pictures(49), ["cow"])
+    train = CaptionedImages(images=make_images(10, 50), captions=("ant", "bee"))
+    nearest, scores = pixel_neighbours(train, make_images(49), ["cow"])
     assert nearest.tolist() == [1]
     assert scores.tolist() == [[-np.inf]]

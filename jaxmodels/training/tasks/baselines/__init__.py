@@ -1,1 +1,1 @@
-"""What each task has to beat: simple methods that learn nothing deep."""
+"""Simple methods that a trained model has to beat."""

@@ -1,4 +1,4 @@
-"""What a model of bytes has to beat: compressors, and counts of what follows what.
+"""Baselines of the byte tasks: compressors, and counts of which byte follows which.
 
 All results are bits per byte.
 """

@@ -1,4 +1,4 @@
-"""What models for pictures have to beat: majority, nearest neighbours, logistic regression, a linear filter.
+"""Baselines of the image tasks: majority, nearest neighbours, logistic regression, a linear filter.
 
 Classifiers return the share of test examples whose class is the best guess (`top1`) and among the five best
 guesses (`top5`). Nothing here is random.
@@ -19,8 +19,8 @@ from jaxmodels.losses import mean_cross_entropy
 
 PENALTIES = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # each fit starts where the one before ended
 STEPS = 50  # of L-BFGS, for each of them
-PIXELS = 32  # a side: classifiers of pixels see box means of larger pictures
-NUMBERS_AT_A_TIME = 16_000_000  # how many float32 numbers a block of pictures or of distances may hold
+PIXELS = 32  # a side: classifiers of pixels see box means of larger images
+NUMBERS_AT_A_TIME = 16_000_000  # how many float32 numbers a block of images or of distances may hold
 
 
 def accuracies(scores: Num[np.ndarray, "m classes"], labels: Int[np.ndarray, " m"]) -> dict[str, float]:
@@ -50,7 +50,7 @@ def classify_pixels(splits: LabelledSplits) -> dict[str, dict[str, float]]:
 
 
 def majority(train_y: Int[np.ndarray, " n"], test_y: Int[np.ndarray, " m"]) -> dict[str, float]:
-    """Guesses the classes in the order of their frequency, whatever the picture."""
+    """Guesses the classes in the order of their frequency, whatever the image."""
     frequency = np.bincount(train_y, minlength=1 + test_y.max())
     return accuracies(np.tile(frequency, (len(test_y), 1)), test_y)
 
@@ -167,7 +167,7 @@ class LinearFilter:
     Fitted by least squares; borders are continued.
 
     Args:
-      noised, clean: the pictures to fit it to.
+      noised, clean: the images to fit it to.
       radius: of the square that is looked at, beside the pixel itself.
     """
 
@@ -181,26 +181,26 @@ class LinearFilter:
         self.radius = radius
         size = clean.shape[-1] * (2 * radius + 1) ** 2 + 1
         squares, products = np.zeros((size, size)), np.zeros((size, clean.shape[-1]))
-        for picture, target in zip(noised, clean, strict=True):
-            x = self._surroundings(picture)
+        for image, target in zip(noised, clean, strict=True):
+            x = self._surroundings(image)
             squares += x.T @ x
             products += x.T @ target.reshape(len(x), -1)
-        ridge = 1e-6 * np.trace(squares) / size * np.eye(size)  # pictures of one colour leave it undetermined
+        ridge = 1e-6 * np.trace(squares) / size * np.eye(size)  # images of one colour leave it undetermined
         self.weights = np.linalg.solve(squares + ridge, products).astype(np.float32)
 
     def __call__(
         self, noised: Float32[np.ndarray, "n height width c"]
     ) -> Float32[np.ndarray, "n height width c"]:
-        """The cleaned pictures."""
+        """The cleaned images."""
         cleaned = np.empty_like(noised)
-        for i, picture in enumerate(noised):
-            cleaned[i] = (self._surroundings(picture) @ self.weights).reshape(picture.shape)
+        for i, image in enumerate(noised):
+            cleaned[i] = (self._surroundings(image) @ self.weights).reshape(image.shape)
         return cleaned
 
-    def _surroundings(self, picture: Float32[np.ndarray, "height width c"]) -> Float32[np.ndarray, "p f"]:
+    def _surroundings(self, image: Float32[np.ndarray, "height width c"]) -> Float32[np.ndarray, "p f"]:
         """The pixels around every pixel, and a 1."""
-        r, (height, width, _) = self.radius, picture.shape
-        padded = np.pad(picture, ((r, r), (r, r), (0, 0)), mode="edge")
+        r, (height, width, _) = self.radius, image.shape
+        padded = np.pad(image, ((r, r), (r, r), (0, 0)), mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * r + 1, 2 * r + 1), axis=(0, 1))
         windows = windows.reshape(height * width, -1)
         return np.concatenate([windows, np.ones((len(windows), 1), np.float32)], axis=1)

@@ -1,4 +1,4 @@
-"""Figures of captioning and retrieval. Shapes: n pictures, uint8, with 1 or 3 channels; q captions."""
+"""Figures of captioning and retrieval. Shapes: n images, uint8, with 1 or 3 channels; q captions."""
 
 import math
 import textwrap
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, show
+from jaxmodels import pages
+from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, drawable, show
 
 
 def caption_figure(
@@ -19,7 +19,7 @@ def caption_figure(
     right: Sequence[Sequence[str]],
     columns: int = 6,
 ) -> Figure:
-    """Pictures below the caption that the model made, above a right one where that is wrong."""
+    """Images below the caption that the model made, above a right one where that is wrong."""
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.65 * columns, 2.05 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -36,7 +36,9 @@ def caption_figure(
             parse_math=False,
         )
         if not is_right:
-            axes.set_xlabel(_lines(answers[0], 22), fontsize=8, color="#555555", labelpad=3, parse_math=False)
+            axes.set_xlabel(
+                _lines(answers[0], 22), fontsize=8, color=pages.MUTED, labelpad=3, parse_math=False
+            )
     return figure
 
 
@@ -45,30 +47,27 @@ def retrieval_figure(
     images: UInt8[np.ndarray, "q n height width c"],
     hits: Bool[np.ndarray, "q n"],
 ) -> Figure:
-    """For each caption a line of pictures, the best first; the right ones are framed."""
+    """For each caption a line of images, the best first; the right ones are framed."""
     count = images.shape[1]
     figure = Figure(figsize=(2.1 + 1.05 * count, 1.08 * len(captions)), layout="constrained")
     grid = figure.subplots(
         len(captions), 1 + count, squeeze=False, gridspec_kw={"width_ratios": [2, *[1] * count]}
     )
-    for line, caption, pictures, right in zip(grid, captions, images, hits, strict=True):
+    for line, caption, found, right in zip(grid, captions, images, hits, strict=True):
         line[0].axis("off")
         line[0].text(1, 0.5, _lines(caption, 26), ha="right", va="center", fontsize=9, parse_math=False)
-        for axes, picture, hit in zip(line[1:], pictures, right, strict=True):
-            framed(axes, picture, RIGHT if hit else None)
+        for axes, image, hit in zip(line[1:], found, right, strict=True):
+            framed(axes, image, RIGHT if hit else None)
     return figure
 
 
 def framed(axes: Axes, image: UInt8[np.ndarray, "height width c"], color: str | None) -> None:
-    """A picture without ticks, in a frame of this colour or a faint one."""
+    """An image without ticks, in a frame of this colour or a faint one."""
     show(axes, image)
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=color or "#e4e4e4", linewidth=3 if color else 0.8)
+    axes.spines[:].set(color=color or pages.LINE, linewidth=3 if color else 0.8)
 
 
 def _lines(text: str, width: int) -> str:
-    font = get_font(findfont(FontProperties()))
-    # matplotlib warns of the sign for undecodable bytes even where the font has it.
-    drawable = "".join(c if font.get_char_index(ord(c)) and c != "\ufffd" else "·" for c in text)
-    return "\n".join(textwrap.wrap(drawable, width, max_lines=3, placeholder=" …"))
+    return "\n".join(textwrap.wrap(drawable(text), width, max_lines=3, placeholder=" …"))

@@ -1,19 +1,43 @@
-"""Figures of what the models for pictures do. Shapes: n pictures, uint8, with 1 or 3 channels."""
+"""Figures of what image models do. Shapes: n images, uint8, with 1 or 3 channels."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
 
-from jaxmodels.training.tasks.augmentation import psnr, unscaled
+from jaxmodels import pages
+from jaxmodels.data.preprocessing import unscale_pixels
+from jaxmodels.training.tasks.psnr import psnr
 
 
-RIGHT, WRONG = "#1a7f37", "#c62828"
+RIGHT, WRONG = pages.GOOD, pages.BAD
 OUTLINE = (230, 81, 0)
 MOST_COUNTS, MOST_NAMES = 20, 40  # classes up to which a confusion matrix has room for counts, for names
+
+
+def input_figure(rows: Mapping[str, Float[np.ndarray, "n height width c"]]) -> Figure:
+    """What the model sees in training: images between -1 and 1 (columns), of one kind or several (rows)."""
+    first = next(iter(rows.values()))
+    figure = Figure(
+        figsize=(1.15 * len(first) + 0.8 * (len(rows) > 1), 1.2 * len(rows)), layout="constrained"
+    )
+    grid = figure.subplots(len(rows), len(first), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        if len(rows) > 1:
+            _label_row(line[0], name)
+        for axes, image in zip(line, images, strict=True):
+            show(axes, unscale_pixels(image))
+    return figure
+
+
+def _label_row(axes: Axes, name: str) -> None:
+    axes.text(-0.12, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=9)
 
 
 def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence[str]) -> Figure:
@@ -23,20 +47,33 @@ def confusion_figure(counts: Int[np.ndarray, "classes classes"], names: Sequence
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= MOST_COUNTS:
+        _shade_cells(axes, shares)
+    else:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("best guess")
     axes.set_ylabel("class")
     if classes <= MOST_NAMES:
         totals = [f"{name} ({count})" for name, count in zip(names, counts.sum(axis=1), strict=True)]
-        axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(range(classes), totals, fontsize=8)
+        across: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(classes), [*map(drawable, names)], fontsize=8, parse_math=False, **across)
+        axes.set_yticks(range(classes), [*map(drawable, totals)], fontsize=8, parse_math=False)
     if classes <= MOST_COUNTS:
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8)
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _shade_cells(axes: Axes, shares: Float[np.ndarray, "rows columns"]) -> None:
+    """Cells in the page's colour, the darker the larger; the text on them stays readable in both themes."""
+    for (row, column), share in np.ndenumerate(shares):
+        axes.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, color=pages.JAX, alpha=0.5 * float(share), linewidth=0)
+        )
+    rows, columns = shares.shape
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
 
 
 def prediction_figure(
@@ -46,7 +83,7 @@ def prediction_figure(
     names: Sequence[str],
     columns: int = 7,
 ) -> Figure:
-    """Pictures with the best guess, its probability, and where it is wrong the class."""
+    """Images with the best guess, its probability, and where it is wrong the class."""
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     rows = math.ceil(len(images) / columns)
@@ -59,14 +96,14 @@ def prediction_figure(
         show(axes, image)
         right = guess == label
         title = f"{names[guess]} {row[guess]:.0%}" + ("" if right else f"\nis {names[label]}")
-        axes.set_title(title, fontsize=8, color=RIGHT if right else WRONG, pad=3)
+        axes.set_title(drawable(title), fontsize=8, color=RIGHT if right else WRONG, pad=3, parse_math=False)
     return figure
 
 
 def routing_figure(
     images: UInt8[np.ndarray, "n height width c"], masks: Mapping[str, Bool[np.ndarray, "n layers h w"]]
 ) -> Figure:
-    """Pictures (rows) and the patches that every router selects (columns)."""
+    """Images (rows) and the patches that every router selects (columns)."""
     layers = next(iter(masks.values())).shape[1]
     columns = 1 + len(masks) * layers
     figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.4), layout="constrained")
@@ -83,14 +120,14 @@ def routing_figure(
 
 
 def reconstruction_figure(rows: Mapping[str, Float[np.ndarray, "n height width c"]]) -> Figure:
-    """Pictures between -1 and 1 (columns) in several versions (rows); the first version is the true one."""
+    """Images between -1 and 1 (columns) in several versions (rows); the first version is the true one."""
     truth = next(iter(rows.values()))
     figure = Figure(figsize=(1.3 * len(truth) + 1.2, 1.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(truth), squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
-        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+        _label_row(line[0], name)
         for axes, image, clean in zip(line, images, truth, strict=True):
-            show(axes, unscaled(image))
+            show(axes, unscale_pixels(image))
             if images is not truth:
                 axes.set_title(f"{psnr(image, clean):.1f} dB", fontsize=8, pad=2)
     return figure
@@ -146,7 +183,7 @@ def neighbour_cosine(states: Float[np.ndarray, "h w d"]) -> float:
 def outlined(
     image: UInt8[np.ndarray, "height width c"], mask: Bool[np.ndarray, "h w"], scale: int = 4
 ) -> UInt8[np.ndarray, "x y 3"]:
-    """The picture, enlarged, with the patches outside of the mask faded and those inside outlined."""
+    """The image, enlarged, with the patches outside of the mask faded and those inside outlined."""
     p1, p2 = (scale * side // patches for side, patches in zip(image.shape, mask.shape, strict=False))
     pixels = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, axis=0).repeat(scale, axis=1)
     inside = np.kron(mask, np.ones((p1, p2), bool))
@@ -156,7 +193,14 @@ def outlined(
     return np.where((inside & ~interior)[..., None], OUTLINE, faded).astype(np.uint8)
 
 
+def drawable(text: str) -> str:
+    """The text with a dot for every character that the font lacks; matplotlib warns of those, or fails."""
+    font = get_font(findfont(FontProperties()))
+    # It also warns of the sign for undecodable bytes, even where the font has it.
+    return "".join(c if c == "\n" or (font.get_char_index(ord(c)) and c != "\ufffd") else "·" for c in text)
+
+
 def show(axes: Axes, image: np.ndarray) -> None:
-    """A picture without axes; one channel is drawn in grey."""
+    """An image without axes; one channel is drawn in grey."""
     axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
     axes.axis("off")

@@ -1,0 +1,177 @@
+"""What the command line answers before JAX is there, and how it words what is wrong."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxmodels.__main__ as program
+from jaxmodels.command_line import completion_script, require_name
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
+    given = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    return subprocess.run(
+        [sys.executable, "-m", "jaxmodels", *arguments],
+        cwd=ROOT,
+        env=given,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status, without a process of its own."""
+    monkeypatch.setattr(sys, "argv", ["jaxmodels", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    return stopped.value.code or 0
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(monkeypatch, "--version") == 0
+    assert "jax 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian", "glom-emoji"), "there is no command 'trian'; did you mean train?"),
+        (("x",), "there is no command 'x'; known: compare, train, convert, demo, completion"),
+        (("train", "glom-emjoi"), "there is no preset 'glom-emjoi'; did you mean glom-emoji?"),
+        (("compare", "scalable-vti"), "there is no model 'scalable_vti'; did you mean scalable_vit?"),
+        (("train", "glom-emoji", "--workdir", ""), "--workdir must not be empty"),
+    ],
+)
+def test_near_misses(
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.startswith(f"jaxmodels: {message}")
+
+
+def test_models_may_be_spelled_as_in_the_presets() -> None:
+    words = ["scalable-vit", "GLOM", "--output", "scalable-vit", "--dtype=float64"]
+    assert program._model_names(words) == [
+        "scalable_vit",
+        "glom",
+        "--output",
+        "scalable-vit",
+        "--dtype=float64",
+    ]
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert main(monkeypatch, "--help") == 0
+    assert "compare" in capsys.readouterr().out
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_pytorch_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("jaxmodels.compare")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(monkeypatch, "compare", "glom") == 2
+    assert "pip install -e '.[torch]' in a checkout" in capsys.readouterr().err
+
+
+def test_a_console_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(monkeypatch, "train", "猫") == 2
+    sys.stderr.flush()
+    assert raw.getvalue().startswith(b"jaxmodels: there is no preset '?'")
+
+
+def test_nothing_heavy_is_imported_before_the_first_line() -> None:
+    """JAX takes seconds to import, more on a busy machine."""
+    code = (
+        "import sys, jaxmodels.__main__; heavy = {'jax', 'flax', 'numpy', 'matplotlib'} & sys.modules.keys(); "
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_something_is_printed_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jaxmodels.training import command
+
+    def train(arguments: list[str]) -> int:
+        assert capsys.readouterr().out == "jaxmodels train glom-emoji: starting JAX\n"
+        return 7
+
+    monkeypatch.setattr(command, "run", train)
+    assert main(monkeypatch, "train", "glom-emoji", "--workdir", "run") == 7
+
+
+def complete(script: str, *words: str) -> list[str]:
+    """What bash offers for the last of the words."""
+    listed = " ".join(f"'{word}'" for word in words)
+    code = f"{script}\nCOMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; _jaxmodels; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", code], text=True, capture_output=True, check=True)
+    return done.stdout.split()
+
+
+def test_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from jaxmodels.training import PRESETS
+
+    assert main(monkeypatch, "completion", "bash") == 0
+    script = capsys.readouterr().out
+    assert main(monkeypatch, "--tyro-print-completion", "bash") == 0
+    assert capsys.readouterr().out == script
+    assert complete(script, "jaxmodels", "") == [*program.COMMANDS, "--help", "--version"]
+    assert complete(script, "jaxmodels", "train", "") == [*PRESETS, "--help"]
+    assert complete(script, "jaxmodels", "train", "mammut-p") == ["mammut-paper"]
+    assert complete(script, "jaxmodels", "train", "glom-emoji", "--steps", "5", "--model.l") == [
+        "--model.levels",
+        "--model.local-consensus-radius",
+    ]
+    assert complete(script, "jaxmodels", "compare", "sc") == ["scalable_vit"]
+    assert complete(script, "jaxmodels", "compare", "glom", "--out") == ["--output"]
+    assert complete(script, "jaxmodels", "convert", "--conf") == ["--config"]
+    assert not set(complete(script, "jaxmodels", "compare", "")) & {"the", "and", "of"}
+
+
+def test_completion_of_another_shell() -> None:
+    assert completion_script("zsh", {}).startswith("autoload")
+    with pytest.raises(ValueError, match="there is no completion for the shell 'csh'"):
+        completion_script("csh", {})
+
+
+def test_names() -> None:
+    require_name("preset", "a", ("a", "b"))
+    with pytest.raises(ValueError, match="there is no preset 'glom'; did you mean glam"):
+        require_name("preset", "glom", ("glam",))
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("1", False)])
+def test_no_color(no_color: str | None, coloured: bool) -> None:
+    """On a terminal."""
+    main_end, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color"} | ({"NO_COLOR": no_color} if no_color else {})
+    subprocess.run(
+        [sys.executable, "-m", "jaxmodels", "--help"], cwd=ROOT, env=environment, stdout=terminal, check=True
+    )
+    os.close(terminal)
+    shown = os.read(main_end, 100_000)
+    os.close(main_end)
+    assert (b"\x1b[" in shown) == coloured
