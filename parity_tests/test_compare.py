@@ -178,7 +178,7 @@ class TestRouting:
         return [Choice("router", np.array(rows), np.array(margin))]
 
     def agree(self, ours: list[Choice], theirs: list[Choice]):
-        return agreement(ours, theirs, narrow=theirs, wide=theirs, least=1e-7, factor=8, shrink=1.0)
+        return agreement(ours, theirs, float32=theirs, float64=theirs, least=1e-7, factor=8, scale=1.0)
 
     def test_order_does_not_matter(self) -> None:
         theirs = self.choices([0, 1], [2, 3], margin=[0.5, 0.5])

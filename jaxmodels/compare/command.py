@@ -12,9 +12,10 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxmodels.compare.engine import Result, compare
+from jaxmodels.compare.engine import compare
 from jaxmodels.compare.precision import ReducedPrecisionError
 from jaxmodels.compare.report import print_table, write
+from jaxmodels.compare.result import Result
 from jaxmodels.compare.subjects import default_model, name_of, pair_of
 from jaxmodels.convert.bare_checkpoints import from_checkpoint
 from jaxmodels.convert.hub import from_pretrained

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxmodels.atomic import atomic_write
-from jaxmodels.compare.engine import FACTOR, Check, Result
+from jaxmodels.compare.noise import FACTOR, Check
+from jaxmodels.compare.result import Result
 
 
 matplotlib.use("Agg", force=False)
