@@ -25,7 +25,7 @@ from jaxmodels.compare.preparation import (
     nearby_models,
 )
 from jaxmodels.compare.routing import RouterAgreement
-from jaxmodels.compare.steps import FlaxTrainer, Losses, Training, train
+from jaxmodels.compare.steps import FlaxTrainer, Losses, Training, refuse_random_loss, train
 
 
 # In float32, runs that take different branches of a ReLU or a top-k drift apart; this is not an error. Weights are
@@ -73,6 +73,7 @@ def compare_training(
             fault = router.compare(inputs, ours, models)[0].first_fault
             found.later_fault = (fault, step + 1) if fault else None
 
+    refuse_random_loss(subject.pair, subject.models[subject.dtype], subject.inputs)
     found.weight_steps = steps if subject.dtype == "float64" else min(steps, FLOAT32_STEPS)
     trainer = FlaxTrainer(subject.pair, learning_rate)
     run = train(

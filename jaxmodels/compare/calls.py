@@ -31,15 +31,21 @@ def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
+class PairError(ValueError):
+    """Something about the pair that its author can change; the sentence says what and how."""
+
+
 @contextmanager
 def failures_explained(what: str, way_out: str) -> Generator[None]:
-    """Turns whatever the user's code raises into a ValueError of one sentence.
+    """Turns whatever the user's code raises into one sentence.
 
     Raises:
-      ValueError: `what` failed; the sentence gives the first line of the error, and `way_out`.
+      PairError: `what` failed; the sentence gives the first line of the error, and `way_out`.
     """
     try:
         yield
+    except PairError:
+        raise
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise ValueError(f"{what} fails with {type(error).__name__}: {reason}; {way_out}") from error
+        raise PairError(f"{what} fails with {type(error).__name__}: {reason}; {way_out}") from error

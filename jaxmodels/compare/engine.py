@@ -129,6 +129,7 @@ def _compare_forward(subject: Subject, stages: _Stages) -> tuple[_Outputs, list[
     stages.begin("outputs")
     theirs = TorchForward(subject, subject.models)
     refuse_random_torch(subject, theirs)
+    subject.floor = theirs.floor(subject)
     outputs = _Outputs(jax_outputs(subject, subject.pair.ours), theirs)
     output_noise, event_noise = theirs.output_noise(), theirs.event_noise()
     outputs.checks = output_checks(subject, outputs.ours, theirs, output_noise)
@@ -198,8 +199,8 @@ def _result(
     if uncounted:
         subject.notes.append(
             f"{uncounted.name}: its {uncounted.kind} in call {uncounted.call + 1} differs by "
-            f"{uncounted.error:.1e}, but all that was compared behind it agrees: "
-            "the two modules divide the work differently"
+            f"{uncounted.error:.1e}, but the outputs agree: the two modules divide the work differently, or "
+            "are called in another order"
         )
     bad_weight = not_finite(subject.models[subject.dtype])
     return Result(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxmodels.compare.calls import failures_explained
+from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.layers import Event, Key, differences, flax_events, noise_of, torch_events
 from jaxmodels.compare.layouts import standard_layers
 from jaxmodels.compare.noise import (
@@ -19,6 +19,7 @@ from jaxmodels.compare.noise import (
     Check,
     DType,
     LayerCheck,
+    NoiseFloor,
     output_check,
     relative_error,
     rounding_noise,
@@ -94,6 +95,11 @@ class TorchForward:
         self.outputs = {dtype: outputs for dtype, (outputs, _) in runs.items()}
         self.events = {dtype: events for dtype, (_, events) in runs.items()}
 
+    def floor(self, subject: Subject) -> NoiseFloor:
+        """The noise floor behind everything that PyTorch computed in the compared type."""
+        arrays = [array for event in self.events[subject.dtype] for array in event.arrays]
+        return subject.floor.after([*arrays, *self.outputs[subject.dtype].values()])
+
     def output_noise(self) -> dict[str, float]:
         """The distance of every output between the two types."""
         float32, float64 = self.outputs["float32"], self.outputs["float64"]
@@ -125,7 +131,7 @@ def refuse_random_torch(subject: Subject, first: TorchForward) -> None:
     """Runs PyTorch a second time on equal inputs.
 
     Raises:
-      ValueError: an output differs; the first module that returned something else is named.
+      PairError: an output differs; the first module that returned something else is named.
     """
     dtype = subject.dtype
     outputs, events = _torch_run(subject, subject.models[dtype], dtype)
@@ -136,7 +142,7 @@ def refuse_random_torch(subject: Subject, first: TorchForward) -> None:
         if a.key != b.key or not all(map(partial(_repeats, subject=subject), a.arrays, b.arrays)):
             place = f"{a.path or 'the model'}'s {a.kind}" if a.path else place
             break
-    raise ValueError(
+    raise PairError(
         "the PyTorch model returns other values when it runs a second time on the same inputs, although it is in "
         f"evaluation mode (first seen in {place}): a random function, such as functional dropout without "
         "training=self.training, or state that a call changes; switch it off before comparing"
@@ -185,7 +191,7 @@ def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> Non
     """Compares the two runs of the Flax model, and compiles it once more where they differ.
 
     Raises:
-      ValueError: two compiled runs differ.
+      PairError: two compiled runs differ.
     """
     if all(relative_error(eager[name], value) <= RANDOM for name, value in outputs.items()):
         return
@@ -193,7 +199,7 @@ def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> Non
     again = jax_outputs(subject, _with_other_keys(subject.pair.ours))
     for name, value in outputs.items():
         if not _repeats(value, again[name], subject):
-            raise ValueError(
+            raise PairError(
                 "the Flax model returns other values when it runs a second time on the same inputs (output "
                 f"{name or 0}), although it is in evaluation mode: a random function that does not ask for "
                 "`deterministic`, or NumPy's random numbers; switch it off before comparing"
@@ -215,10 +221,10 @@ def output_checks(
     """One check per output.
 
     Raises:
-      ValueError: the two sides return outputs of different names.
+      PairError: the two sides return outputs of different names.
     """
     if not theirs.outputs[subject.dtype]:
-        raise ValueError(
+        raise PairError(
             "the models return nothing that can be compared: return arrays from call_ours and call_theirs"
         )
     keys = list(theirs.outputs[subject.dtype])
@@ -238,12 +244,15 @@ def layer_checks(
     subject: Subject, events: Mapping[Key, Event], theirs: TorchForward, noise: Mapping[Key, float]
 ) -> tuple[list[LayerCheck], dict[str, str]]:
     """One check per call of a module and kind, in PyTorch's order; and the modules without one, with a reason."""
-    pair, floor = subject.pair, subject.floor
+    pair = subject.pair
     known = standard_layers(pair.ours, subject.models[subject.dtype], pair.twins)
     found, missing = differences(theirs.events[subject.dtype], events, pair.twins, known=known)
+    by_key = {event.key: event for event in theirs.events[subject.dtype]}
+    floor = NoiseFloor(subject.dtype)
     checks: list[LayerCheck] = []
     seen: list[float] = []
     for one in found:
+        floor = floor.after(by_key[one.path, one.call, one.kind].arrays)
         seen.append(noise.get((one.path, one.call, one.kind), 0.0) * floor.scale)
         # A single layer may be lucky: none is held to less than half of what came before shows.
         check = floor.check(one.path, one.error, max(seen[-1], median(seen)))

@@ -9,6 +9,7 @@ module that returns it.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -245,6 +246,7 @@ def _sowing_inputs(model: nnx.Module) -> Generator[None]:
 def _with_sown_inputs(method: Callable, running: list[int]) -> Callable:
     """The call of a class; a call of the parent's from within it records nothing more."""
 
+    @wraps(method)  # its signature is what tells names from positions
     def sowing(self, *args, **kwargs):
         if id(self) in running:
             return method(self, *args, **kwargs)

@@ -5,11 +5,12 @@ weights and inputs. Their distance is the noise of float32 arithmetic for this m
 times as far from PyTorch. For float64 the same noise is scaled by the ratio of the two machine epsilons.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+import ml_dtypes
 import numpy as np
 
 
@@ -83,18 +84,35 @@ class Draw:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Turns measured distances into the noise and the tolerance of the compared type."""
+    """Turns measured distances into the noise and the tolerance of the compared type.
+
+    Attributes:
+      dtype: the compared type.
+      coarsest: the machine epsilon of the coarsest type that PyTorch was seen to use; bfloat16 inside a float32
+        model sets the noise of all that comes behind it.
+    """
 
     dtype: DType
+    coarsest: float = 0.0
 
     @property
     def scale(self) -> float:
-        """Rounding of the compared type in units of float32's."""
-        return float(np.finfo(self.dtype).eps / np.finfo(np.float32).eps)
+        """Rounding of the compared type, or of the coarsest, in units of float32's."""
+        return min(1.0, max(self._epsilon, self.coarsest) / float(np.finfo(np.float32).eps))
 
     @property
     def least(self) -> float:
-        return LEAST_NOISE * float(np.finfo(self.dtype).eps)
+        """The smallest noise that is believed."""
+        return max(LEAST_NOISE * self._epsilon, self.coarsest)
+
+    @property
+    def _epsilon(self) -> float:
+        return float(np.finfo(self.dtype).eps)
+
+    def after(self, arrays: Iterable[np.ndarray]) -> "NoiseFloor":
+        """The floor for whatever depends on these arrays."""
+        epsilons = [float(ml_dtypes.finfo(array.dtype).eps) for array in arrays if is_inexact(array)]
+        return NoiseFloor(self.dtype, max([self.coarsest, *(e for e in epsilons if e > self._epsilon)]))
 
     def check(self, name: str, error: float, noise: float) -> Check:
         """A check with `FACTOR` times the noise as its tolerance."""
@@ -103,8 +121,8 @@ class NoiseFloor:
         undecided = None
         if tolerance > LARGEST_TOLERANCE:
             undecided = (
-                f"{name}: PyTorch's float32 and float64 differ by {noise / self.scale:.1e}, "
-                f"so that the tolerance would be {tolerance:.1e}; above {LARGEST_TOLERANCE:g} it proves nothing"
+                f"{name}: PyTorch's own noise is {noise:.1e}, so that the tolerance would be {tolerance:.1e}; "
+                f"above {LARGEST_TOLERANCE:g} it proves nothing"
             )
         return Check(name, error, noise, tolerance, undecided)
 

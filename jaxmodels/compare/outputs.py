@@ -12,6 +12,7 @@ import torch
 from einops import EinopsError, rearrange
 from flax import nnx
 
+from jaxmodels.compare.calls import PairError
 from jaxmodels.convert.torch_io import to_numpy
 
 
@@ -19,7 +20,7 @@ def named_leaves(tree: Any, name: str = "") -> dict[str, Any]:
     """The arrays and numbers of nested containers by dotted path; None stands for nothing.
 
     Raises:
-      ValueError: something else than arrays and numbers, such as a cache object.
+      PairError: something else than arrays and numbers, such as a cache object.
     """
     match tree:
         case None:
@@ -37,8 +38,8 @@ def named_leaves(tree: Any, name: str = "") -> dict[str, Any]:
         case _ if is_dataclass(tree) and not isinstance(tree, type):
             children = {part.name: getattr(tree, part.name) for part in fields(tree)}
         case _:
-            raise ValueError(
-                f"output {name or 0} is a {type(tree).__name__}; models must return arrays, or tuples, lists, "
+            raise PairError(
+                f"output {name or 0} is of type {type(tree).__name__}; models must return arrays, or tuples, lists, "
                 "dicts and dataclasses of arrays: leave it out in call_ours and call_theirs"
             )
     found: dict[str, Any] = {}
@@ -70,14 +71,14 @@ def matched(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[st
     """(name, ours, theirs) of every output, in PyTorch's order.
 
     Raises:
-      ValueError: the two models return outputs of different names or numbers.
+      PairError: the two models return outputs of different names or numbers.
     """
     if len(ours) == len(theirs) == 1:
         ((name, output),) = theirs.items()
         return [(_shown(name), next(iter(ours.values())), output)]
     if ours.keys() != theirs.keys():
         listed = [", ".join(map(_shown, side)) or "nothing" for side in (theirs, ours)]
-        raise ValueError(
+        raise PairError(
             f"PyTorch returns {listed[0]}, JAX returns {listed[1]}; they must return the same outputs under the "
             "same names: arrange them in call_ours and call_theirs"
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxmodels.compare.calls import failures_explained
+from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.divergence import MODEL
 from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
@@ -57,7 +57,7 @@ def prepare(pair: Pair, dtype: DType) -> Subject:
     """Copies the PyTorch model, gives the Flax model its weights, and turns randomness off on both sides.
 
     Raises:
-      ValueError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
+      PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
     """
     inputs = cast(_checked(pair.inputs), dtype)
     source = _copied(pair.theirs)
@@ -152,18 +152,18 @@ def _cast(array: np.ndarray, dtype: DType) -> np.ndarray:
 
 def _checked(inputs: Inputs) -> Inputs:
     if not isinstance(inputs, Mapping):
-        raise ValueError(f"inputs must be a dict of arrays by name; got a {type(inputs).__name__}")
+        raise PairError(f"inputs must be a dict of arrays by name; got a {type(inputs).__name__}")
     for name, value in inputs.items():
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
         try:
             kind = np.asarray(value).dtype
         except (ValueError, TypeError) as error:
-            raise ValueError(
+            raise PairError(
                 f"inputs[{name!r}] must be an array; it is a ragged {type(value).__name__}"
             ) from error
         if kind.kind not in "biufcV":
-            raise ValueError(
+            raise PairError(
                 f"inputs[{name!r}] must be an array of numbers; got a {type(value).__name__}: leave it out, and "
                 "let call_ours and call_theirs pass it"
             )

@@ -1,6 +1,6 @@
 """A training run on each side: the same initial weights, the same batches, AdamW, and the loss before each step.
 
-The optimisers compute in float64 on both sides, whatever the models compute in. What is compared are the
+Where float32 models are compared the optimisers compute in float64 on both sides. What is compared are the
 models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in float64) would drown fresh biases.
 """
 
@@ -17,7 +17,7 @@ import optax
 import torch
 from flax import nnx
 
-from jaxmodels.compare.calls import failures_explained
+from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.noise import DType
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
@@ -27,6 +27,9 @@ from jaxmodels.convert.torch_io import to_numpy
 
 
 ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+
+# Two losses at the same weights and inputs that differ by more are random.
+RANDOM = 1e-5
 
 Arrays = dict[str, np.ndarray]
 # What each router of a model chose, as `routing=` takes it.
@@ -107,8 +110,11 @@ def train(
     """
     threads = torch.get_num_threads()
     other_threads = 1 if threads > 1 else 2
-    theirs = {kind: TorchTrainer(pair, model, learning_rate, threads) for kind, model in models.items()}
-    other = TorchTrainer(pair, models[dtype], learning_rate, other_threads)
+    wide = dtype == "float32"  # for float64 the float32 run shows the noise of the optimiser as well
+    theirs = {
+        kind: TorchTrainer(pair, model, learning_rate, threads, wide=wide) for kind, model in models.items()
+    }
+    other = TorchTrainer(pair, models[dtype], learning_rate, other_threads, wide=wide)
     at_jax_weights = {kind: copy.deepcopy(model) for kind, model in models.items()}
     losses_there: dict[DType, list[float]] = {kind: [] for kind in models}
     kept: dict[str, Any] = {}
@@ -146,14 +152,23 @@ def train(
 
 
 class TorchTrainer:
-    """A copy of a PyTorch model under AdamW, and the losses so far; `threads` compute it."""
+    """A copy of a PyTorch model under AdamW, and the losses so far.
 
-    def __init__(self, pair: Pair, model: torch.nn.Module, learning_rate: float, threads: int) -> None:
+    Args:
+      pair, model: what is trained; `pair` has the loss.
+      learning_rate: of AdamW.
+      threads: how many compute it.
+      wide: whether the optimiser computes in float64 rather than in the type of the model.
+    """
+
+    def __init__(
+        self, pair: Pair, model: torch.nn.Module, learning_rate: float, threads: int, *, wide: bool
+    ) -> None:
         self.pair, self.threads = pair, threads
         self.model = copy.deepcopy(model)
         self.losses: list[float] = []
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.masters = [p.detach().double().clone() for p in self.parameters]
+        self.masters = [p.detach().to(torch.float64 if wide else p.dtype).clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
             self.masters,
             lr=learning_rate,
@@ -171,7 +186,9 @@ class TorchTrainer:
         with torch.no_grad():
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 # One that takes no part has no gradient here, and a zero one in JAX.
-                master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.double()
+                master.grad = torch.zeros_like(master)
+                if parameter.grad is not None:
+                    master.grad.copy_(parameter.grad)
             self.optimizer.step()
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 parameter.copy_(master)
@@ -265,6 +282,22 @@ class FlaxTrainer:
         return export(self.model, self.pair.table)
 
 
+def refuse_random_loss(pair: Pair, model: torch.nn.Module, inputs: Inputs) -> None:
+    """Computes PyTorch's loss twice.
+
+    Raises:
+      PairError: the two differ.
+    """
+    indices = _routing_indices(pair, model, inputs)
+    with torch.no_grad():
+        first, second = (_torch_loss(pair, model, inputs, indices).item() for _ in range(2))
+    if abs(first - second) > RANDOM * abs(first):
+        raise PairError(
+            f"loss_theirs returns {first:.6g} and then {second:.6g} for the same weights and inputs: it is random, "
+            "such as by functional dropout without training=; switch it off before comparing"
+        )
+
+
 def torch_routing(indices: RoutingIndices) -> list[torch.Tensor | None]:
     """Routers' choices as PyTorch takes them."""
     return [None if one is None else torch.from_numpy(one) for one in indices]
@@ -320,7 +353,7 @@ def _torch_loss(
             loss = mean_square(pair.call_theirs(model, as_tensors(inputs), **options))
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise ValueError(f"loss_theirs must return a scalar tensor; got {got}: take a mean or a sum")
+        raise PairError(f"loss_theirs must return a scalar tensor; got {got}: take a mean or a sum")
     return loss.reshape(())
 
 
@@ -332,7 +365,7 @@ def _jax_loss(
     else:
         loss = mean_square(pair.call_ours(model, inputs, **options))
     if jnp.size(loss) != 1:
-        raise ValueError(f"loss_ours must return a scalar; got {jnp.shape(loss)}: take a mean or a sum")
+        raise PairError(f"loss_ours must return a scalar; got {jnp.shape(loss)}: take a mean or a sum")
     return jnp.reshape(loss, ())
 
 
