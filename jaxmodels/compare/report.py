@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -55,8 +56,8 @@ def _closest(checks: Sequence[Check]) -> Cell:
     if check.tolerance == 0:
         return Cell(_number(check.error))
     share = check.error / check.tolerance
-    more = "over " if share > LARGEST_SHARE else ""
-    return Cell(_number(check.error), f"{more}{min(share, LARGEST_SHARE):.0%}".replace("%", " %"))
+    more = "> " if share > LARGEST_SHARE else ""
+    return Cell(_number(check.error), f"{more}{100 * min(share, LARGEST_SHARE):.0f} %")
 
 
 def worst(checks: Sequence[Check]) -> float:
@@ -74,12 +75,21 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     if not results:
         return
     table = Table(
-        title=f"JAX against PyTorch in {results[0].dtype}: shared weights, equal inputs", title_justify="left"
+        title=f"JAX against PyTorch in {results[0].dtype}: shared weights, equal inputs",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,  # six columns in 80 characters
     )
     for name in COLUMNS:
-        table.add_column(name, justify="right" if name in COLUMNS[2:5] else "left", overflow="fold")
+        number = name in COLUMNS[2:5]
+        table.add_column(
+            name,
+            justify="right" if number else "left",
+            no_wrap=number or name == "model",
+            max_width=len("different") if name == "verdict" else None,
+            overflow="fold",
+        )
     for result in results:
-        cells = [f"{cell.text} ({cell.share})" if cell.share else cell.text for cell in overview(result)]
+        cells = [f"{cell.text} {cell.share.replace(' ', '')}".strip() for cell in overview(result)]
         table.add_row(*cells, style={"equal": None, "different": "bold red"}.get(result.verdict, "yellow"))
     console.print(table)
     console.print(_explanation(results[0]), style="dim", soft_wrap=True)
@@ -96,7 +106,7 @@ def print_table(results: Sequence[Result], console: Console) -> None:
 def _explanation(result: Result) -> str:
     training = f"\nTraining: {_training_text(result)}." if result.losses else ""
     return (
-        "Errors are relative to the largest value of their tensor; in brackets their share of the tolerance, which is\n"
+        "Errors are relative to the largest value of their tensor; behind them their share of the tolerance, which is\n"
         f"{FACTOR} × the distance between PyTorch in float32 and PyTorch in float64, measured here.{training}"
     )
 
