@@ -7,7 +7,6 @@ with it. A piece that is no longer in the source fails the test, so that no muta
 import importlib
 import inspect
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,85 +15,12 @@ import pytest
 from flax import nnx
 
 from jaxmodels.compare import Pair, Result, compare, steps
-from jaxmodels.compare.subjects import SPREAD, TokenExtractor, pair_of, reference_of
-from jaxmodels.convert.core import load_state_dict
+from jaxmodels.compare.subjects import TokenExtractor
 from jaxmodels.convert.table import Parameter
-from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
-from jaxmodels.models.glom import Glom, GlomConfig
-from jaxmodels.models.hourglass import HourglassTransformerLM
-from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
-from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
-from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
-from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+from parity_tests.small_pairs import TINY_MODELS, tiny_pair
 
 
 torch = pytest.importorskip("torch")
-
-BUILD: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
-    "glom": lambda rngs: Glom(GlomConfig(dim=8, levels=3, image_size=16, patch_size=4), rngs=rngs),
-    "hourglass": lambda rngs: HourglassTransformerLM(
-        HourglassTransformerLMConfig(
-            num_tokens=256, dim=16, max_seq_len=32, depth=(1, 1, 1), shorten_factor=3, heads=2, dim_head=8
-        ),
-        rngs=rngs,
-    ),
-    "colt5": lambda rngs: ConditionalRoutedViT(
-        ConditionalRoutedViTConfig(
-            image_size=(16, 32),
-            patch_size=4,
-            num_classes=9,
-            dim=16,
-            depth=1,
-            attn_num_heavy_tokens_q=2,
-            attn_num_heavy_tokens_kv=3,
-            attn_heavy_dim_head=8,
-            attn_heavy_heads=2,
-            attn_light_dim_head=8,
-            attn_light_heads=2,
-            attn_light_window_size=4,
-            ff_num_heavy_tokens=5,
-            ff_heavy_mult=2,
-            ff_light_mult=1,
-        ),
-        rngs=rngs,
-    ),
-    "mammut": lambda rngs: MaMMUT(
-        MaMMUTConfig(dim=16, num_tokens=258, depth=1, image_dim=16, num_img_queries=3, dim_head=8, heads=2),
-        img_encoder=SimpleViT(
-            SimpleViTConfig(
-                image_size=16, patch_size=8, num_classes=3, dim=16, depth=1, heads=2, mlp_dim=16, dim_head=8
-            ),
-            rngs=rngs,
-        ),
-        rngs=rngs,
-    ),
-    "scalable_vit": lambda rngs: ScalableViT(
-        ScalableViTConfig(
-            num_classes=9,
-            dim=8,
-            depth=(1, 1),
-            heads=2,
-            reduction_factor=2,
-            window_size=(8, None),
-            ssa_dim_key=4,
-            ssa_dim_value=4,
-            iwsa_dim_key=4,
-            iwsa_dim_value=4,
-        ),
-        rngs=rngs,
-    ),
-}
-
-
-def pair(name: str) -> Pair:
-    """A tiny pair with weights moved off their initial values."""
-    model = nnx.eval_shape(lambda: BUILD[name](nnx.Rngs(0)))
-    torch.manual_seed(0)
-    theirs = reference_of(model)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(4 * SPREAD * torch.randn_like(parameter))
-    return pair_of(load_state_dict(model, theirs.state_dict()), batch=2)
 
 
 @dataclass(frozen=True)
@@ -183,10 +109,10 @@ def forward(subject: Pair, dtype: str = "float64") -> Result:
     return compare(subject, dtype=dtype, gradients=False)
 
 
-@pytest.mark.parametrize("name", list(BUILD))
+@pytest.mark.parametrize("name", list(TINY_MODELS))
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_without_a_mistake_everything_agrees(name: str, dtype: str) -> None:
-    result = forward(pair(name), dtype)
+    result = forward(tiny_pair(name), dtype)
     assert result.ok, result.divergence
     assert len(result.layers) > 20
 
@@ -194,7 +120,7 @@ def test_without_a_mistake_everything_agrees(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_mistake_is_found_and_located(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(mutation, monkeypatch)
-    result = forward(pair(mutation.model))
+    result = forward(tiny_pair(mutation.model))
     assert not result.ok
     assert result.divergence is not None
     assert result.divergence.layer == mutation.layer, result.divergence
@@ -209,7 +135,7 @@ def change_modules(subject: Pair, kind: str, **attributes: Any) -> None:
 
 
 def test_flax_epsilon() -> None:
-    subject = pair("hourglass")
+    subject = tiny_pair("hourglass")
     change_modules(subject, "LayerNorm", epsilon=1e-6)
     result = forward(subject, "float32")
     assert result.divergence is not None
@@ -218,7 +144,7 @@ def test_flax_epsilon() -> None:
 
 def test_one_pass_variance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visible in float32 where the mean is far from zero, as in a bright image that is not centred."""
-    subject = pair("mammut")
+    subject = tiny_pair("mammut")
     bright = {**subject.inputs, "images": subject.inputs["images"] * 0.1 + 30}
     subject = replace(subject, inputs=bright)
     assert forward(subject, "float32").ok
@@ -232,7 +158,7 @@ def test_one_pass_variance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_same_padding() -> None:
-    subject = pair("scalable_vit")
+    subject = tiny_pair("scalable_vit")
     change_modules(subject, "Conv", padding="SAME")
     result = forward(subject, "float32")
     assert result.divergence is not None
@@ -249,7 +175,7 @@ def test_same_padding() -> None:
     ids=["transposed square kernel", "transposed convolution", "groups feature-major"],
 )
 def test_wrong_layout(model: str, key: str, axes: str, layer: str | None) -> None:
-    subject = pair(model)
+    subject = tiny_pair(model)
     table = tuple(
         entry._replace(axes=axes) if isinstance(entry, Parameter) and entry.theirs == key else entry
         for entry in subject.table
@@ -262,7 +188,7 @@ def test_wrong_layout(model: str, key: str, axes: str, layer: str | None) -> Non
 
 def test_ties_by_index() -> None:
     """Routing vectors so long that the scores of several tokens are exactly 1."""
-    subject = pair("colt5")
+    subject = tiny_pair("colt5")
     with torch.no_grad():
         for name, parameter in subject.theirs.named_parameters():
             if name.endswith("routing_token"):
@@ -284,7 +210,7 @@ def test_wrong_gradient_with_right_values(monkeypatch: pytest.MonkeyPatch) -> No
         "transformer.layers.0.1.router",
     )  # fmt: skip
     plant(mutation, monkeypatch)
-    result = compare(pair("colt5"), dtype="float64", steps=0)
+    result = compare(tiny_pair("colt5"), dtype="float64", steps=0)
     assert all(check.ok for check in result.layers)
     assert result.divergence is not None
     assert result.divergence.layer == mutation.layer, result.divergence
@@ -298,13 +224,13 @@ def test_wrong_optimizer_with_right_gradients(monkeypatch: pytest.MonkeyPatch) -
         "AdamW",
         lambda *args, betas, **kwargs: original(*args, betas=(0.9, 0.999), **kwargs),
     )
-    result = compare(pair("glom"), dtype="float64", steps=2)
+    result = compare(tiny_pair("glom"), dtype="float64", steps=2)
     assert all(check.ok for check in result.gradients)
     assert result.divergence is not None
     assert "after the optimiser steps" in result.divergence.detail
 
 
 def test_encoder_is_part_of_the_comparison() -> None:
-    subject = pair("mammut")
+    subject = tiny_pair("mammut")
     assert isinstance(subject.theirs.img_encoder, TokenExtractor)
     assert np.any([twin.theirs.startswith("img_encoder.vit.") for twin in subject.twins])

@@ -1,6 +1,7 @@
 """`jaxmodels compare`: the five models, a table, a report, an exit status."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -12,9 +13,11 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxmodels.compare.engine import Result, compare
+from jaxmodels.compare.divergence import Verdict
+from jaxmodels.compare.engine import compare
 from jaxmodels.compare.precision import ReducedPrecisionError
 from jaxmodels.compare.report import print_table, write
+from jaxmodels.compare.result import Result
 from jaxmodels.compare.subjects import default_model, name_of, pair_of
 from jaxmodels.convert.bare_checkpoints import from_checkpoint
 from jaxmodels.convert.hub import from_pretrained
@@ -31,7 +34,10 @@ def run(
     seed: int = 0,
     output: Path | None = None,
 ) -> int:
-    """Compares and prints; returns 0 when everything is inside tolerance and 1 otherwise.
+    """Compares and prints.
+
+    Returns:
+      The exit status: 0 where all are equal, 1 where one is different, 2 where one cannot be judged.
 
     Raises:
       ValueError, OSError: wrong arguments, a checkpoint that cannot be read or does not fit, or a machine that
@@ -40,8 +46,8 @@ def run(
     jax.config.update("jax_enable_x64", True)  # float64 PyTorch runs supply the noise floor either way
     if steps < 0:
         raise ValueError(f"steps must be an integer ≥ 0; got steps={steps}")
-    if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"output must be a folder; got {output}")
+    if output is not None:
+        _check_writable(output)
     console = Console()
     if checkpoint is not None:
         loaded = _load(checkpoint, config, models, console)
@@ -60,12 +66,27 @@ def run(
                 results.append(compare(pair, dtype=dtype, steps=steps, progress=progress))
             except ReducedPrecisionError as error:
                 raise ValueError(str(error)) from error
-            bar.done(name, results[-1].ok)
+            bar.done(name, results[-1].verdict)
     print_table(results, console)
     if output is not None:
         write(results, output, command=" ".join(["jaxmodels", *sys.argv[1:]]))
         console.print(f"report: {output / 'report.html'}")
-    return 0 if all(result.ok for result in results) else 1
+    verdicts = {result.verdict for result in results}
+    return 1 if "different" in verdicts else 2 if "cannot be judged" in verdicts else 0
+
+
+def _check_writable(output: Path) -> None:
+    """Before minutes of work: creates the folder of the report and a file in it."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output must be a folder; got {output}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output must be a folder that can be written; {output}: {error.strerror}"
+        ) from error
 
 
 def _load(
@@ -108,9 +129,10 @@ class _Bar:
     def stage(self, name: str, stage: str, share: float) -> None:
         self.progress.update(self.task, completed=self.finished + share, description=f"{name}: {stage}")
 
-    def done(self, name: str, ok: bool) -> None:
+    def done(self, name: str, verdict: Verdict) -> None:
         self.finished += 1
         self.progress.update(self.task, completed=self.finished)
         if not self.console.is_terminal:
             seconds = time.monotonic() - self.started
-            print(f"{name}: {'equal' if ok else 'DIFFERENT'} ({seconds:.0f} s)", flush=True)
+            shown = verdict if verdict == "equal" else verdict.upper()
+            print(f"{name}: {shown} ({seconds:.0f} s)", flush=True)

@@ -9,6 +9,7 @@ module that returns it.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ import torch
 from einops import EinopsError, rearrange
 from flax import nnx
 
+from jaxmodels.compare.alignment import aligned
+from jaxmodels.compare.noise import relative_error, rounding_noise
 from jaxmodels.convert.table import Twin
 from jaxmodels.convert.torch_io import to_numpy
 
@@ -46,12 +49,19 @@ class Event(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An event on both sides: the error and the scale that it is relative to."""
+    """An event on both sides.
+
+    Attributes:
+      path, call, kind: which event.
+      error: infinite where the two have unlike shapes.
+      binding: whether the two modules must agree; see `LayerCheck`.
+    """
 
     path: str
     call: int
     kind: Kind
     error: float
+    binding: bool
 
 
 class ModuleInput(nnx.Variable):
@@ -90,11 +100,11 @@ def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, 
     return result, events
 
 
-def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> dict[Key, Event]:
-    """Runs `call(model)` eagerly – scans as Python loops – and returns its events by key."""
+def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[Any, dict[Key, Event]]:
+    """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events by key."""
     with _sowing_inputs(model), jax.disable_jit():
         captured = nnx.capture(call, nnx.Intermediate, ModuleInput, method_outputs=nnx.Intermediate)
-        _, *states = captured(model)
+        result, *states = captured(model)
     outputs, inputs = states
     events: dict[Key, Event] = {}
     kinds: tuple[tuple[Kind, Any, str], ...] = (("input", inputs, "inputs"), ("output", outputs, "__call__"))
@@ -103,67 +113,62 @@ def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> dict[Ke
             for call_index, value in enumerate(module.get(name, ())):
                 event = Event(path, call_index, kind, _arrays(value))
                 events[event.key] = event
-    return events
+    return result, events
 
 
 def differences(
-    events: Sequence[Event], other: Mapping[Key, Event], twins: Iterable[Twin]
-) -> list[Difference]:
-    """The error of every PyTorch event whose twin was recorded, in PyTorch's order."""
+    events: Sequence[Event], other: Mapping[Key, Event], twins: Iterable[Twin], *, known: Mapping[str, bool]
+) -> tuple[list[Difference], dict[str, str]]:
+    """The error of every PyTorch event whose twin was recorded, in PyTorch's order, and why others have none.
+
+    Args:
+      events: PyTorch's.
+      other: Flax's, by key.
+      twins: which modules belong together.
+      known: the PyTorch paths of standard layers, and whether these hold their channels on axis 1.
+
+    Returns:
+      The differences, and a reason for each PyTorch path of `twins` of which no call could be compared.
+    """
     by_path = {twin.theirs: twin for twin in twins}
-    found = []
+    found: list[Difference] = []
     for event in events:
         twin = by_path.get(event.path)
-        mate = twin and other.get((twin.ours, event.call, event.kind))
-        if mate:
+        mate = other.get((twin.ours, event.call, event.kind)) if twin else None
+        if twin is None or mate is None or not (event.arrays and mate.arrays):
+            continue
+        if twin.axes is None:
+            error = _inferred_error(event, mate, known.get(event.path, False))
+            binding = event.path in known and event.kind == "output" and bool(np.isfinite(error))
+        else:
             axes = twin.output_axes if event.kind == "output" and twin.output_axes else twin.axes
-            found.append(Difference(event.path, event.call, event.kind, _event_error(event, mate, axes)))
-    return found
+            error, binding = _declared_error(event, mate, axes), True
+        found.append(Difference(event.path, event.call, event.kind, error, binding))
+    compared = {
+        difference.path for difference in found if difference.binding or np.isfinite(difference.error)
+    }
+    called = {event.path for event in events}, {path for path, _, _ in other}
+    return found, {
+        path: _reason(path in called[0], twin.ours in called[1])
+        for path, twin in by_path.items()
+        if path not in compared
+    }
 
 
-def distance(event: Event, other: Event) -> float:
-    """The error of one event between two runs of one model."""
-    return _event_error(event, other, "... -> ...")
+def noise_of(event: Event, other: Event) -> float:
+    """The distance of one event between PyTorch in float32 and in float64."""
+    pairs = zip(event.arrays, other.arrays, strict=False)
+    return max((rounding_noise(a, b) for a, b in pairs), default=0.0)
 
 
-def parent_of(difference: Difference, twins: Iterable[Twin]) -> str:
-    """The innermost module with a twin around `difference.path`; "" is the model."""
-    known = {twin.theirs for twin in twins}
-    path = difference.path
-    while path:
-        path = path.rpartition(".")[0]
-        if path in known:
-            break
-    return path
+def _reason(called_in_torch: bool, called_in_flax: bool) -> str:
+    if called_in_torch and called_in_flax:
+        return "its arrays have unlike shapes on the two sides, or it has none"
+    sides = [name for name, called in (("PyTorch", called_in_torch), ("JAX", called_in_flax)) if not called]
+    return f"never called as a module in {' and '.join(sides)}"
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """max |actual - expected| / max |expected|; for integers and booleans 0 or 1; infinite for unlike shapes.
-
-    Where one side is not finite the other must hold the same value.
-    """
-    if actual.shape != expected.shape:
-        return float("inf")
-    if expected.size == 0:
-        return 0.0
-    if not np.issubdtype(np.asarray(expected).dtype, np.floating):
-        return float(not np.array_equal(actual, expected))
-    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(actual)):
-        return float("inf")
-    if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    difference = float(np.abs(actual[finite] - expected[finite]).max())
-    scale = float(np.abs(expected[finite]).max())
-    if difference == 0.0:
-        return 0.0
-    return difference / scale if scale > 0 else float("inf")
-
-
-def _event_error(theirs: Event, ours: Event, axes: str) -> float:
+def _declared_error(theirs: Event, ours: Event, axes: str) -> float:
     """The worst error of the arrays; a second argument in a layout of its own is left out."""
     error = 0.0
     for i, (a, b) in enumerate(zip(theirs.arrays, ours.arrays, strict=False)):
@@ -171,6 +176,18 @@ def _event_error(theirs: Event, ours: Event, axes: str) -> float:
         if a.shape != b.shape and i > 0:
             continue
         error = max(error, relative_error(b, a))
+    return error
+
+
+def _inferred_error(theirs: Event, ours: Event, channels_first: bool) -> float:
+    """The same where the shapes must tell the layout; of several that fit the closest counts."""
+    error = 0.0
+    for i, (a, b) in enumerate(zip(theirs.arrays, ours.arrays, strict=False)):
+        errors = [relative_error(y, x) for x, y in aligned(a, b, channels_first=channels_first)]
+        if errors:
+            error = max(error, min(errors))
+        elif i == 0:
+            return float("inf")
     return error
 
 
@@ -212,12 +229,13 @@ def _modules_of(state: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str,
 @contextmanager
 def _sowing_inputs(model: nnx.Module) -> Generator[None]:
     """Lets every module record its inputs; `nnx.capture` alone records outputs."""
-    originals = {}
+    originals: dict[type, Callable] = {}
+    running: list[int] = []
     for _, module in nnx.iter_modules(model):
-        kind = type(module)
-        if "__call__" in vars(kind) and kind not in originals:
-            originals[kind] = vars(kind)["__call__"]
-            setattr(kind, "__call__", _with_sown_inputs(originals[kind]))  # noqa: B010 - read-only to type checkers
+        for kind in type(module).__mro__:  # a subclass may inherit its call, or extend it
+            if "__call__" in vars(kind) and kind not in originals:
+                originals[kind] = vars(kind)["__call__"]
+                setattr(kind, "__call__", _with_sown_inputs(originals[kind], running))  # noqa: B010 - read-only to type checkers
     try:
         yield
     finally:
@@ -225,9 +243,18 @@ def _sowing_inputs(model: nnx.Module) -> Generator[None]:
             setattr(kind, "__call__", original)  # noqa: B010
 
 
-def _with_sown_inputs(method: Callable) -> Callable:
+def _with_sown_inputs(method: Callable, running: list[int]) -> Callable:
+    """The call of a class; a call of the parent's from within it records nothing more."""
+
+    @wraps(method)  # its signature is what tells names from positions
     def sowing(self, *args, **kwargs):
+        if id(self) in running:
+            return method(self, *args, **kwargs)
         self.sow(ModuleInput, "inputs", _arrays((args, kwargs)))
-        return method(self, *args, **kwargs)
+        running.append(id(self))
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            running.pop()
 
     return sowing

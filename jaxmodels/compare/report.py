@@ -1,8 +1,6 @@
 """The result as a table in the terminal, as report.json and as one self-contained report.html."""
 
-import base64
 import datetime
-import io
 import json
 import math
 import platform
@@ -10,45 +8,56 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib
-import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
-from jaxmodels.compare.engine import FACTOR, Check, Result
+from jaxmodels.compare.figures import closest_to_tolerance, depth_plot, gradient_plot, loss_plot
+from jaxmodels.compare.noise import FACTOR, LARGEST_TOLERANCE, Check
+from jaxmodels.compare.result import Result
 
 
-matplotlib.use("Agg", force=False)
+COLUMNS = ("verdict", "model", "outputs", "gradients", "training", "differs at")
+STYLES = {"equal": "good", "different": "bad", "cannot be judged": "unsure"}  # classes of report.css
+LARGEST_SHARE = 9.99  # of a tolerance that is written as a percentage
+ROWS = 12
 
-BLUE = "#1f4e8c"
-COLUMNS = ("model", "outputs", "gradients", "training", "diverges at", "equal")
+
+class Cell(NamedTuple):
+    """One cell of the overview: a number or a word, and what share of the tolerance the number is."""
+
+    text: str
+    share: str = ""
 
 
-def row(result: Result) -> list[str]:
-    """The cells of one model, under `COLUMNS`: the worst error and its share of the tolerance."""
+def overview(result: Result) -> list[Cell]:
+    """The cells of one model, under `COLUMNS`: of each kind the error that comes closest to its tolerance."""
     return [
-        result.model,
-        _worst_cell(result.outputs),
-        _worst_cell(result.gradients),
-        _worst_cell([*result.weights, *result.loss_checks]),
-        result.divergence.layer if result.divergence else "–",
-        "yes" if result.ok else "NO",
+        Cell(result.verdict),
+        Cell(result.model),
+        _closest(result.outputs),
+        _closest(result.gradients),
+        _closest([*result.weights, *result.loss_checks]),
+        Cell(result.divergence.layer if result.divergence else "–"),
     ]
 
 
-def _worst_cell(checks: Sequence[Check]) -> str:
-    """The error that comes closest to its tolerance, and how close."""
-    if not checks:
-        return "–"
-    check = max(
-        checks, key=lambda check: math.inf if math.isnan(check.error) else check.error / check.tolerance
-    )
+def _closest(checks: Sequence[Check]) -> Cell:
+    check = closest_to_tolerance(checks)
+    if check is None:
+        return Cell("–")
+    if not math.isfinite(check.error):
+        return Cell("∞")
+    if check.tolerance == 0:
+        return Cell(_number(check.error))
     share = check.error / check.tolerance
-    return f"{_number(check.error)} {min(share, 9.99):.0%}" if math.isfinite(share) else "∞"
+    more = "> " if share > LARGEST_SHARE else ""
+    return Cell(_number(check.error), f"{more}{100 * min(share, LARGEST_SHARE):.0f} %")
 
 
 def worst(checks: Sequence[Check]) -> float:
@@ -62,32 +71,44 @@ def tolerance(result: Result) -> float:
 
 
 def print_table(results: Sequence[Result], console: Console) -> None:
-    """One row per model; where two sides differ, the place and the sentence that says what is known of it."""
+    """One row per model; below it what is known of a difference, or why there is no verdict."""
     if not results:
         return
-    first = results[0]
     table = Table(
-        title=f"JAX against PyTorch in {first.dtype}: shared weights, real inputs", title_justify="left"
+        title=f"JAX against PyTorch in {results[0].dtype}: shared weights, equal inputs",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,  # six columns in 80 characters
     )
     for name in COLUMNS:
-        table.add_column(name, justify="right" if name in COLUMNS[1:4] else "left", overflow="fold")
+        number = name in COLUMNS[2:5]
+        table.add_column(
+            name,
+            justify="right" if number else "left",
+            no_wrap=number or name == "model",
+            max_width=len("different") if name == "verdict" else None,
+            overflow="fold",
+        )
     for result in results:
-        table.add_row(*row(result), style=None if result.ok else "bold red")
+        cells = [f"{cell.text} {cell.share.replace(' ', '')}".strip() for cell in overview(result)]
+        table.add_row(*cells, style={"equal": None, "different": "bold red"}.get(result.verdict, "yellow"))
     console.print(table)
-    console.print(
-        "Largest error relative to the largest value of its tensor, and its share of the tolerance. The tolerance is\n"
-        f"{FACTOR} × the distance between PyTorch in float32 and PyTorch in float64, measured here."
-        + (f"\nTraining: {_training_text(first)}." if first.losses else ""),
-        style="dim",
-        soft_wrap=True,
-    )
+    console.print(_explanation(results[0]), style="dim", soft_wrap=True)
     for result in results:
         if result.divergence:
-            console.print(
-                f"{result.model}: {result.divergence.detail} (error {_number(result.divergence.error)})"
-            )
+            error = _number(result.divergence.error)
+            console.print(f"{result.model}: {result.divergence.detail} (error {error})", soft_wrap=True)
+        if result.reason:
+            console.print(f"{result.model} cannot be judged: {result.reason}", soft_wrap=True)
         for note in result.notes:
-            console.print(f"{result.model}: {note}", style="dim")
+            console.print(f"{result.model}: {note}", style="dim", soft_wrap=True)
+
+
+def _explanation(result: Result) -> str:
+    training = f"\nTraining: {_training_text(result)}." if result.losses else ""
+    return (
+        "Errors are relative to the largest value of their tensor; behind them their share of the tolerance, which is\n"
+        f"{FACTOR} × the distance between PyTorch in float32 and PyTorch in float64, measured here.{training}"
+    )
 
 
 def _training_text(result: Result) -> str:
@@ -98,34 +119,38 @@ def _training_text(result: Result) -> str:
 
 
 def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
-    """The machine-readable report; see the README for its fields. Numbers that are not finite become null."""
-    models = []
-    for result in results:
-        models.append(
-            {
-                "model": result.model,
-                "ok": result.ok,
-                "dtype": result.dtype,
-                "output_error": worst(result.outputs),
-                "gradient_error": worst(result.gradients),
-                "step_error": worst(result.weights) if result.weights else None,
-                "loss_error": worst(result.loss_checks) if result.loss_checks else None,
-                "tolerance": tolerance(result),
-                "first_divergence": result.divergence.layer if result.divergence else None,
-                "divergence": asdict(result.divergence) if result.divergence else None,
-                "parameters": result.parameters,
-                "outputs": [_check(check) for check in result.outputs],
-                "layers": [_check(check) for check in result.layers],
-                "gradients": [_check(check) for check in result.gradients],
-                "weights": [_check(check) for check in result.weights],
-                "losses": asdict(result.losses),
-                "loss_checks": [_check(check) for check in result.loss_checks],
-                "routing": asdict(result.routing) if result.routing else None,
-                "matmul_precision": result.precision._asdict(),
-                "notes": result.notes,
-            }
-        )
-    return _finite({"environment": environment(command), "factor": FACTOR, "models": models})
+    """The machine-readable report; the documentation lists its fields. Numbers that are not finite become null."""
+    models = [_model_json(result) for result in results]
+    content = {"environment": environment(command), "factor": FACTOR, "largest_tolerance": LARGEST_TOLERANCE}
+    return _finite({**content, "models": models})
+
+
+def _model_json(result: Result) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "ok": result.ok,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "dtype": result.dtype,
+        "output_error": worst(result.outputs),
+        "gradient_error": worst(result.gradients),
+        "step_error": worst(result.weights) if result.weights else None,
+        "loss_error": worst(result.loss_checks) if result.loss_checks else None,
+        "tolerance": tolerance(result),
+        "first_divergence": result.divergence.layer if result.divergence else None,
+        "divergence": asdict(result.divergence) if result.divergence else None,
+        "parameters": result.parameters,
+        "outputs": [_check(check) for check in result.outputs],
+        "layers": [_check(check) for check in result.layers],
+        "layers_not_compared": result.not_compared,
+        "gradients": [_check(check) for check in result.gradients],
+        "weights": [_check(check) for check in result.weights],
+        "losses": asdict(result.losses),
+        "loss_checks": [_check(check) for check in result.loss_checks],
+        "routing": asdict(result.routing) if result.routing else None,
+        "matmul_precision": result.precision._asdict(),
+        "notes": result.notes,
+    }
 
 
 def environment(command: str = "") -> dict[str, str]:
@@ -148,139 +173,40 @@ def write(results: Sequence[Result], folder: Path, *, command: str = "") -> None
     with atomic_write(folder / "report.json") as path:
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "report.html") as path:
-        path.write_text(html(results, report))
+        path.write_text(html(results, report), encoding="utf-8")
 
 
 def html(results: Sequence[Result], report: dict[str, Any]) -> str:
-    """One page without outside references: pictures are embedded."""
-    template = resources.files("jaxmodels.compare").joinpath("report.html.j2").read_text()
+    """One page that loads nothing: its style and its plots are in it."""
+    template = resources.files("jaxmodels.compare").joinpath("report.html.j2").read_text(encoding="utf-8")
     sections = [
         {
             "result": result,
-            "cells": row(result),
-            "depth": _picture(_depth_figure(result)),
-            "gradients": _picture(_gradient_figure(result)),
-            "losses": _picture(_loss_figure(result)) if len(result.losses) > 1 else None,
+            "style": STYLES[result.verdict],
+            "cells": overview(result),
+            "depth": depth_plot(result),
+            "gradients": gradient_plot(result),
+            "losses": loss_plot(result),
             "training": _training_text(result),
-            "rows": result.gradients[:12],
-            "layers": [c for c in result.layers if not c.ok][:12],
+            "closest": result.gradients[:ROWS],
+            "differing": [check for check in result.layers if not check.ok][:ROWS],
         }
         for result in results
     ]
+    verdicts = [result.verdict for result in results]
+    overall = next((v for v in ("different", "cannot be judged") if v in verdicts), "equal")
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         columns=COLUMNS,
         sections=sections,
-        ok=all(result.ok for result in results),
+        verdict=overall,
+        style=STYLES[overall],
+        stylesheet=pages.stylesheet(),
         environment=report["environment"],
         factor=FACTOR,
+        largest_tolerance=LARGEST_TOLERANCE,
         number=_number,
     )
-
-
-def _depth_figure(result: Result):
-    """Difference against depth: every layer's output in the order in which PyTorch runs them."""
-    from matplotlib.figure import Figure
-
-    outputs = [check for check in result.layers if check.kind == "output"]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    depth = range(len(outputs))
-    floor = min((c.noise for c in outputs), default=1e-16) / 30
-    axes.fill_between(depth, floor, [c.tolerance for c in outputs], color="#e8f0e4", label="tolerance")
-    axes.plot(depth, [c.noise for c in outputs], color="#7a9", lw=1, label="PyTorch's own noise")
-    good = [(i, max(c.error, floor)) for i, c in enumerate(outputs) if c.ok]
-    bad = [(i, min(c.error, 10.0)) for i, c in enumerate(outputs) if not c.ok]
-    for points, style, colour, label in (
-        (good, ".", BLUE, "JAX – PyTorch"),
-        (bad, "x", "#c0392b", "out of tolerance"),
-    ):
-        if points:
-            axes.plot(*zip(*points, strict=True), style, ms=6, color=colour, label=label)
-    axes.set(yscale="log", xlabel="layer call, in order of execution", ylabel="relative difference")
-    step = max(1, len(outputs) // 12)
-    names = [_short(check.name) for check in outputs]
-    axes.set_xticks(list(depth)[::step], names[::step], rotation=30, ha="right", fontsize=7)
-    axes.set_xlim(-1, len(outputs))
-    figure.legend(fontsize=8, loc="outside upper center", ncols=4, frameon=False)
-    return figure
-
-
-def _short(name: str) -> str:
-    """The last parts of a path, so that twelve fit under a picture."""
-    parts = name.split(".")
-    return "…" + ".".join(parts[-3:]) if len(parts) > 4 else name or "(model)"
-
-
-def _gradient_figure(result: Result):
-    """The parameters whose gradients differ most, worst first."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    worst_first = result.gradients[:16][::-1]
-    figure = Figure(figsize=(9, 0.24 * len(worst_first) + 1.1), layout="constrained")
-    axes = figure.subplots()
-    names = [check.name for check in worst_first]
-    least = min((c.noise for c in worst_first), default=1e-16) / 30
-    most = max((max(c.tolerance, min(c.error, 10.0)) for c in worst_first), default=1.0) * 3
-    colours = [BLUE if c.ok else "#c0392b" for c in worst_first]
-    axes.barh(names, [min(max(c.error, least), 10.0) for c in worst_first], color=colours, height=0.55)
-    axes.plot([c.tolerance for c in worst_first], names, "|", color="#4a7", ms=9, mew=2, label="tolerance")
-    axes.set(xscale="log", xlabel="relative difference of the gradient", xlim=(least, most))
-    axes.xaxis.set_major_locator(LogLocator(numticks=8))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="y", labelsize=7)
-    figure.legend(fontsize=8, frameon=False, loc="outside upper right")
-    return figure
-
-
-def _loss_figure(result: Result):
-    """The losses of both training runs, and below how far apart runs are that should be equal."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
-    steps = range(1, len(result.losses) + 1)
-    marker = "." if len(steps) <= 20 else ""
-    above.plot(steps, result.losses.pytorch, marker=marker, lw=4, color="#f0b27a", label="PyTorch")
-    above.plot(steps, result.losses.jax, marker=marker, lw=1.2, color=BLUE, label="JAX")
-    above.set(ylabel="loss")
-    above.legend(fontsize=8, frameon=False)
-    gaps = _gaps(result)
-    bottom = min((x for gap, *_ in gaps.values() for x in gap if x > 0), default=1e-16) / 4
-    for label, (gap, colour, dashes) in gaps.items():
-        drawn = [max(x, bottom) for x in gap]
-        below.plot(steps, drawn, ".", ms=5, color=colour)
-        below.plot(steps, np.maximum.accumulate(drawn), dashes, color=colour, lw=1.5, label=label)
-    below.set(yscale="log", xlabel="AdamW step", ylabel="difference of the losses")
-    below.set_xlim(0.5, len(steps) + 0.5)
-    below.annotate("  0", (1, bottom), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = below.get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _gaps(result: Result) -> dict[str, tuple[np.ndarray, str, str]]:
-    """Distances between losses, step by step; the colour and the dashes of each."""
-    losses = {name: np.array(curve) for name, curve in asdict(result.losses).items()}
-    here, elsewhere = result.losses.threads
-    ours, theirs = losses["jax"], losses["pytorch"]
-    threads = f"PyTorch with {here} – with {elsewhere} thread{'s' if elsewhere > 1 else ''}"
-    gaps = {
-        "PyTorch float32 – float64": (losses["pytorch_float32"] - losses["pytorch_float64"], "#7a9", "-"),
-        threads: (theirs - losses["pytorch_other_threads"], "#e08a3c", "-"),
-        "JAX – PyTorch": (ours - theirs, BLUE, "-"),
-        "JAX – PyTorch at equal weights": (ours - losses[f"jax_weights_{result.dtype}"], "#a463b0", "--"),
-    }
-    return {label: (np.abs(gap), colour, dashes) for label, (gap, colour, dashes) in gaps.items()}
-
-
-def _picture(figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _number(value: float) -> str:

@@ -71,16 +71,16 @@ class Routing:
 
 def choices(names: Sequence[str], routed: Sequence[Any]) -> list[Choice]:
     """The choices in what the models' `routing` methods return (fields `indices` and `margin`)."""
-    found = []
+    chosen = []
     for name, router in zip(names, routed, strict=True):
         if router.indices is None:
-            found.append(Choice(name, None, np.zeros(0)))
+            chosen.append(Choice(name, None, np.zeros(0)))
         else:
             indices = np.asarray(router.indices)
-            found.append(
+            chosen.append(
                 Choice(name, indices.reshape(-1, indices.shape[-1]), np.asarray(router.margin).ravel())
             )
-    return found
+    return chosen
 
 
 def identical(a: Sequence[Choice], b: Sequence[Choice]) -> bool:
@@ -98,34 +98,41 @@ def agreement(
     ours: Sequence[Choice],
     theirs: Sequence[Choice],
     *,
-    narrow: Sequence[Choice],
-    wide: Sequence[Choice],
+    float32: Sequence[Choice],
+    float64: Sequence[Choice],
     least: float,
     factor: float,
-    shrink: float,
+    scale: float,
 ) -> Routing:
-    """Compares the choices; the noise of a margin is that of PyTorch in float32 against float64."""
+    """Compares the choices.
+
+    Args:
+      ours, theirs: JAX's and PyTorch's, in the compared type.
+      float32, float64: PyTorch's in both types; their distance is the noise of a margin.
+      least: the smallest noise, relative to the margin.
+      factor: the tolerance in units of the noise.
+      scale: rounding of the compared type in units of float32's.
+    """
     routers = []
-    for mine, other, rough, exact in zip(ours, theirs, narrow, wide, strict=True):
-        if other.indices is None or mine.indices is None:
-            unlike = (other.indices is None) != (mine.indices is None)
-            routers.append(
-                RouterAgreement(other.name, 0, int(unlike), float(not unlike), 0.0, float(unlike), 0.0)
-            )
+    for our_choice, their_choice, rough, exact in zip(ours, theirs, float32, float64, strict=True):
+        name = their_choice.name
+        if their_choice.indices is None or our_choice.indices is None:
+            unlike = (their_choice.indices is None) != (our_choice.indices is None)
+            routers.append(RouterAgreement(name, 0, int(unlike), float(not unlike), 0.0, float(unlike), 0.0))
             continue
-        kept = ~_differs(rough, exact)
-        drift = np.abs(rough.margin - exact.margin)[kept].max(initial=0.0) * shrink
+        same = ~_differs(rough, exact)
+        drift = np.abs(rough.margin - exact.margin)[same].max(initial=0.0) * scale
         noise = max(float(drift), least * float(np.abs(exact.margin).max(initial=1.0)))
-        differs = _differs(mine, other)
-        shares = [_overlap(a, b) for a, b in zip(mine.indices, other.indices, strict=True)]
+        differs = _differs(our_choice, their_choice)
+        shares = [_overlap(a, b) for a, b in zip(our_choice.indices, their_choice.indices, strict=True)]
         routers.append(
             RouterAgreement(
-                name=other.name,
-                choices=len(other.indices),
+                name=name,
+                choices=len(their_choice.indices),
                 differing=int(differs.sum()),
                 overlap=float(np.mean(shares)),
-                margin=float(other.margin.min()),
-                lost_margin=float(other.margin[differs].max(initial=0.0)),
+                margin=float(their_choice.margin.min()),
+                lost_margin=float(their_choice.margin[differs].max(initial=0.0)),
                 tolerance=factor * noise,
             )
         )

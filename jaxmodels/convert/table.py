@@ -62,13 +62,13 @@ class Twin(NamedTuple):
     Attributes:
       theirs: path of the PyTorch module ("" is the model).
       ours: path of the Flax module.
-      axes: einops pattern from the axes of PyTorch's inputs and outputs to ours.
+      axes: einops pattern from the axes of PyTorch's inputs and outputs to ours; None where their shapes tell.
       output_axes: the same for outputs, where they differ from the inputs.
     """
 
     theirs: str
     ours: str
-    axes: str = "... -> ..."
+    axes: str | None = "... -> ..."
     output_axes: str | None = None
 
 

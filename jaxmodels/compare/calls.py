@@ -1,0 +1,51 @@
+"""Running either model: which argument is which, and a sentence where a run fails."""
+
+import inspect
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """Calls a model with inputs by name where it has parameters of these names, else by position.
+
+    Inputs whose names are the model's own parameters reach these, whatever their order. Otherwise they are
+    passed in the order of the dict, except to keyword-only parameters.
+    """
+    parameters = _parameters(getattr(model, "forward", None) or model.__call__)
+    named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    if inputs and all(name in parameters and parameters[name].kind in named for name in inputs):
+        return model(**inputs)
+    keyword_only = {
+        name: value
+        for name, value in inputs.items()
+        if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return model(*(value for name, value in inputs.items() if name not in keyword_only), **keyword_only)
+
+
+def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built-in or compiled: no signature to read
+        return {}
+
+
+class PairError(ValueError):
+    """Something about the pair that its author can change; the sentence says what and how."""
+
+
+@contextmanager
+def failures_explained(what: str, way_out: str) -> Generator[None]:
+    """Turns whatever the user's code raises into one sentence.
+
+    Raises:
+      PairError: `what` failed; the sentence gives the first line of the error, and `way_out`.
+    """
+    try:
+        yield
+    except PairError:
+        raise
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise PairError(f"{what} fails with {type(error).__name__}: {reason}; {way_out}") from error

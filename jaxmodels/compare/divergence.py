@@ -1,0 +1,230 @@
+"""The verdict: from checks to the place where the two sides first differ. Numbers and names in, words out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, LayerCheck
+from jaxmodels.compare.routing import RouterAgreement, Routing
+
+
+Verdict = Literal["equal", "different", "cannot be judged"]
+
+MODEL = "(model)"  # the model's own code, outside of its layers
+LOSS = "(loss)"
+NOT_COMPARED = "No layer could be compared"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where the two sides first differ.
+
+    Attributes:
+      layer: the PyTorch path of the module at fault, "(model)" for the model's own code, or "(loss)".
+      detail: one sentence: between which layers, or in what.
+      error: how far apart they are there.
+    """
+
+    layer: str
+    detail: str
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that was measured of a pair.
+
+    Attributes:
+      outputs, layers, gradients, weights: checks; layers in PyTorch's order of execution.
+      loss_checks: losses at equal weights, then those of the two runs.
+      not_compared: PyTorch paths of modules of which no call was compared, and why.
+      paths: the PyTorch paths of all modules that the table knows; "" is the model.
+      parameters: the names of all parameters, in the order of the table.
+      losses: the first loss in JAX and in PyTorch.
+      gradient_factor: by which every gradient of JAX is PyTorch's, where there is such a number.
+      routing: how far routers agree on the inputs.
+      later_fault: the first router that overturned a clear choice in training, and the step.
+    """
+
+    outputs: Sequence[Check] = ()
+    layers: Sequence[LayerCheck] = ()
+    gradients: Sequence[Check] = ()
+    weights: Sequence[Check] = ()
+    loss_checks: Sequence[Check] = ()
+    not_compared: Mapping[str, str] = field(default_factory=dict)
+    paths: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+    losses: tuple[float, float] | None = None
+    gradient_factor: float | None = None
+    routing: Routing | None = None
+    later_fault: tuple[RouterAgreement, int] | None = None
+
+
+def find_divergence(found: Findings) -> Divergence | None:
+    """The first place where the two sides differ; None where they agree.
+
+    A difference between layers that are free to divide their work differently counts only where outputs,
+    losses, gradients or weights differ as well.
+    """
+    first = _first_difference(found.layers)
+    overturned = _overturned_before(found, first)
+    if overturned:
+        return overturned
+    outputs = _in_outputs(found)
+    if outputs:
+        return outputs if first is None else _at_layer(found, first)
+    proven = next((i for i in range(len(found.layers)) if _is_fault_by_itself(found.layers, i)), None)
+    if proven is not None:
+        return _at_layer(found, proven)
+    return _in_loss(found) or _in_gradients(found) or _in_training(found)
+
+
+def verdict(divergence: Divergence | None, checks: Iterable[Check]) -> tuple[Verdict, str | None]:
+    """The verdict, and the reason where there can be none."""
+    if divergence is not None:
+        return "different", None
+    reasons = list(dict.fromkeys(check.undecided for check in checks if check.undecided))
+    if reasons:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        return "cannot be judged", reasons[0] + more
+    return "equal", None
+
+
+def uncounted_difference(layers: Sequence[LayerCheck]) -> LayerCheck | None:
+    """For pairs that are equal: the first call that nevertheless differs."""
+    index = _first_difference(layers)
+    return None if index is None else layers[index]
+
+
+def layers_compared(found: Findings) -> str:
+    """How many modules were compared, and why others were not, as part of a sentence."""
+    compared = {check.name for check in found.layers if check.error != float("inf") or check.binding}
+    if not compared:
+        reasons = sorted(set(found.not_compared.values())) or ["the table pairs no modules"]
+        return f"{NOT_COMPARED} ({'; '.join(reasons)})"
+    total = len(compared) + len(found.not_compared)
+    return f"{len(compared)} of {total} layers were compared"
+
+
+def _first_difference(layers: Sequence[LayerCheck]) -> int | None:
+    """The position of the first call that differs.
+
+    A container may divide the work differently: if the next call agrees again, nothing is wrong there.
+    """
+    for i, check in enumerate(layers):
+        if check.ok:
+            continue
+        if not check.binding and i + 1 < len(layers) and layers[i + 1].ok:
+            continue
+        return i
+    return None
+
+
+def _is_fault_by_itself(layers: Sequence[LayerCheck], index: int) -> bool:
+    """Whether this call shows a fault even if all outputs agree: modules that must agree get the same and differ."""
+    check = layers[index]
+    if check.ok or not check.binding:
+        return False
+    inputs = [c for c in layers if (c.name, c.call, c.kind) == (check.name, check.call, "input")]
+    return check.kind == "input" or all(c.ok for c in inputs)
+
+
+def _overturned_before(found: Findings, first: int | None) -> Divergence | None:
+    """A router that overturned a clear choice, unless an earlier layer that differs explains it."""
+    fault = found.routing.first_fault if found.routing else None
+    if fault is None:
+        return None
+    places = [i for i, c in enumerate(found.layers) if c.name == fault.name and c.kind == "output"]
+    if first is None or not places or places[0] <= first:
+        return overturned_choice(fault)
+    return None
+
+
+def overturned_choice(fault: RouterAgreement, where: str = "") -> Divergence:
+    """A router that chose otherwise although the choice was clear."""
+    detail = f"{fault.differing} of {fault.choices} choices differ{where}, by margins up to {fault.lost_margin:.1e}"
+    return Divergence(fault.name, detail, fault.lost_margin)
+
+
+def _at_layer(found: Findings, index: int) -> Divergence:
+    check = found.layers[index]
+    again = f" (call {check.call + 1})" if check.call else ""
+    name = check.name or MODEL
+    if check.kind == "output":
+        what = "an output of another shape" if check.error == float("inf") else "another output"
+        return Divergence(name, f"{name}{again} gets the same input and returns {what}", check.error)
+    parent = _parent(check.name, found.paths) or MODEL
+    earlier = [c.name for c in found.layers[:index] if c.kind == "output" and c.ok]
+    since = f" after {earlier[-1]}" if earlier else ""
+    return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error)
+
+
+def _parent(path: str, known: Iterable[str]) -> str:
+    """The innermost module of the table around `path`; "" is the model."""
+    known = set(known)
+    while path:
+        path = path.rpartition(".")[0]
+        if path in known:
+            break
+    return path
+
+
+def _in_outputs(found: Findings) -> Divergence | None:
+    wrong = next((check for check in found.outputs if not check.ok), None)
+    if wrong is None:
+        return None
+    compared = layers_compared(found)
+    if compared.startswith(NOT_COMPARED):
+        return Divergence(MODEL, f"{wrong.name} differs. {compared}", wrong.error)
+    agreeing = f"although all layers that were compared agree ({compared})"
+    return Divergence(MODEL, f"{wrong.name} differs {agreeing}", wrong.error)
+
+
+def _in_loss(found: Findings) -> Divergence | None:
+    """The first loss: it is computed of outputs that agree."""
+    check = next((check for check in found.loss_checks if check.name == f"loss 1{EQUAL_WEIGHTS}"), None)
+    if check is None or check.ok or not found.losses:
+        return None
+    ours, theirs = found.losses
+    detail = f"the outputs agree, the loss does not: {ours:.6g} in JAX, {theirs:.6g} in PyTorch"
+    return Divergence(LOSS, detail, check.error)
+
+
+def _in_gradients(found: Findings) -> Divergence | None:
+    wrong = [check for check in found.gradients if not check.ok]
+    if not wrong:
+        return None
+    if found.gradient_factor is not None:
+        detail = (
+            "outputs and the value of the loss agree, but every gradient in JAX is "
+            f"{found.gradient_factor:.4g} times PyTorch's: the loss is differentiated differently"
+        )
+        return Divergence(LOSS, detail, max(check.error for check in wrong))
+    # The gradient flows backwards: the last parameter is the first that it reaches.
+    order = {name: i for i, name in enumerate(found.parameters)}
+    last = max(wrong, key=lambda check: order.get(check.name, -1))
+    detail = f"the forward pass agrees, the gradient of {last.name} does not"
+    return Divergence(_owner(last.name), detail, last.error)
+
+
+def _in_training(found: Findings) -> Divergence | None:
+    """What only the steps bring to light; the first step's outputs and gradients agree."""
+    if found.later_fault:
+        fault, step = found.later_fault
+        return overturned_choice(fault, f" on the batch of step {step}")
+    unequal = [check for check in found.loss_checks if not check.ok]
+    if unequal and unequal[0].name.endswith(EQUAL_WEIGHTS):
+        detail = f"outputs and gradients of the first batch agree, {unequal[0].name} does not"
+        return Divergence(MODEL, detail, unequal[0].error)
+    wrong = [check for check in found.weights if not check.ok]
+    if wrong:
+        detail = f"gradients agree, {wrong[0].name} does not after the optimiser steps"
+        return Divergence(_owner(wrong[0].name), detail, wrong[0].error)
+    if unequal:
+        detail = f"the runs drift apart: {unequal[0].name} differs, although at equal weights no loss does"
+        return Divergence(MODEL, detail, unequal[0].error)
+    return None
+
+
+def _owner(parameter: str) -> str:
+    return parameter.rpartition(".")[0] or parameter

@@ -1,0 +1,271 @@
+"""The forward pass of both sides: outputs, every layer, every router, and whether a second run returns the same."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from jaxmodels.compare.calls import PairError, failures_explained
+from jaxmodels.compare.layers import Event, Key, differences, flax_events, noise_of, torch_events
+from jaxmodels.compare.layouts import standard_layers
+from jaxmodels.compare.noise import (
+    FACTOR,
+    Check,
+    DType,
+    LayerCheck,
+    NoiseFloor,
+    output_check,
+    relative_error,
+    rounding_noise,
+)
+from jaxmodels.compare.outputs import as_array, matched, named_leaves, to_our_axes
+from jaxmodels.compare.pair import Inputs
+from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_tensors, cast
+from jaxmodels.compare.routing import Routing, agreement, choices, identical
+from jaxmodels.compare.steps import RoutingIndices, torch_routing
+from jaxmodels.convert.torch_io import to_numpy
+
+
+Outputs = dict[str, np.ndarray]
+TYPES: tuple[DType, DType] = ("float32", "float64")
+# Two runs of the Flax model that differ by more may be random.
+RANDOM = 1e-4
+
+
+class Router:
+    """Compares what the routers of both sides choose; compiled once for all steps."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        pair = subject.pair
+        assert pair.routing_ours is not None
+        self.route = jax.jit(pair.routing_ours)
+
+    def compare(
+        self, inputs: Inputs, ours: nnx.Module, models: Models
+    ) -> tuple[Routing, RoutingIndices, bool]:
+        """How far the routers agree, what PyTorch's chose, and whether all runs chose the same in the same order."""
+        pair, floor = self.subject.pair, self.subject.floor
+        assert pair.routing_theirs is not None
+        in_jax = choices(pair.routers, self.route(ours, as_jax_arrays(pair, inputs)))
+        with torch.no_grad():
+            routed = {
+                dtype: pair.routing_theirs(models[dtype], as_tensors(cast(inputs, dtype))) for dtype in TYPES
+            }
+        in_torch = {dtype: choices(pair.routers, found) for dtype, found in routed.items()}
+        routing = agreement(
+            in_jax,
+            in_torch[floor.dtype],
+            float32=in_torch["float32"],
+            float64=in_torch["float64"],
+            least=floor.least,
+            factor=FACTOR,
+            scale=floor.scale,
+        )
+        indices = [None if r.indices is None else to_numpy(r.indices) for r in routed[floor.dtype]]
+        # Also where only the order differs: what comes behind keeps it.
+        same = identical(in_jax, in_torch[floor.dtype])
+        return routing, indices, same and identical(in_torch["float32"], in_torch["float64"])
+
+
+def compare_routing(subject: Subject, router: Router) -> Routing:
+    """Compares the routers' choices on the inputs; where any two runs differ, all of them repeat PyTorch's."""
+    routing, indices, same = router.compare(subject.inputs, subject.pair.ours, subject.models)
+    if not same:
+        subject.routing_indices = indices
+    if routing.differing:
+        subject.notes.append(
+            f"routing: {routing.differing} sets differ between JAX and PyTorch; "
+            "layers and gradients are compared with PyTorch's choice on both sides"
+        )
+    return routing
+
+
+class TorchForward:
+    """What PyTorch returns in both types, and every call of every module on the way."""
+
+    def __init__(self, subject: Subject, models: Models) -> None:
+        runs = {dtype: _torch_run(subject, models[dtype], dtype) for dtype in TYPES}
+        self.outputs = {dtype: outputs for dtype, (outputs, _) in runs.items()}
+        self.events = {dtype: events for dtype, (_, events) in runs.items()}
+
+    def floor(self, subject: Subject) -> NoiseFloor:
+        """The noise floor behind everything that PyTorch computed in the compared type."""
+        arrays = [array for event in self.events[subject.dtype] for array in event.arrays]
+        return subject.floor.after([*arrays, *self.outputs[subject.dtype].values()])
+
+    def output_noise(self) -> dict[str, float]:
+        """The distance of every output between the two types."""
+        float32, float64 = self.outputs["float32"], self.outputs["float64"]
+        return {
+            name: rounding_noise(float32[name], value) for name, value in float64.items() if name in float32
+        }
+
+    def event_noise(self) -> dict[Key, float]:
+        """The distance of every event between the two types."""
+        float64 = {event.key: event for event in self.events["float64"]}
+        return {
+            event.key: noise_of(event, float64[event.key])
+            for event in self.events["float32"]
+            if event.key in float64
+        }
+
+
+def _torch_run(subject: Subject, model: torch.nn.Module, dtype: DType) -> tuple[Outputs, list[Event]]:
+    call = _repeating(subject.pair.call_theirs, subject, torch_routing)
+    inputs = as_tensors(cast(subject.inputs, dtype))
+    way_out = "its inputs are those of the pair, passed by call_theirs"
+    with torch.no_grad(), failures_explained("the PyTorch model", way_out):
+        result, events = torch_events(model, lambda: call(model, inputs))
+        outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
+    return outputs, events
+
+
+def refuse_random_torch(subject: Subject, first: TorchForward) -> None:
+    """Runs PyTorch a second time on equal inputs.
+
+    Raises:
+      PairError: an output differs; the first module that returned something else is named.
+    """
+    dtype = subject.dtype
+    outputs, events = _torch_run(subject, subject.models[dtype], dtype)
+    if all(_repeats(a, outputs.get(name), subject) for name, a in first.outputs[dtype].items()):
+        return
+    place = "the model's own code"
+    for a, b in zip(first.events[dtype], events, strict=False):
+        if a.key != b.key or not all(map(partial(_repeats, subject=subject), a.arrays, b.arrays)):
+            place = f"{a.path or 'the model'}'s {a.kind}" if a.path else place
+            break
+    raise PairError(
+        "the PyTorch model returns other values when it runs a second time on the same inputs, although it is in "
+        f"evaluation mode (first seen in {place}): a random function, such as functional dropout without "
+        "training=self.training, or state that a call changes; switch it off before comparing"
+    )
+
+
+def _repeats(a: np.ndarray, b: np.ndarray | None, subject: Subject) -> bool:
+    return b is not None and relative_error(b, a) <= FACTOR * subject.floor.least
+
+
+def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
+    """What the Flax model returns, compiled as users run it."""
+    call = _repeating(subject.pair.call_ours, subject, _jax_routing)
+    inputs = as_jax_arrays(subject.pair, subject.inputs)
+    graphdef, state = nnx.split(model)
+
+    names: list[str] = []
+
+    @jax.jit
+    def run(state, values):
+        model = nnx.merge(graphdef, state)
+        leaves = named_leaves(call(model, dict(zip(inputs, values, strict=True))))
+        names[:] = leaves
+        return [jnp.asarray(leaf) for leaf in leaves.values()]
+
+    with failures_explained("the Flax model", "its inputs are what to_ours returns, passed by call_ours"):
+        arrays = run(state, list(inputs.values()))
+    return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
+
+
+def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event]]:
+    """The Flax model once more, operation by operation and with other random keys: outputs and every call."""
+    call = _repeating(subject.pair.call_ours, subject, _jax_routing)
+    inputs = as_jax_arrays(subject.pair, subject.inputs)
+    model = _with_other_keys(subject.pair.ours)
+    with failures_explained(
+        "the Flax model, run without jax.jit",
+        "its layers can only be compared where it runs under jax.disable_jit()",
+    ):
+        result, events = flax_events(model, lambda model: call(model, inputs))
+        outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
+    return outputs, events
+
+
+def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> None:
+    """Compares the two runs of the Flax model, and compiles it once more where they differ.
+
+    Raises:
+      PairError: two compiled runs differ.
+    """
+    if all(relative_error(eager[name], value) <= RANDOM for name, value in outputs.items()):
+        return
+    # It may also be code that rounds badly: operation by operation, other digits are lost.
+    again = jax_outputs(subject, _with_other_keys(subject.pair.ours))
+    for name, value in outputs.items():
+        if not _repeats(value, again[name], subject):
+            raise PairError(
+                "the Flax model returns other values when it runs a second time on the same inputs (output "
+                f"{name or 0}), although it is in evaluation mode: a random function that does not ask for "
+                "`deterministic`, or NumPy's random numbers; switch it off before comparing"
+            )
+
+
+def _with_other_keys(model: nnx.Module) -> nnx.Module:
+    """A copy that draws other random numbers."""
+    model = nnx.clone(model)
+    for _, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.RngKey):
+            node.set_value(jax.random.fold_in(node.get_value(), 1))
+    return model
+
+
+def output_checks(
+    subject: Subject, ours: Outputs, theirs: TorchForward, noise: Mapping[str, float]
+) -> list[Check]:
+    """One check per output.
+
+    Raises:
+      PairError: the two sides return outputs of different names.
+    """
+    if not theirs.outputs[subject.dtype]:
+        raise PairError(
+            "the models return nothing that can be compared: return arrays from call_ours and call_theirs"
+        )
+    keys = list(theirs.outputs[subject.dtype])
+    checks = []
+    for key, (name, mine, expected) in zip(keys, matched(ours, theirs.outputs[subject.dtype]), strict=True):
+        axes = subject.pair.output_axes
+        by_type = {dtype: to_our_axes(theirs.outputs[dtype][key], mine, axes) for dtype in TYPES}
+        if axes == "... -> ..." and by_type[subject.dtype].shape != expected.shape:
+            subject.notes.append(
+                f"{name}: PyTorch's channels, on axis 1, are compared with the last axis in JAX"
+            )
+        checks.append(output_check(subject.floor, name, mine, by_type, noise.get(key, 0.0)))
+    return checks
+
+
+def layer_checks(
+    subject: Subject, events: Mapping[Key, Event], theirs: TorchForward, noise: Mapping[Key, float]
+) -> tuple[list[LayerCheck], dict[str, str]]:
+    """One check per call of a module and kind, in PyTorch's order; and the modules without one, with a reason."""
+    pair = subject.pair
+    known = standard_layers(pair.ours, subject.models[subject.dtype], pair.twins)
+    found, missing = differences(theirs.events[subject.dtype], events, pair.twins, known=known)
+    by_key = {event.key: event for event in theirs.events[subject.dtype]}
+    floor = NoiseFloor(subject.dtype)
+    checks: list[LayerCheck] = []
+    seen: list[float] = []
+    for one in found:
+        floor = floor.after(by_key[one.path, one.call, one.kind].arrays)
+        seen.append(noise.get((one.path, one.call, one.kind), 0.0) * floor.scale)
+        # A single layer may be lucky: none is held to less than half of what came before shows.
+        check = floor.check(one.path, one.error, max(seen[-1], median(seen)))
+        checks.append(LayerCheck(**vars(check), call=one.call, kind=one.kind, binding=one.binding))
+    return checks, missing
+
+
+def _repeating(function: Callable, subject: Subject, convert: Callable[[RoutingIndices], Any]) -> Callable:
+    """`function` with the routers' choice to repeat, where there is one."""
+    if subject.routing_indices is None:
+        return function
+    return partial(function, routing=convert(subject.routing_indices))
+
+
+def _jax_routing(indices: RoutingIndices) -> list[jax.Array | None]:
+    return [None if one is None else jnp.asarray(one) for one in indices]

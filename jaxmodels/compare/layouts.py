@@ -1,0 +1,188 @@
+"""How the parameters of common layers are named and laid out in Flax and in PyTorch, and the table made of that."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from flax import nnx
+
+from jaxmodels.convert.table import Entry, Parameter, Twin
+
+
+# Flax's name -> PyTorch's, for layers whose parameters have one axis or the same axes on both sides.
+NORM_NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
+NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.BatchNorm)
+STANDARD = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.Embed, *NORMS)
+# Names of a kernel's spatial axes by their number.
+SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+# Modules whose activations have their channels on axis 1 in PyTorch and on the last axis in Flax.
+CHANNELS_FIRST = (
+    *(
+        getattr(torch.nn, f"{name}{axes}d")
+        for name in (
+            "Conv",
+            "ConvTranspose",
+            "BatchNorm",
+            "InstanceNorm",
+            "MaxPool",
+            "AvgPool",
+            "AdaptiveMaxPool",
+            "AdaptiveAvgPool",
+        )
+        for axes in (1, 2, 3)
+    ),
+    torch.nn.GroupNorm,
+    torch.nn.SyncBatchNorm,
+    torch.nn.Upsample,
+    torch.nn.PixelShuffle,
+    torch.nn.PixelUnshuffle,
+)
+
+
+def table_from_names(
+    ours: nnx.Module, theirs: torch.nn.Module, names: Mapping[str, str] | None = None
+) -> tuple[Entry, ...]:
+    """The table of any two models whose modules have the same names.
+
+    Args:
+      ours: Linear, LinearGeneral, Conv, ConvTranspose, Embed, MultiHeadAttention and the norms are recognised
+        with their layouts; every other variable must have PyTorch's name and axes.
+      theirs: the PyTorch model.
+      names: dotted path of a Flax module -> path of its PyTorch twin, for those that differ; what lies below
+        a renamed module follows it.
+
+    Raises:
+      ValueError: a name that neither model has.
+    """
+    torch_modules = dict(theirs.named_modules())
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
+    _check_names(dict(names or {}), modules, torch_modules)
+    # A sequential's layers lie in a list here, and directly below it there.
+    renamed = {
+        f"{path}.layers" if path else "layers": path
+        for path, module in modules.items()
+        if isinstance(module, nnx.Sequential)
+        and (f"{path}.layers" if path else "layers") not in torch_modules
+    }
+    renamed = {inner: _renamed(path, dict(names or {})) for inner, path in renamed.items()} | dict(
+        names or {}
+    )
+
+    entries: list[Entry] = []
+    packed: list[str] = []
+    for path, module in sorted(modules.items()):
+        if isinstance(module, nnx.List | nnx.Dict):
+            continue
+        their_path = _renamed(path, renamed)
+        twin = torch_modules.get(their_path)
+        # The root is left out: its inputs are the pair's, in two layouts, and its outputs are compared anyway.
+        if their_path and twin is not None:
+            entries.append(Twin(their_path, path, None))
+        if any(path.startswith(f"{outer}.") for outer in packed):
+            continue
+        if isinstance(module, nnx.MultiHeadAttention) and isinstance(twin, torch.nn.MultiheadAttention):
+            packed.append(path)
+            entries += _attention(path, their_path, twin, module)
+        else:
+            entries += _parameters(path, their_path, twin, module)
+    return tuple(entries)
+
+
+def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[Twin]) -> dict[str, bool]:
+    """The PyTorch paths of twins that are layers of both libraries, and whether their axis 1 holds channels."""
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
+    torch_modules = dict(theirs.named_modules())
+    found = {}
+    for twin in twins:
+        module, torch_module = modules.get(twin.ours), torch_modules.get(twin.theirs)
+        if isinstance(module, STANDARD) and type(torch_module).__module__.startswith("torch.nn."):
+            found[twin.theirs] = isinstance(torch_module, CHANNELS_FIRST)
+    return found
+
+
+def _check_names(
+    names: Mapping[str, str], modules: Mapping[str, object], torch_modules: Mapping[str, object]
+) -> None:
+    unknown = [f"not in the Flax model: {path}" for path in names if path not in modules]
+    unknown += [f"not in the PyTorch model: {path}" for path in names.values() if path not in torch_modules]
+    if unknown:
+        raise ValueError("names must pair existing modules\n  " + "\n  ".join(unknown))
+
+
+def _parameters(
+    path: str, their_path: str, twin: torch.nn.Module | None, module: nnx.Module
+) -> Iterator[Parameter]:
+    """The entries of a module's own variables."""
+    for name, variable in vars(module).items():
+        if not isinstance(variable, nnx.Param | nnx.BatchStat):
+            continue
+        own, key = (f"{where}.{name}" if where else name for where in (path, their_path))
+        weight = f"{their_path}.weight" if their_path else "weight"
+        match module:
+            case nnx.Linear() if name == "kernel":
+                yield Parameter(weight, own, _linear_axes(twin))
+            case nnx.LinearGeneral():
+                yield _general(module, name, own, weight if name == "kernel" else key)
+            case nnx.ConvTranspose() if name == "kernel":
+                yield _transposed(module, own, weight, variable.ndim)
+            case nnx.Conv() if name == "kernel":
+                spatial = SPATIAL.get(variable.ndim - 2, "")
+                yield Parameter(weight, own, f"o i {spatial} -> {spatial} i o")
+            case nnx.Embed() if name == "embedding":
+                yield Parameter(weight, own)
+            case _ if isinstance(module, NORMS):
+                their_name = NORM_NAMES.get(name, name)
+                yield Parameter(f"{their_path}.{their_name}" if their_path else their_name, own)
+            case _:
+                yield Parameter(key, own)
+
+
+def _linear_axes(twin: torch.nn.Module | None) -> str:
+    """A Linear's kernel; in PyTorch it may be a convolution of one pixel."""
+    weight = getattr(twin, "weight", None)
+    ones = " 1" * (weight.ndim - 2) if isinstance(weight, torch.Tensor) else ""
+    return f"o i{ones} -> i o"
+
+
+def _general(module: nnx.LinearGeneral, name: str, own: str, key: str) -> Parameter:
+    """Several axes at once, such as heads and their features; PyTorch's Linear has merged them."""
+    outputs = " ".join(f"o{i}" for i in range(len(module.out_features)))
+    if name != "kernel":
+        return Parameter(key, own, f"({outputs}) -> {outputs}")
+    inputs = " ".join(f"i{i}" for i in range(len(module.in_features)))
+    return Parameter(key, own, f"({outputs}) ({inputs}) -> {inputs} {outputs}")
+
+
+def _transposed(module: nnx.ConvTranspose, own: str, key: str, rank: int) -> Parameter:
+    """PyTorch's kernel runs backwards along its spatial axes, unless Flax turns its own round."""
+    spatial = SPATIAL.get(rank - 2, "")
+    if module.transpose_kernel:
+        return Parameter(key, own, f"i o {spatial} -> {spatial} o i")
+    return Parameter(key, own, f"i o {spatial} -> {spatial} i o", flip=rank - 2)
+
+
+def _attention(
+    path: str, their_path: str, twin: torch.nn.MultiheadAttention, module: nnx.MultiHeadAttention
+) -> Iterator[Parameter]:
+    """Queries, keys and values of one packed weight, or of three where their widths differ."""
+    ours, theirs = (f"{where}." if where else "" for where in (path, their_path))
+    packed = twin.in_proj_weight is not None
+    for index, (name, letter) in enumerate((("query", "q"), ("key", "k"), ("value", "v"))):
+        part = (index, 3)
+        key = f"{theirs}in_proj_weight" if packed else f"{theirs}{letter}_proj_weight"
+        own = f"{ours}{name}."
+        yield Parameter(key, f"{own}kernel", "(h d) i -> i h d", part=part if packed else None)
+        if getattr(module, name).bias is not None:
+            yield Parameter(f"{theirs}in_proj_bias", f"{own}bias", "(h d) -> h d", part=part)
+    yield Parameter(f"{theirs}out_proj.weight", f"{ours}out.kernel", "o (h d) -> h d o")
+    if module.out.bias is not None:
+        yield Parameter(f"{theirs}out_proj.bias", f"{ours}out.bias")
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+    """Replaces the longest prefix of `path` that `names` knows."""
+    prefix = path
+    while prefix and prefix not in names:
+        prefix = prefix.rpartition(".")[0]
+    if prefix not in names:
+        return path
+    return (names[prefix] + path[len(prefix) :]).removeprefix(".")

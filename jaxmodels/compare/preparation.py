@@ -1,0 +1,222 @@
+"""Both models ready to be compared: copies in both types, evaluation mode, the same weights, usable inputs."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import torch
+from flax import nnx
+
+from jaxmodels.compare.calls import PairError, failures_explained
+from jaxmodels.compare.divergence import MODEL
+from jaxmodels.compare.noise import DType, NoiseFloor
+from jaxmodels.compare.pair import Inputs, Pair
+from jaxmodels.convert.core import fit, variable_at
+from jaxmodels.convert.table import Derived, Entry, Parameter, Tied
+from jaxmodels.convert.torch_io import to_numpy, to_torch
+
+
+Models = Mapping[DType, torch.nn.Module]
+# Weights "nearby" differ by this share of themselves: far more than rounding, far less than a step of training.
+NEARBY_DISTANCE = 1e-3
+COMPLEX = {"float32": np.complex64, "float64": np.complex128}
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A pair that is ready to run.
+
+    Attributes:
+      pair: both models as they are compared: in evaluation mode, with the same weights.
+      models: PyTorch's model in both types; the compared one is `models[dtype]`.
+      inputs: in the compared type.
+      floor: the tolerances of the compared type.
+      parameters: how many numbers the PyTorch model learns.
+      routing_indices: what PyTorch's routers chose, where all runs must repeat it.
+      notes: what the reader of the result should know.
+    """
+
+    pair: Pair
+    models: dict[DType, torch.nn.Module]
+    inputs: dict[str, np.ndarray]
+    floor: NoiseFloor
+    parameters: int
+    routing_indices: list[np.ndarray | None] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> DType:
+        return self.floor.dtype
+
+
+def prepare(pair: Pair, dtype: DType) -> Subject:
+    """Copies the PyTorch model, gives the Flax model its weights, and turns randomness off on both sides.
+
+    Raises:
+      PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
+    """
+    inputs = cast(_checked(pair.inputs), dtype)
+    source = _copied(pair.theirs)
+    notes = _with_plain_weights(source, pair.table)
+    theirs = source.to(getattr(torch, dtype))
+    models = _in_both_types(theirs)
+    for path, value in fit(pair.ours, pair.table, loadable_arrays(theirs, pair.table)).items():
+        variable_at(pair.ours, path).set_value(jnp.asarray(value))
+    ours = nnx.view(pair.ours, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    ours.eval()  # also modules with such an attribute and no view of their own
+    return Subject(
+        pair=replace(pair, ours=ours, theirs=models[dtype]),
+        models=models,
+        inputs=inputs,
+        floor=NoiseFloor(dtype),
+        parameters=sum(parameter.numel() for parameter in theirs.parameters()),
+        notes=notes,
+    )
+
+
+def nearby_models(subject: Subject, seed: int) -> dict[DType, torch.nn.Module]:
+    """PyTorch's models with other weights, each changed by about `NEARBY_DISTANCE` of itself."""
+    model = copy.deepcopy(subject.models[subject.dtype])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.mul_((1 + NEARBY_DISTANCE * noise).to(parameter.dtype))
+    return _in_both_types(model)
+
+
+def _in_both_types(model: torch.nn.Module) -> dict[DType, torch.nn.Module]:
+    return {"float32": copy.deepcopy(model).float(), "float64": copy.deepcopy(model).double()}
+
+
+def loadable_arrays(model: torch.nn.Module, table: tuple[Entry, ...]) -> dict[str, np.ndarray]:
+    """The entries of a state_dict that the table must cover, and those that it does.
+
+    Left out are buffers without an entry, such as masks and counters: Flax computes its own. So is the second
+    name of a tied parameter, where the table has the first.
+    """
+    covered = {entry.theirs for entry in table if isinstance(entry, Parameter | Derived | Tied)}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shared = {id(parameters[name]) for name in covered if name in parameters}
+    arrays = {}
+    for key, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if key not in covered and (key not in parameters or id(parameters[key]) in shared):
+            continue
+        arrays[key] = to_numpy(value)
+    return arrays
+
+
+def names_of_parameters(subject: Subject) -> list[str]:
+    """The entries of the table that PyTorch learns, in the table's order."""
+    learned = dict(subject.models[subject.dtype].named_parameters(remove_duplicate=False))
+    entries = [entry.theirs for entry in subject.pair.table if isinstance(entry, Parameter)]
+    return [name for name in dict.fromkeys(entries) if name in learned]
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """The first weight or buffer that holds NaN or infinity."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return next(
+        (name for name, tensor in model.named_parameters() if not tensor.isfinite().all()),
+        next((name for name, tensor in tensors if tensor.isnan().any()), None),
+    )
+
+
+def cast(inputs: Inputs, dtype: DType) -> dict[str, np.ndarray]:
+    """The inputs as arrays: floating-point ones as `dtype`, complex ones alike."""
+    return {name: _cast(np.asarray(value), dtype) for name, value in inputs.items()}
+
+
+def as_tensors(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The inputs for PyTorch, sharing no memory with the arrays."""
+    return {name: to_torch(value) for name, value in inputs.items()}
+
+
+def as_jax_arrays(pair: Pair, inputs: Inputs) -> dict[str, Any]:
+    """The inputs for JAX, in the Flax model's layout and in the order that `to_ours` gives them."""
+    with failures_explained("to_ours", "it gets the pair's inputs and returns the Flax model's"):
+        return {name: jnp.asarray(value) for name, value in pair.to_ours(inputs).items()}
+
+
+def _cast(array: np.ndarray, dtype: DType) -> np.ndarray:
+    if np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16:
+        return array.astype(dtype)
+    return array.astype(COMPLEX[dtype]) if np.iscomplexobj(array) else array
+
+
+def _checked(inputs: Inputs) -> Inputs:
+    if not isinstance(inputs, Mapping):
+        raise PairError(f"inputs must be a dict of arrays by name; got a {type(inputs).__name__}")
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+        try:
+            kind = np.asarray(value).dtype
+        except (ValueError, TypeError) as error:
+            raise PairError(
+                f"inputs[{name!r}] must be an array; it is a ragged {type(value).__name__}"
+            ) from error
+        if kind.kind not in "biufcV":
+            raise PairError(
+                f"inputs[{name!r}] must be an array of numbers; got a {type(value).__name__}: leave it out, and "
+                "let call_ours and call_theirs pass it"
+            )
+    return {
+        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
+def _copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy in evaluation mode, all of whose parameters have gradients."""
+    # A weight that an older weight norm has computed is no leaf, which deepcopy refuses.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    with failures_explained("copying the PyTorch model", "pass one that copy.deepcopy can copy"):
+        copied = copy.deepcopy(model, computed).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return copied
+
+
+def _with_plain_weights(model: torch.nn.Module, table: tuple[Entry, ...]) -> list[str]:
+    """Replaces weights that are computed from others by their values, unless the table has the others.
+
+    Returns:
+      A note for each module with weight norm, spectral norm or another parametrization.
+    """
+    covered = {entry.theirs for entry in table if isinstance(entry, Parameter)}
+    notes = []
+    for path, module in list(model.named_modules()):
+        names = {f"{path}.{name}".removeprefix(".") for name, _ in module.named_parameters()}
+        if names <= covered:
+            continue
+        folded = []
+        if torch.nn.utils.parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                torch.nn.utils.parametrize.remove_parametrizations(module, name)
+                folded.append(name)
+        hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
+        for hook, remove in (
+            ("WeightNorm", torch.nn.utils.remove_weight_norm),
+            ("SpectralNorm", torch.nn.utils.remove_spectral_norm),
+        ):
+            if hook in hooks:
+                remove(module)
+                folded.append("weight")
+        if folded:
+            notes.append(
+                f"{path or MODEL}: PyTorch computes its {', '.join(folded)} from other parameters (weight norm or the "
+                "like); compared are the values, as plain parameters, not how the others learn"
+            )
+    return notes

@@ -1,0 +1,72 @@
+"""What a comparison returns."""
+
+from dataclasses import dataclass, field
+
+from jaxmodels.compare.divergence import Divergence, Verdict, verdict
+from jaxmodels.compare.noise import Check, DType, LayerCheck
+from jaxmodels.compare.precision import Evidence
+from jaxmodels.compare.routing import Routing
+from jaxmodels.compare.steps import Losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that was measured of one pair.
+
+    Attributes:
+      model: the pair's name.
+      dtype: the compared type.
+      parameters: how many numbers the models learn.
+      outputs, layers, gradients, weights, loss_checks: what was compared, each against its tolerance.
+      not_compared: PyTorch paths of modules of which no call was compared, and why.
+      weight_steps: after how many steps the weights were compared.
+      losses: of all training runs.
+      divergence: where the two sides first differ; None where they agree.
+      precision: of matrix products on this machine.
+      routing: for models that choose tokens, how far the choices agree.
+      unjudged: reasons against a verdict that no check has, such as a weight that is NaN.
+      notes: what else the reader should know.
+    """
+
+    model: str
+    dtype: DType
+    parameters: int
+    outputs: list[Check]
+    layers: list[LayerCheck]
+    not_compared: dict[str, str]
+    gradients: list[Check]
+    weights: list[Check]
+    weight_steps: int
+    losses: Losses
+    loss_checks: list[Check]
+    divergence: Divergence | None
+    precision: Evidence
+    routing: Routing | None = None
+    unjudged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether both sides are equal; false as well where that cannot be judged."""
+        return self.verdict == "equal"
+
+    @property
+    def verdict(self) -> Verdict:
+        """ "equal", "different", or "cannot be judged"."""
+        return self._judged[0]
+
+    @property
+    def reason(self) -> str | None:
+        """Why the pair cannot be judged; None where it can."""
+        return self._judged[1]
+
+    @property
+    def checks(self) -> list[Check]:
+        """All of them; those of layers are not all decisive."""
+        return [*self.outputs, *self.layers, *self.gradients, *self.weights, *self.loss_checks]
+
+    @property
+    def _judged(self) -> tuple[Verdict, str | None]:
+        unjudged = [Check("", 0.0, 0.0, 0.0, reason) for reason in self.unjudged]
+        decisive = [*unjudged, *self.outputs, *self.gradients, *self.weights, *self.loss_checks]
+        return verdict(self.divergence, decisive)
