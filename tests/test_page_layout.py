@@ -11,11 +11,13 @@ from benchmarks import report
 from jaxmodels import pages
 from tests.benchmarks import sample_results
 from tests.page_measurements import NARROW, Page, Views, check, check_verdict, measure, needs_chromium
+from tests.training import sample_run
 
 
 pytestmark = needs_chromium
 
 MODELS = ("glom", "hourglass", "colt5", "mammut", "scalable_vit")
+RUN_VERDICT = "better than 2 of 2 baselines"
 CELLS = "".join(f"<td>cell {i}</td>" for i in range(60))
 PIXEL = (  # white
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAGUbAxwAAAABJRU5ErkJggg=="
@@ -129,6 +131,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Views]:
         described[name] = Page(path, verdicts=("equal", "different"))
     report.write_report(benchmark_results(), folder)
     described["benchmark"] = Page(folder / "report.html")
+    sample_run.write(folder / "run")
+    described["run"] = Page(folder / "run" / "report.html", verdicts=[RUN_VERDICT])
     return measure(described, folder)
 
 
@@ -152,3 +156,8 @@ def test_a_hidden_verdict_is_found(name: str, seen: dict[str, Views]) -> None:
 def test_benchmark_report(seen: dict[str, Views]) -> None:
     check(seen["benchmark"])
     assert seen["benchmark"][NARROW].theme == "light"
+
+
+def test_train_report(seen: dict[str, Views]) -> None:
+    check(seen["run"])
+    check_verdict(seen["run"], RUN_VERDICT)

@@ -1,7 +1,6 @@
 """Figures of captioning and retrieval. Shapes: n images, uint8, with 1 or 3 channels; q captions."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmodels import pages
-from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, drawable, show
+from jaxmodels.training.tasks.figures.images import RIGHT, WRONG, lines, show
 
 
 def caption_figure(
@@ -21,7 +20,7 @@ def caption_figure(
 ) -> Figure:
     """Images below the caption that the model made, above a right one where that is wrong."""
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.65 * columns, 2.05 * rows), layout="constrained")
+    figure = Figure(figsize=(1.65 * columns, 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(images) :]:
         axes.axis("off")
@@ -29,7 +28,7 @@ def caption_figure(
         framed(axes, image, None)
         is_right = caption in answers
         axes.set_title(
-            _lines(caption or "–", 22),
+            lines(caption or "–", 22),
             fontsize=8,
             color=RIGHT if is_right else WRONG,
             pad=3,
@@ -37,7 +36,7 @@ def caption_figure(
         )
         if not is_right:
             axes.set_xlabel(
-                _lines(answers[0], 22), fontsize=8, color=pages.MUTED, labelpad=3, parse_math=False
+                lines(answers[0], 22), fontsize=8, color=pages.MUTED, labelpad=3, parse_math=False
             )
     return figure
 
@@ -55,7 +54,7 @@ def retrieval_figure(
     )
     for line, caption, found, right in zip(grid, captions, images, hits, strict=True):
         line[0].axis("off")
-        line[0].text(1, 0.5, _lines(caption, 26), ha="right", va="center", fontsize=9, parse_math=False)
+        line[0].text(1, 0.5, lines(caption, 26), ha="right", va="center", fontsize=9, parse_math=False)
         for axes, image, hit in zip(line[1:], found, right, strict=True):
             framed(axes, image, RIGHT if hit else None)
     return figure
@@ -67,7 +66,3 @@ def framed(axes: Axes, image: UInt8[np.ndarray, "height width c"], color: str | 
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=color or pages.LINE, linewidth=3 if color else 0.8)
-
-
-def _lines(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(drawable(text), width, max_lines=3, placeholder=" …"))

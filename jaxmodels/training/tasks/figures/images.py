@@ -1,6 +1,7 @@
 """Figures of what image models do. Shapes: n images, uint8, with 1 or 3 channels."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def prediction_figure(
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.45 * columns, 1.6 * rows), layout="constrained")
+    figure = Figure(figsize=(1.45 * columns, 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -95,8 +96,9 @@ def prediction_figure(
         guess = int(row.argmax())
         show(axes, image)
         right = guess == label
-        title = f"{names[guess]} {row[guess]:.0%}" + ("" if right else f"\nis {names[label]}")
-        axes.set_title(drawable(title), fontsize=8, color=RIGHT if right else WRONG, pad=3, parse_math=False)
+        title = lines(f"{names[guess]} {row[guess]:.0%}", 19)
+        title += "" if right else "\n" + lines(f"is {names[label]}", 19)
+        axes.set_title(title, fontsize=8, color=RIGHT if right else WRONG, pad=3, parse_math=False)
     return figure
 
 
@@ -198,6 +200,11 @@ def drawable(text: str) -> str:
     font = get_font(findfont(FontProperties()))
     # It also warns of the sign for undecodable bytes, even where the font has it.
     return "".join(c if c == "\n" or (font.get_char_index(ord(c)) and c != "\ufffd") else "·" for c in text)
+
+
+def lines(text: str, width: int) -> str:
+    """The text in at most three lines of at most this many characters."""
+    return "\n".join(textwrap.wrap(drawable(text), width, max_lines=3, placeholder=" …"))
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
