@@ -89,7 +89,8 @@ def loss_plot(result: Result) -> str | None:
             gaps.plot(steps, np.maximum.accumulate(drawn), dashes, color=colour, lw=1.5, label=label)
         gaps.set(yscale="log", xlabel="AdamW step", ylabel="difference of the losses")
         gaps.set_xlim(0.5, len(steps) + 0.5)
-        gaps.annotate("  0", (1, bottom), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+        if not all(gap.all() for gap, *_ in curves.values()):  # zeros are drawn at the bottom
+            gaps.annotate("  0", (1, bottom), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         gaps.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = gaps.get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2, frameon=False)
