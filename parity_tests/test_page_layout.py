@@ -3,8 +3,11 @@
 import pytest
 
 from jaxmodels.compare import report
+from jaxmodels.demo_page import write_page
 from parity_tests import sample_comparisons as samples
+from tests.benchmarks import sample_results
 from tests.page_measurements import Page, Views, check, check_verdict, measure, needs_chromium
+from tests.training import sample_run
 
 
 pytestmark = needs_chromium
@@ -29,6 +32,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Views]:
     for name, (results, _) in COMPARISONS.items():
         report.write(results, folder / name, command="jaxmodels compare --output " + "deep/" * 30)
         pages[name] = Page(folder / name / "report.html", VERDICTS)
+    demo = folder / "demo"
+    sample_run.write(demo / "train")
+    report.write([samples.equal()], demo / "compare-trained")
+    report.write(COMPARISONS["five models"][0], demo / "compare")
+    sample_results.write_report(demo / "benchmarks")
+    metrics = {"top1": 0.4512345, "expected_calibration_error": 0.0312345}
+    write_page(demo, metrics, metrics, same=True)
+    pages["demo"] = Page(demo / "report.html", VERDICTS)
     return measure(pages, folder)
 
 
@@ -36,3 +47,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Views]:
 def test_comparison(name: str, seen: dict[str, Views]) -> None:
     check(seen[name])
     check_verdict(seen[name], COMPARISONS[name][1])
+
+
+def test_demo(seen: dict[str, Views]) -> None:
+    check(seen["demo"])
+    check_verdict(seen["demo"], "equal")

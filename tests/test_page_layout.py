@@ -7,7 +7,6 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import report
 from jaxmodels import pages
 from tests.benchmarks import sample_results
 from tests.page_measurements import NARROW, Page, Views, check, check_verdict, measure, needs_chromium
@@ -16,7 +15,6 @@ from tests.training import sample_run
 
 pytestmark = needs_chromium
 
-MODELS = ("glom", "hourglass", "colt5", "mammut", "scalable_vit")
 RUN_VERDICT = "better than 2 of 2 baselines"
 CELLS = "".join(f"<td>cell {i}</td>" for i in range(60))
 PIXEL = (  # white
@@ -86,37 +84,6 @@ def good_body() -> str:
     )
 
 
-def benchmark_results() -> dict:
-    """All implementations of all models in two precisions on a GPU: the widest tables there are."""
-    cells = [
-        sample_results.cell(
-            side,
-            time,
-            model=model,
-            mode=mode,
-            size="medium",
-            precision=precision,
-            again_ms=time * 1.2,
-            error=1e-6,
-            warm_first_call_s=12.5,
-            peak_mb=123456.0,
-            rest_mb=3456.0,
-            libraries_mb=12345.0,
-            flop=1e15,
-            flop_per_s=1e14,
-        )
-        for model in MODELS
-        for mode in ("forward", "train")
-        for precision in ("float32", "bfloat16")
-        for side, time in (("eager", 1234.5), ("compile", 1111.0), ("torchax", 1500.0), ("jax", 1200.0))
-    ]
-    found = sample_results.results(*cells, curves=sample_results.curve())
-    found["environment"]["device"] = "NVIDIA H200"
-    found["gemm_flop_per_s"] = {"float32": 5e13, "bfloat16": 8e14}
-    found["floors"] = {model: {"forward": 100.5, "train": 400.5} for model in MODELS}
-    return found
-
-
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Views]:
     """All pages, looked at with one start of the browser."""
@@ -129,7 +96,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Views]:
         path = folder / f"{number}.html"
         path.write_text(page_with(body), encoding="utf-8")
         described[name] = Page(path, verdicts=("equal", "different"))
-    report.write_report(benchmark_results(), folder)
+    sample_results.write_report(folder)
     described["benchmark"] = Page(folder / "report.html")
     sample_run.write(folder / "run")
     described["run"] = Page(folder / "run" / "report.html", verdicts=[RUN_VERDICT])
