@@ -296,8 +296,8 @@ def _agrees(array: np.ndarray, expected: np.ndarray, *, rounding: bool) -> bool:
     if not rounding:
         return bool(np.array_equal(array, expected.astype(array.dtype)))
     # A model that once was in half precision keeps that rounding when it is converted back.
-    for narrow in (ml_dtypes.bfloat16, np.float16):
-        if np.array_equal(array, expected.astype(narrow).astype(array.dtype)):
+    for half in (ml_dtypes.bfloat16, np.float16):
+        if np.array_equal(array, expected.astype(half).astype(array.dtype)):
             return True
     finfo = ml_dtypes.finfo(array.dtype)
     resolution = max(float(finfo.eps), float(np.finfo(expected.dtype).eps))

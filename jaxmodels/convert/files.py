@@ -104,7 +104,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes a weights file whole or not at all: an interrupted write leaves an earlier file as it was.
+    """Writes a weights file completely or not at all: an interrupted write leaves an earlier file as it was.
 
     Raises:
       OSError: it cannot be written.

@@ -135,6 +135,7 @@ def test_two_keys_never_become_one() -> None:
         lambda s, e: {"checkpoint": {"model": s, "model_ema": e}},
         lambda s, e: {"model": prefixed("module.", s)},
         lambda s, e: {"anything": s},
+        lambda s, e: {"ema": e, "anything": s},
         lambda s, e: {"ema": s},
         lambda s, e: {"discriminator": e, "net": s},
     ],

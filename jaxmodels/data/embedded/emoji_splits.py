@@ -1,16 +1,18 @@
-"""The embedded emoji as a classification problem: which of Unicode's groups does an image belong to?"""
+"""The embedded emoji as data sets: classes are Unicode's groups, captions its names."""
 
 import zlib
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits, LabelledImages, LabelledSplits
 from jaxmodels.data.downsampling import box_means
-from jaxmodels.data.embedded.emoji import EmojiSet, Style, emoji
+from jaxmodels.data.embedded.emoji import GROUPS, STYLES, EmojiSet, Style, emoji
 
 
+T = TypeVar("T")
 Protocol = Literal["across-styles", "within-style"]
 
 SIDE = 64  # of the embedded images, in pixels
@@ -19,15 +21,15 @@ SIDE = 64  # of the embedded images, in pixels
 def emoji_splits(protocol: Protocol, *, size: int) -> LabelledSplits:
     """Images of the nine groups, split into training, validation and test data.
 
-    * "across-styles": train on OpenMoji and Noto, test on Fluent, over the emoji that all three draw. The
-      test shows most concepts that were trained on, in a hand that was never seen.
+    * "across-styles": train on OpenMoji and Noto, test on Fluent, over the emoji that all three draw. Most
+      concepts of the test are trained on, but in other drawing styles.
     * "within-style": train and test on all three styles, with different concepts.
 
-    Validation data are concepts (`crc32(concept) % 10 == 1`) taken out of the training data.
+    The concepts with `crc32(concept) % 10 == 1` are taken out of the training data and become validation data.
 
-    Skin-tone variants are left out. With them people-body would be 60 to 65 % of every split, five sixths of
-    it the same drawings in other colours, and guessing people-body would score 0.60 and more; without them the
-    largest group has 22 % of the test images.
+    Skin-tone variants are left out. With them the group people-body would be 60 to 65 % of every split, and five
+    sixths of that would be the same drawings in other colours. Without them the largest group has 22 % of the test
+    images.
 
     Args:
         size: side of the images in pixels; those below 64 are box means of the 64-pixel ones.
@@ -39,46 +41,53 @@ def emoji_splits(protocol: Protocol, *, size: int) -> LabelledSplits:
         raise ValueError(f"protocol must be 'across-styles' or 'within-style'; got protocol={protocol!r}")
     require_size(size)
     holdout = "fluent" if protocol == "across-styles" else None
-    train = emoji(split="train", holdout=holdout, skin_tones=False)
-    test = emoji(split="test", holdout=holdout, skin_tones=False)
-    kept, held_out = without_validation(train)
     return LabelledSplits(
         source=f"emoji, {protocol.replace('-', ' ')}",
-        train=_labelled(train, kept, size),
-        validation=_labelled(train, held_out, size),
-        test=_labelled(test, np.ones(len(test), bool), size),
-        class_names=train.group_names,
+        class_names=GROUPS,
+        **_splits(_labelled, size=size, holdout=holdout, skin_tones=False),
     )
 
 
 def emoji_captions(*, size: int, holdout: Style = "fluent", skin_tones: bool = False) -> CaptionedSplits:
     """Images with their names, trained on in two drawing styles and tested on in the third.
 
-    Is a thing recognised in a hand that was never seen? The test shows every emoji that all three styles draw:
-    nine tenths of them were trained on in the other two, one tenth was not. That tenth, the concepts with
-    `crc32(concept) % 10 == 1`, makes up the validation data, drawn in the two styles of training.
+    The test has every emoji that all three styles draw. Training sees nine tenths of these concepts, in the two other
+    styles. The last tenth, the concepts with `crc32(concept) % 10 == 1`, is the validation data, in the styles of
+    training.
 
     Args:
         size: side of the images in pixels; those below 64 are box means of the 64-pixel ones.
         holdout: the style to test on.
-        skin_tones: whether the skin-tone variants take part. They are half of the images, but the same 300
-            drawings in five colours: with them retrieval is mostly about colours of one gesture, and much of
-            every caption is "medium-dark skin tone", which needs no image to be continued. Without them
-            the test has 1,594 images, each of another thing.
+        skin_tones: whether the skin-tone variants take part. They are half of the images, but only 300 drawings in
+            five colours. With them, retrieval is mostly about the colour of a gesture, and much of a caption is
+            "medium-dark skin tone", which can be continued without an image. Without them the test has 1,594 images
+            of different things.
 
     Raises:
         ValueError: a size that is not 64, 32 or 16, or an unknown style.
     """
     require_size(size)
+    splits = _splits(_captioned, size=size, holdout=holdout, skin_tones=skin_tones)
+    trained_on = " and ".join(sorted(style for style in STYLES if style != holdout))
+    return CaptionedSplits(source=f"emoji, trained on {trained_on}, tested on {holdout}", **splits)
+
+
+def _splits(
+    make: Callable[[EmojiSet, Bool[np.ndarray, " n"], int], T],
+    *,
+    size: int,
+    holdout: Style | None,
+    skin_tones: bool,
+) -> dict[Literal["train", "validation", "test"], T]:
+    """`make` of the emoji of every split, of those that are chosen, and of the size."""
     train = emoji(split="train", holdout=holdout, skin_tones=skin_tones)
     test = emoji(split="test", holdout=holdout, skin_tones=skin_tones)
     kept, held_out = without_validation(train)
-    return CaptionedSplits(
-        source=f"emoji, trained on {' and '.join(sorted(set(train.styles)))}, tested on {holdout}",
-        train=_captioned(train, kept, size),
-        validation=_captioned(train, held_out, size),
-        test=_captioned(test, np.ones(len(test), bool), size),
-    )
+    return {
+        "train": make(train, kept, size),
+        "validation": make(train, held_out, size),
+        "test": make(test, np.ones(len(test), bool), size),
+    }
 
 
 def without_validation(train: EmojiSet) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:

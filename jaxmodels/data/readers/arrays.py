@@ -12,6 +12,9 @@ integers, under these names:
 A folder in the IDX format holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and the test data with `t10k`
 or `test` in place of `train`; each may be compressed (`.gz`). Fashion-MNIST's folder is one.
 
+A folder of `.npz` files called `train_data_batch_1.npz`, `val_data.npz` and so on holds a data set in parts, as
+downsampled ImageNet is distributed: rows of red, then green, then blue, and labels.
+
 What is not there is taken out of the training data, by the number of the image (`splitting.py`).
 """
 
@@ -19,14 +22,16 @@ import gzip
 import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Integer, UInt8
 
 from jaxmodels.data.readers.paths import count_by_suffix, naming_damage, naming_permission, visible_entries
-from jaxmodels.data.readers.splitting import SPLITS, Split, choose_split
+from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, choose_split
 
 
 IMAGES: dict[Split, tuple[str, ...]] = {
@@ -41,6 +46,9 @@ LABELS: dict[Split, tuple[str, ...]] = {
 }
 
 IDX_NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
+BATCH_NAME = re.compile(
+    r"(train|validation|valid|val|test)(?:_data)?(?:_batch)?(?:_(\d+))?\.npz", re.IGNORECASE
+)
 LARGE = 256 * 2**20  # bytes; what is below may be compressed as much as it likes
 MOST_COMPRESSION = 100
 UNSIGNED_BYTES = b"\0\0\x08"  # what an IDX file of bytes begins with; the number of axes follows
@@ -60,18 +68,24 @@ class Arrays:
 def holds_arrays(path: Path) -> bool:
     """Whether `read_arrays` is the reader for this path."""
     if path.is_dir():
-        return any(IDX_NAME.fullmatch(entry.name) for entry in visible_entries(path))
+        names = [entry.name for entry in visible_entries(path)]
+        return any(IDX_NAME.fullmatch(name) or BATCH_NAME.fullmatch(name) for name in names)
     return path.suffix.lower() == ".npz"
 
 
 def read_arrays(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
-    """The three splits of an `.npz` file or an IDX folder, and what was left out.
+    """The three splits of an `.npz` file, or of a folder of IDX files or batches, and what was left out.
 
     Raises:
         ValueError: a damaged file, or arrays that are no images or do not fit one another.
         PermissionError: a file may not be read.
     """
-    arrays, skipped = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
+    if not path.is_dir():
+        arrays, skipped = _read_npz(path)
+    elif any(IDX_NAME.fullmatch(entry.name) for entry in visible_entries(path)):
+        arrays, skipped = _read_idx_folder(path)
+    else:
+        arrays, skipped = _read_batches(path)
     for split, part in arrays.items():
         _check(path, split, part)
     with_labels = [split for split, part in arrays.items() if part.labels is not None]
@@ -141,6 +155,48 @@ def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
             }
     others = sorted(set(present) - {name for names in chosen.values() for name in names})
     return arrays, tuple(f"array {name!r}: neither images nor classes by its name" for name in others)
+
+
+def _read_batches(folder: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
+    """A data set in several `.npz` files, in the order of their numbers."""
+    entries = visible_entries(folder)
+    matches = [(match, file) for file in entries if (match := BATCH_NAME.fullmatch(file.name))]
+    parts: dict[Split, list[Arrays]] = {}
+    for match, file in sorted(matches, key=lambda found: int(found[0][2] or 0)):
+        arrays, _ = _read_npz(file)
+        images, labels = _unfolded(arrays["train"].images), arrays["train"].labels
+        parts.setdefault(SPLIT_NAMES[match[1].lower()], []).append(Arrays(images=images, labels=labels))
+    if "train" not in parts:
+        raise ValueError(
+            f"the folder must have training data, for instance train_data_batch_1.npz; got "
+            f"{', '.join(file.name for _, file in matches)} in path={str(folder)!r}; add it"
+        )
+    others = [file for file in entries if not BATCH_NAME.fullmatch(file.name)]
+    return {
+        split: _concatenated(folder, parts[split]) for split in SPLITS if split in parts
+    }, count_by_suffix(others, "no batch of a data set by its name")
+
+
+def _concatenated(folder: Path, parts: Sequence[Arrays]) -> Arrays:
+    shapes = sorted({part.images.shape[1:] for part in parts})
+    if len(shapes) > 1 or len({part.labels is None for part in parts}) > 1:
+        raise ValueError(
+            f"all batches of a split must have images of one shape, and all labels or none; got shapes "
+            f"{', '.join(map(str, shapes))} in path={str(folder)!r}; move what does not belong there away"
+        )
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Arrays(
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate(labels) if labels else None,
+    )
+
+
+def _unfolded(rows: np.ndarray) -> np.ndarray:
+    """Rows of three planes of a square as channels-last images; anything else as it is."""
+    side = math.isqrt(rows.shape[-1] // 3) if rows.ndim == 2 else 0
+    if rows.ndim != 2 or rows.shape[-1] != 3 * side**2:
+        return rows
+    return rearrange(rows, "n (c h w) -> n h w c", c=3, h=side)
 
 
 def _chosen(path: Path, present: list[str]) -> dict[Split, tuple[str, str | None]]:

@@ -1,8 +1,8 @@
 """What becomes validation and test data where the user does not say so, and what every split must have.
 
-An example of the training data is test data when crc32 of its key is a multiple of ten, and validation data when one
-is left over; each only if the data brings no such split. The key is the path of an image, or its number in an array:
-what is added later moves nothing that is already there.
+Where the data has no test split, the training examples with crc32(key) % 10 == 0 become test data; where it has no
+validation split, those with crc32(key) % 10 == 1 become validation data. The key is the path of an image, its checksum
+in a table, or its number in an array, so that examples which are added later move none of the others.
 """
 
 import zlib

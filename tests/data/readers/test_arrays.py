@@ -412,3 +412,46 @@ def test_an_idx_file_without_an_end(tmp_path):
     os.mkfifo(tmp_path / "train-images-idx3-ubyte")
     with pytest.raises(ValueError, match="it is not a regular file"):
         labelled_images(tmp_path, size=4)
+
+
+def batches(folder, train=(1, 2, 10)):
+    """As downsampled ImageNet is distributed: planes in rows, classes from 1."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20 * len(train), 8, 8, 3), np.uint8)
+    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    labels = 1 + np.arange(len(images)) % 3
+    for place, number in enumerate(train):
+        part = slice(20 * place, 20 * place + 20)
+        np.savez(
+            folder / f"train_data_batch_{number}.npz", data=rows[part], labels=labels[part], mean=rows.mean(0)
+        )
+    return images, labels, rows
+
+
+def test_batches_of_downsampled_imagenet(tmp_path):
+    images, labels, rows = batches(tmp_path)
+    np.savez(tmp_path / "val_data.npz", data=rows[:9], labels=labels[:9])
+    (tmp_path / "readme.txt").write_text("note")
+
+    splits = labelled_images(tmp_path, size=8)
+
+    assert splits.class_names == ("1", "2", "3")
+    np.testing.assert_array_equal(splits.validation.images, images[:9])
+    kept = [index for index in range(60) if choose_split(str(index), {"train", "validation"}) == "train"]
+    np.testing.assert_array_equal(splits.train.images, images[kept])
+    np.testing.assert_array_equal(splits.train.labels, labels[kept] - 1)
+    assert splits.skipped == ("1 × *.txt: no batch of a data set by its name",)
+
+
+def test_batches_that_do_not_fit(tmp_path):
+    _, labels, rows = batches(tmp_path)
+    np.savez(tmp_path / "train_data_batch_3.npz", data=rows[:5, :48], labels=labels[:5])
+    with pytest.raises(ValueError, match=r"one shape, .*; got shapes \(4, 4, 3\), \(8, 8, 3\) in path="):
+        labelled_images(tmp_path, size=8)
+    for path in tmp_path.glob("train*"):
+        path.unlink()
+    np.savez(tmp_path / "val_data.npz", data=rows, labels=labels)
+    with pytest.raises(
+        ValueError, match=r"must have training data, for instance train_data_batch_1.npz; got val_data"
+    ):
+        labelled_images(tmp_path, size=8)
