@@ -10,17 +10,13 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from flax import nnx
 
@@ -32,62 +28,12 @@ from jaxmodels.convert.torch_io import to_numpy, to_torch
 from parity_tests.cases import CASES
 from parity_tests.cases.case import Case
 from parity_tests.cases.mammut import VIT
-from tests.convert.shards import write_shards
+from parity_tests.torch_files import ROWS, as_bytes, bits, published, saved, small, small_model
 from torch_reference.glom import Glom
 
 
-ROWS = {
-    case.name: case
-    for case in CASES
-    if case.name
-    in {
-        "glom/local_consensus_radius",
-        "hourglass/nested depth",
-        "hourglass/embeddings, all options",
-        "colt5/base",
-        "mammut/cross_attend_layers",
-        "mammut/SimpleViT as encoder",
-        "scalable_vit/base",
-        "simple_vit/base",
-    }
-}
 EVERY_MODEL = pytest.mark.parametrize("case", ROWS.values(), ids=ROWS.keys())
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-
-def published(case: Case, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The package's model off its initial values, so that no two entries are alike by chance."""
-    assert case.upstream is not None
-    torch.manual_seed(0)
-    model = case.upstream()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.to(dtype)
-
-
-def small() -> OrderedDict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    return Glom(dim=4, levels=2, image_size=4, patch_size=2).state_dict()
-
-
-def small_model() -> jm.Glom:
-    config = jm.GlomConfig(dim=4, levels=2, image_size=4, patch_size=2)
-    return nnx.eval_shape(lambda: jm.Glom(config, rngs=nnx.Rngs(0)))
-
-
-def bits(state_dict: Any) -> list[tuple]:
-    """Keys in order with dtype, shape and bytes; of arrays and of tensors."""
-    return [
-        (key, str(value.dtype).removeprefix("torch."), tuple(value.shape), as_bytes(value))
-        for key, value in state_dict.items()
-    ]
-
-
-def as_bytes(value: Any) -> bytes:
-    if isinstance(value, torch.Tensor):
-        return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return np.asarray(value).tobytes()
 
 
 def arguments_of(case: Case) -> list[str]:
@@ -288,138 +234,6 @@ def test_tensors_that_are_no_arrays(make: Callable, kind: str, way_out: str, tmp
             read_state_dict(tmp_path / "w.pt")
 
 
-# -- what is put around weights
-
-
-@pytest.mark.parametrize("ending", [".ckpt", ".pth.tar", ".pt"])
-def test_training_checkpoints(ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As training code saves them, from a model in DistributedDataParallel that torch.compile has wrapped."""
-    average = {f"module._orig_mod.{key}": tensor + 1 for key, tensor in small().items()}
-    content = {
-        "epoch": 3,
-        "state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in small().items()},
-        "state_dict_ema": average,
-        "optimizer": torch.optim.Adam([torch.ones(1, requires_grad=True)]).state_dict(),
-    }
-    path = tmp_path / f"w{ending}"
-    torch.save(content, path)
-    model = jm.load_state_dict(small_model(), path)
-    assert bits(jm.to_state_dict(model)) == bits(small())
-    assert caplog.messages == [
-        f"{path}: read from its entry 'state_dict'; also there: 'state_dict_ema', chosen with entry= (--entry)",
-        f"{path}: removed from the keys: 'module.', '_orig_mod.'",
-    ]
-    model, _ = from_checkpoint(path, entry="state_dict_ema")
-    assert bits(jm.to_state_dict(model)) == [*bits({key: tensor + 1 for key, tensor in small().items()})]
-    with pytest.raises(
-        ValueError, match=f"^{path}: entry must be one of 'state_dict', 'state_dict_ema'; got"
-    ):
-        jm.load_state_dict(model, path, entry="ema")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside of torch.compile
-def test_wrapped_modules(tmp_path: Path) -> None:
-    """The keys that PyTorch itself gives."""
-    theirs = Glom(dim=4, levels=2, image_size=4, patch_size=2)
-    theirs.bottom_up = torch.compile(theirs.bottom_up)
-    for wrapped in (
-        torch.compile(theirs),
-        torch.optim.swa_utils.AveragedModel(theirs),
-        torch.nn.DataParallel(theirs),
-    ):
-        state_dict = wrapped.state_dict()
-        assert any("_orig_mod" in key for key in state_dict)
-        model = jm.load_state_dict(small_model(), state_dict)
-        plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in theirs.state_dict().items()}
-        assert bits(jm.to_state_dict(model)) == bits(plain)
-        torch.save(state_dict, tmp_path / "w.pt")
-        model, _ = from_checkpoint(tmp_path / "w.pt")
-        assert bits(jm.to_state_dict(model)) == bits(plain)
-
-
-def test_shards_of_pytorch(tmp_path: Path) -> None:
-    write_shards(tmp_path, {key: tensor.numpy() for key, tensor in small().items()}, ".bin")
-    model, _ = from_checkpoint(tmp_path)
-    assert bits(jm.to_state_dict(model)) == bits(small())
-
-
-def test_tied_weights_as_safetensors_saves_them(tmp_path: Path) -> None:
-    case = ROWS["mammut/cross_attend_layers"]
-    theirs = published(case)
-    safetensors.torch.save_model(theirs, str(tmp_path / "tied.safetensors"))
-    model = jm.load_state_dict(nnx.eval_shape(case.jax), tmp_path / "tied.safetensors")
-    assert bits(jm.to_state_dict(model)) == bits(theirs.state_dict())
-
-
-# -- small files that claim to be large
-
-
-def test_a_tensor_that_repeats_one_number(tmp_path: Path) -> None:
-    """1,570 bytes that stand for 4 GiB: the shape is compared before anything is copied."""
-    path = tmp_path / "w.pt"
-    huge = {"init_levels": torch.zeros(1).expand(2**30)}
-    torch.save(huge, path)
-    torch.save({**small(), "init_levels": torch.zeros(1).expand(2, 2**30)}, tmp_path / "inferred.pt")
-    with limited_memory():
-        for source in (path, huge):
-            with pytest.raises(
-                ValueError, match=r"init_levels: shape \(1073741824,\), the model needs \(2, 4\)"
-            ):
-                jm.load_state_dict(small_model(), source)
-        with pytest.raises(
-            ValueError, match=r"inferred.pt: the arrays would take 8,.* init_levels of shape .* repeats"
-        ):
-            from_checkpoint(tmp_path / "inferred.pt")
-
-
-def test_tied_weights_that_repeat_one_number() -> None:
-    case = ROWS["mammut/cross_attend_layers"]
-    huge = torch.zeros(1).expand(2**30)
-    state_dict = {**published(case).state_dict(), "token_emb.weight": huge, "to_logits.1.weight": huge}
-    with limited_memory(), pytest.raises(ValueError, match=r"token_emb.weight: shape \(1073741824,\)"):
-        jm.load_state_dict(nnx.eval_shape(case.jax), state_dict)
-
-
-def test_a_compressed_file(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in archive_members({**small(), "zeros": torch.zeros(2**22)}):
-            with archive.open(member, "w", force_zip64=True) as file:
-                for _ in range(8 if member.endswith("/data/0") or len(data) > 2**20 else 1):
-                    file.write(data)
-    assert path.stat().st_size < 2**20
-    with (
-        limited_memory(),
-        pytest.raises(ValueError, match=r"^\S* is compressed: its .* bytes would become 134,"),
-    ):
-        read_state_dict(path)
-
-
-def test_a_little_compression_is_fine(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in archive_members(small()):
-            archive.writestr(member, data)
-    assert bits(read_state_dict(path)) == bits(small())
-
-
-def archive_members(content: object) -> list[tuple[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(saved(content))) as archive:
-        return [(name, archive.read(name)) for name in archive.namelist()]
-
-
-@contextmanager
-def limited_memory() -> Iterator[None]:
-    """Another gigabyte of address space at the most."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
 @pytest.mark.parametrize(
     ("row", "key", "problem"),
     [
@@ -516,12 +330,6 @@ def zipped(**members: bytes) -> bytes:
         for name, data in members.items():
             archive.writestr(name, data)
     return content.getvalue()
-
-
-def saved(content: object, **options: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file, **options)
-    return file.getvalue()
 
 
 DAMAGED = "is damaged or not a PyTorch checkpoint: "
