@@ -73,3 +73,13 @@ def test_links_between_pages_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", (pages.ROOT / name).read_text(encoding="utf-8")):
             assert (pages.ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_paths_in_contributing_exist() -> None:
+    text = (pages.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`((?:jaxmodels|torch_reference|tests|parity_tests|benchmarks|tools|docs)/[^`*]*)`", text
+    )
+    assert len(named) > 20
+    missing = [path for path in named if "X.py" not in path and not (pages.ROOT / path).exists()]
+    assert not missing
