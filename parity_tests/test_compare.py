@@ -322,7 +322,9 @@ class TestCommand:
             check=False,
         )
         assert process.returncode == 2
-        assert process.stderr.startswith("jaxmodels: comparing needs PyTorch: pip install 'jaxmodels[torch]'")
+        assert process.stderr.startswith(
+            "jaxmodels: comparing needs PyTorch: pip install -e '.[torch]' in a checkout"
+        )
         assert "Traceback" not in process.stderr
 
 
