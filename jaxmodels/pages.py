@@ -71,6 +71,9 @@ def inline_svg(figure: "Figure", *, name: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'(<image [^>]*?)\bid="[^"]*"', r"\1", svg
+    )  # equal images have equal ones, and nothing needs them
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     # Groups have names such as "axes_1" in every figure; identifiers are unique in a page.

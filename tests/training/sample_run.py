@@ -87,5 +87,10 @@ def samples() -> list[Sample]:
         "Retrieval": captions.retrieval_figure(texts[:3], np.stack([pixels] * 3), hits),
     }
     long_line = "| The state of the Union is " + "strong and " * 40
+    again = Sample(title="Islands", caption="Titles may repeat.", figure=figures["Islands"])
     text = Sample(title="Generated text", caption="The model wrote what follows.", text=f"{long_line}\nÞ·\n")
-    return [*(Sample(title=name, caption=name, figure=figure) for name, figure in figures.items()), text]
+    return [
+        *(Sample(title=name, caption=name, figure=figure) for name, figure in figures.items()),
+        again,
+        text,
+    ]

@@ -62,10 +62,11 @@ def write_report(
             {
                 "title": sample.title,
                 "caption": sample.caption,
-                "figure": _svg(sample.figure, sample.title) if sample.figure is not None else None,
+                # Titles may be equal, identifiers in a page may not.
+                "figure": _svg(sample.figure, f"{sample.title} {number}") if sample.figure else None,
                 "text": sample.text,
             }
-            for sample in samples
+            for number, sample in enumerate(samples, start=1)
         ],
         model=repr(str(workdir.model)),
         has_preprocessing=(workdir.model / "preprocessing.json").exists(),

@@ -1,8 +1,13 @@
 """The page of a finished run: its curves and its verdict."""
 
+import re
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 
 from jaxmodels.training.run.report import _ahead_of, curves, smoothed
+from tests.training import sample_run
 
 
 def test_smoothed() -> None:
@@ -27,6 +32,15 @@ def test_curves_of_lines_that_lack_values() -> None:
     figure = curves(lines, "top1")
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels[:5] == ["loss", "top1, validation", "learning rate", "gradient norm", "examples per second"]
+
+
+def test_identifiers_are_unique(tmp_path: Path) -> None:
+    """Also where titles repeat and images are equal."""
+    sample_run.write(tmp_path / "run")
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    identifiers = re.findall(r'\bid="([^"]*)"', html)
+    assert [name for name, times in Counter(identifiers).items() if times > 1] == []
+    assert set(re.findall(r'href="#([^"]*)"', html)) <= set(identifiers)
 
 
 def test_the_verdict() -> None:

@@ -250,7 +250,11 @@ def test_nearest_image_finds_what_it_has_seen() -> None:
 def test_samples_are_figures(task, model, tmp_path) -> None:
     functions = {name: jax.jit(function) for name, function in task.functions.items()}
     samples = task.samples(lambda name, batch: call_numpy(functions[name], model, batch))
-    assert [sample.title for sample in samples] == ["Captions", "Images found for a caption"]
+    assert [sample.title for sample in samples] == [
+        "Training inputs",
+        "Captions",
+        "Images found for a caption",
+    ]
     for sample in samples:
         sample.figure.savefig(tmp_path / "figure.png")  # no warning, whatever an untrained model writes
 

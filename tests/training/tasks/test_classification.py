@@ -248,8 +248,8 @@ def test_a_router_that_is_off_selects_all():
 
 
 def test_samples(routed, scalable):
-    titles = ["Confusion matrix", "Predictions", "Routed patches"]
-    for (task, _, call), expected in ((routed, titles), (scalable, titles[:2])):
+    titles = ["Training inputs", "Confusion matrix", "Predictions", "Routed patches"]
+    for (task, _, call), expected in ((routed, titles), (scalable, titles[:3])):
         samples = task.samples(call)
         assert [sample.title for sample in samples] == expected
         for sample in samples:
@@ -264,7 +264,7 @@ def test_confusion_matrix_has_a_row_for_each_class():
     def call(name, batch):
         return np.roll(batch["images"].mean(axis=(1, 3))[:, :3], 1, axis=1)
 
-    figure = task.samples(call)[0].figure
+    figure = task.samples(call)[1].figure
 
     cells = {text.get_position(): int(text.get_text()) for text in figure.axes[0].texts}
     assert cells == {(1, 0): 4, (2, 1): 3, (0, 2): 3}, "(column, row): count"

@@ -208,11 +208,15 @@ def test_probe_grid(height, width, expected):
 def test_samples(task, call):
     samples = task.samples(call)
 
-    assert [sample.title for sample in samples] == ["Reconstructions", *["Islands of agreement"] * 2]
+    assert [sample.title for sample in samples] == [
+        "Training inputs",
+        "Reconstructions",
+        *["Islands of agreement"] * 2,
+    ]
     for sample in samples:
         assert sample.caption
         sample.figure.canvas.draw()
-    titles = [axes.get_title() for axes in samples[1].figure.axes]
+    titles = [axes.get_title() for axes in samples[2].figure.axes]
     assert len(titles) == 2 * (1 + 5), "two levels; the image and five states"
     assert [title.split("\n")[0] for title in titles[:6]] == ["level 2", *(f"step {i}" for i in range(5))]
     assert titles[6] == "level 1"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.data.datasets import LabelledImages, LabelledSplits
-from jaxmodels.training.tasks import baselines
+from jaxmodels.training.tasks.baselines import images as baselines
 from jaxmodels.training.tasks.baselines.images import (
     LinearFilter,
     accuracies,
