@@ -36,10 +36,10 @@ class Table(NamedTuple):
 
 
 def pages(name: str, root: Path = ROOT) -> list[Path]:
-    """The pages that hold the markers of `name`."""
+    """The pages that hold the first marker of `name` on a line of its own."""
     begin, _ = markers(name)
     found = sorted({path for pattern in PAGES for path in root.glob(pattern)})
-    return [path for path in found if begin in path.read_text(encoding="utf-8")]
+    return [path for path in found if begin in path.read_text(encoding="utf-8").splitlines()]
 
 
 def update(name: str, text: str | Callable[[Path], str], root: Path = ROOT) -> list[Path]:

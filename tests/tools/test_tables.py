@@ -18,6 +18,7 @@ def test_every_page_with_the_markers_gets_the_text(tmp_path: Path) -> None:
     readme = page(tmp_path, "README.md", "A\n<!-- x: begin -->\nold\n<!-- x: end -->\nB\n")
     guide = page(tmp_path, "docs/deep/guide.md", "<!-- x: begin -->\n<!-- x: end -->\n")
     other = page(tmp_path, "docs/other.md", "<!-- y: begin -->\n<!-- y: end -->\n")
+    page(tmp_path, "docs/index.md", 'include README.md, start-after: "<!-- x: begin -->"\n')
     assert update("x", "new\n", tmp_path) == [readme, guide]
     assert readme.read_text() == "A\n<!-- x: begin -->\nnew\n<!-- x: end -->\nB\n"
     assert guide.read_text() == "<!-- x: begin -->\nnew\n<!-- x: end -->\n"
