@@ -1,8 +1,6 @@
 """Precision, compilation and the three-way triple that every parity test uses."""
 
-import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.quick_compilation import WITHOUT_EMITTERS
@@ -29,14 +27,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_disable_most_optimizations", True)
 torch.use_deterministic_algorithms(True)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget() -> Iterator[None]:
-    """Programs of one file are of no use to the next; kept, they fill the memory and slow the collector down."""
-    yield
-    jax.clear_caches()
-    gc.collect()
 
 
 @pytest.fixture(params=["float64", "float32"])

@@ -1,6 +1,5 @@
 """These tests run without PyTorch: an accidental import of it anywhere below jaxmodels fails them."""
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +35,3 @@ def full_optimisation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget() -> Iterator[None]:
-    """Programs of one file are of no use to the next; kept, they fill the memory and slow the collector down."""
-    yield
-    jax.clear_caches()
-    gc.collect()
