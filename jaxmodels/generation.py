@@ -24,10 +24,10 @@ def next_token_loss(
     pad_value: int = 0,
     mask: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy of every next token that is not `pad_value`; NaN, with zero gradient, where all are.
+    """Mean cross-entropy of the next tokens, without those that are `pad_value`; see `mean_cross_entropy`.
 
-    The model sees tokens[:, :-1], so that `mask` has one position fewer than `tokens`. Computed in float32 at
-    least. The counterpart of calling the package's `AutoregressiveWrapper`.
+    The model gets tokens[:, :-1], so `mask` has one position fewer than `tokens`. The package computes the same
+    when its `AutoregressiveWrapper` is called.
     """
     require_tokens("tokens", tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -45,24 +45,24 @@ def generate(
     pad_value: int = 0,
     rngs: nnx.Rngs | None = None,
 ) -> Int[Array, "b m"]:
-    """Samples up to `seq_len` tokens that continue `start`; returns only the new ones, m ≤ seq_len.
+    """Samples up to `seq_len` tokens that continue `start`, and returns the new tokens only.
 
-    The model reads the last max_seq_len tokens. One compiled loop serves all prompt lengths, and all numbers
-    of new tokens up to the same multiple of max_seq_len. The counterpart of the package's
+    The model sees at most the last max_seq_len tokens. The loop is compiled once for all prompt lengths, and again
+    only when `seq_len` exceeds another multiple of max_seq_len. The package has this in
     `AutoregressiveWrapper.generate`.
 
     Args:
-      model: a causal model, for which what follows a position cannot matter: prompts are padded on the right.
+      model: a causal model; only then do prompts padded on the right give the same logits.
       start: the prompts, n ≥ 1 ids each.
-      seq_len: how many tokens to draw at most.
-      eos_token: ends generation once every row has drawn it; what follows it in a row becomes `pad_value`.
+      seq_len: the largest number of new tokens, m ≤ seq_len.
+      eos_token: sampling ends when every row has drawn it; later tokens of a row become `pad_value`.
       temperature: divides the logits; 0 takes the most likely token.
-      filter_thres: draws from the (1 - filter_thres) · v most likely tokens, at least one.
-      pad_value: fills the rows that ended.
-      rngs: its `sample` stream draws the tokens; not needed where only one token passes the filter.
+      filter_thres: only the (1 - filter_thres) · v most likely tokens are drawn, at least one.
+      pad_value: replaces the tokens after `eos_token`.
+      rngs: `sample` draws the tokens; not needed if only one token passes the filter.
 
     Raises:
-      ValueError: an argument out of range, a model that is not causal, or `rngs` is missing.
+      ValueError: an argument is out of range, the model is not causal, or `rngs` is missing.
     """
     config = model.config
     if not config.causal:
@@ -107,7 +107,7 @@ def sample(
     k: int,
     capacity: int,
 ) -> tuple[Int[Array, ""], Int[Array, "b {capacity}"]]:
-    """The loop of `generate`: how many tokens were drawn, and the tokens in a buffer of `capacity`."""
+    """The loop of `generate`. Returns the number of tokens drawn, and the tokens in a buffer of `capacity`."""
     b, max_seq_len = window.shape
 
     def unfinished(carry):

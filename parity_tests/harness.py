@@ -1,4 +1,4 @@
-"""Builds the three models of a row with shared weights and runs them: outputs and gradients."""
+"""Builds the three models of a row with shared weights, and computes their outputs and gradients."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Triple:
     inputs: dict[str, np.ndarray]
 
     def run_torch(self, model: torch.nn.Module, *, upstream: bool = False):
-        """(outputs, gradients by key, gradients of floating inputs) of one PyTorch model."""
+        """Outputs, gradients of parameters and gradients of floating-point inputs of one PyTorch model."""
         inputs = {k: torch.from_numpy(v.copy()) for k, v in self.inputs.items()}
         floating = {k: v.requires_grad_() for k, v in inputs.items() if v.is_floating_point()}
         call = self.case.call_upstream if upstream and self.case.call_upstream else self.case.call_torch
@@ -41,7 +41,7 @@ class Triple:
         )
         if getattr(loss, "requires_grad", False):
             loss.backward()
-        # A parameter or input that takes no part has no gradient in PyTorch and a zero one in JAX.
+        # The gradient of an unused parameter or input is None in PyTorch and zero in JAX.
         gradients = {
             k: (torch.zeros_like(p) if p.grad is None else p.grad).numpy()
             for k, p in model.named_parameters()
@@ -52,7 +52,7 @@ class Triple:
         return [o.detach().numpy() for o in outputs], gradients, input_gradients
 
     def run_jax(self):
-        """The same for the Flax model, with gradients under PyTorch's keys and in PyTorch's layout."""
+        """The same of the Flax model; gradients have PyTorch's keys and layout."""
         inputs = {k: jnp.asarray(v) for k, v in self.case.to_jax(self.inputs).items()}
         floating = {k: v for k, v in inputs.items() if jnp.issubdtype(v.dtype, jnp.floating)}
         graphdef, params, rest = nnx.split(self.ours, nnx.Param, ...)
@@ -82,7 +82,7 @@ def build_triple(case: Case, dtype: np.dtype) -> Triple:
     torch.set_default_dtype(torch_dtype)  # some packages build tables in the default dtype
     try:
         reference = case.reference().to(torch_dtype).eval()
-        with torch.no_grad():  # so that no unit scale or zero bias hides a slip
+        with torch.no_grad():  # with unit scales and zero biases some mistakes have no effect
             for p in reference.parameters():
                 p.add_(case.spread * torch.randn_like(p))
         upstream = None
@@ -100,7 +100,7 @@ def build_triple(case: Case, dtype: np.dtype) -> Triple:
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, name: str) -> None:
-    """|actual - expected| ≤ tolerance · max(1, max |expected|), with the worst element in the message."""
+    """Asserts |actual - expected| ≤ tolerance · max(1, max |expected|); the message names the worst element."""
     assert actual.shape == expected.shape, f"{name}: {actual.shape} against {expected.shape}"
     assert actual.dtype == expected.dtype, f"{name}: {actual.dtype} against {expected.dtype}"
     if actual.size == 0:
@@ -116,7 +116,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, nam
 
 
 def weights(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Fixed weights that turn an output into a scalar without letting errors cancel."""
+    """Fixed weights that turn an output into a scalar; with equal ones, errors could cancel."""
     size = int(np.prod(shape))
     name = str(dtype).removeprefix("torch.")
     return (np.cos(np.arange(size)) / max(size, 1) ** 0.5).reshape(shape).astype(name)
@@ -129,14 +129,14 @@ def as_tuple(outputs: Any) -> tuple:
 def compare_gradients(
     actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
 ) -> None:
-    """Every parameter's gradient, by name; the scale is the largest gradient of the model."""
+    """Compares every parameter's gradient; the tolerance is relative to the model's largest gradient."""
     scale = max([1.0, *(float(np.abs(g).max()) for g in expected.values() if g.size)])
     for key, gradient in expected.items():
         assert_close(actual[key], gradient, tolerance * scale, f"gradient of {key}")
 
 
 def assert_layout_matches(reference: torch.nn.Module, published: torch.nn.Module) -> None:
-    """Same keys in the same order, shapes, dtypes and buffers; strict loading both ways."""
+    """Asserts equal keys in equal order, shapes, dtypes and buffers; strict loading works both ways."""
 
     def layout(model: torch.nn.Module) -> list[tuple]:
         return [(k, tuple(v.shape), v.dtype) for k, v in model.state_dict().items()]
@@ -149,7 +149,7 @@ def assert_layout_matches(reference: torch.nn.Module, published: torch.nn.Module
 
 
 def assert_round_trip(build: Callable[[], nnx.Module], published: torch.nn.Module) -> None:
-    """PyTorch -> JAX -> PyTorch is the identity on keys, order, types and bits, in four floating types."""
+    """Asserts that PyTorch -> JAX -> PyTorch keeps keys, order, types and bits, for four floating-point types."""
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         state_dict = {k: v.clone() for k, v in published.to(dtype).state_dict().items()}
         back = jm.to_state_dict(jm.load_state_dict(nnx.eval_shape(build), state_dict))
@@ -166,14 +166,14 @@ def assert_round_trip(build: Callable[[], nnx.Module], published: torch.nn.Modul
 def assert_init_matches(
     ours: Callable[[int], nnx.Module], theirs: Callable[[], torch.nn.Module], *, seeds: int = 8
 ) -> None:
-    """Every fresh parameter has the mean, standard deviation and bounds of the package's."""
-    mine = [jm.to_state_dict(ours(seed)) for seed in range(seeds)]
+    """Asserts that fresh parameters have the mean, standard deviation and bounds of the package's."""
+    our_states = [jm.to_state_dict(ours(seed)) for seed in range(seeds)]
     torch.manual_seed(0)
-    other = [{k: to_numpy(v) for k, v in theirs().state_dict().items()} for _ in range(seeds)]
-    assert list(mine[0]) == list(other[0])
-    for key in mine[0]:
-        a = np.stack([s[key] for s in mine]).astype(np.float64)
-        b = np.stack([s[key] for s in other]).astype(np.float64)
+    their_states = [{k: to_numpy(v) for k, v in theirs().state_dict().items()} for _ in range(seeds)]
+    assert list(our_states[0]) == list(their_states[0])
+    for key in our_states[0]:
+        a = np.stack([s[key] for s in our_states]).astype(np.float64)
+        b = np.stack([s[key] for s in their_states]).astype(np.float64)
         deviation = b.std()
         if deviation < 1e-7:  # constants
             np.testing.assert_array_equal(a, b, err_msg=key)
@@ -182,7 +182,7 @@ def assert_init_matches(
         error = 6 * deviation / a.size**0.5
         assert abs(a.mean() - b.mean()) < 2 * error, f"{key}: mean {a.mean():.4g} against {b.mean():.4g}"
         assert abs(a.std() - deviation) < 2 * error, f"{key}: std {a.std():.4g} against {deviation:.4g}"
-        if a.size >= 400:  # a uniform draw fills its interval; a normal one reaches past it
+        if a.size >= 400:  # enough to tell a uniform distribution (bounded) from a normal one
             ratio_ours, ratio_theirs = np.abs(a).max() / deviation, np.abs(b).max() / deviation
             uniform = ratio_theirs < 1.8
             assert (ratio_ours < 1.8) == uniform, (

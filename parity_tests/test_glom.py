@@ -1,4 +1,4 @@
-"""GLOM beyond the rows: goldens, quirks, weights, initialisation.
+"""GLOM beyond the rows; what it can get wrong, and the test that notices.
 
 | hazard | caught by |
 | --- | --- |
@@ -38,7 +38,7 @@ def wave(shape: tuple[int, ...], k: int = 0) -> np.ndarray:
 
 
 def golden_pair(**changes) -> tuple[torch.nn.Module, nnx.Module]:
-    """Reference and JAX model with the contract's weights, in float64."""
+    """The PyTorch and the JAX model with the weights of the recorded numbers, in float64."""
     reference = torch_reference.Glom(**GOLDEN | changes).double()
     with torch.no_grad():
         for k, p in enumerate(reference.parameters()):
@@ -104,9 +104,9 @@ def test_golden_g2_state_is_carried_to_the_next_frame() -> None:
     reference, ours = golden_pair()
     nxt = wave((2, 3, 12, 12), 1)
     theirs = reference(torch.from_numpy(nxt), iters=3, levels=reference(torch.from_numpy(IMAGE), iters=2))
-    mine = ours(last(nxt), iters=3, levels=ours(last(IMAGE), iters=2))
+    actual = ours(last(nxt), iters=3, levels=ours(last(IMAGE), iters=2))
     first = [0.376465294821998, 0.259885053797022, -0.353390670666578, -0.114699926777944]
-    for out in (theirs.detach().numpy(), np.asarray(mine)):
+    for out in (theirs.detach().numpy(), np.asarray(actual)):
         np.testing.assert_allclose(out.ravel()[:4], first, rtol=0, atol=1e-13)
         np.testing.assert_allclose(out.std(), 0.208025199828301, rtol=0, atol=1e-13)
 
@@ -169,7 +169,7 @@ def test_wrong_mask_in_a_checkpoint_is_refused() -> None:
 
 
 def test_bfloat16_weights_run_where_the_package_fails() -> None:
-    """The package divides by a float32 tensor, so its second step meets bfloat16 weights with float32 states."""
+    """The package divides by a float32 tensor, so its second step mixes float32 states with bfloat16 weights."""
     image = torch.from_numpy(IMAGE).bfloat16()
     published = glom_pytorch.Glom(**GOLDEN).bfloat16()
     with pytest.raises(RuntimeError, match="type"):
@@ -177,11 +177,11 @@ def test_bfloat16_weights_run_where_the_package_fails() -> None:
     reference = torch_reference.Glom(**GOLDEN).bfloat16()
     reference.load_state_dict(published.state_dict())
     ours = jm.load_state_dict(jm.Glom(jm.GlomConfig(**GOLDEN), rngs=nnx.Rngs(0)), published.state_dict())
-    theirs, mine = reference(image), ours(last(IMAGE).astype(jnp.bfloat16))
+    theirs, actual = reference(image), ours(last(IMAGE).astype(jnp.bfloat16))
     assert theirs.dtype == torch.bfloat16
-    assert mine.dtype == jnp.bfloat16
+    assert actual.dtype == jnp.bfloat16
     exact = reference.double()(image.double()).detach().numpy()
-    assert np.abs(np.asarray(mine, np.float64) - exact).max() < 0.05
+    assert np.abs(np.asarray(actual, np.float64) - exact).max() < 0.05
 
 
 def test_full_optimisation_agrees() -> None:

@@ -36,19 +36,19 @@ from parity_tests.hourglass_pairs import (
 
 
 def test_reference_transformer_matches_the_package() -> None:
-    """Options and inputs of the inner class that neither wrapper passes on."""
+    """Options and inputs of `Transformer` that neither published model uses."""
     for options in ({"norm_out": True, "ff_mult": 2}, {"causal": True}):
         sizes = {"depth": 2, "heads": 2, "dim_head": 3, "attn_dropout": 0.3, "ff_dropout": 0.2} | options
         theirs = published.Transformer(6, **sizes).double()
-        mine = torch_reference.hourglass.Transformer(6, **sizes).double()
-        assert_layout_matches(mine, theirs)
+        reference = torch_reference.hourglass.Transformer(6, **sizes).double()
+        assert_layout_matches(reference, theirs)
         x, context = torch.randn(2, 4, 6).double(), torch.randn(2, 5, 6).double()
         mask = torch.tensor([[True, True, False, True, False], [True] * 5])
         for train in (False, True):
             torch.manual_seed(0)
             expected = theirs.train(train)(x, context=context, mask=mask)
             torch.manual_seed(0)
-            actual = mine.train(train)(x, context=context, mask=mask)
+            actual = reference.train(train)(x, context=context, mask=mask)
             np.testing.assert_allclose(actual.detach(), expected.detach(), rtol=0, atol=1e-12)
 
 
@@ -58,12 +58,12 @@ def test_norm_far_from_zero_in_float32() -> None:
     )
     reference = torch_reference.HourglassTransformer(**asdict(config))
     x = (100 + 0.01 * np.random.default_rng(0).normal(size=(2, 8, 64))).astype(np.float32)
-    theirs, mine = outputs(reference, ours_with(config, reference), x)
+    theirs, actual = outputs(reference, ours_with(config, reference), x)
     # The residual doubles x to 200 ± 0.02; a mean rounded by four units in the last place moves the output so far:
     tolerance = 4 * float(np.spacing(np.float32(200))) / 0.02
     exact = 2 * x.astype(np.float64)
     exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
-    for out in (theirs, mine):
+    for out in (theirs, actual):
         np.testing.assert_allclose(out, exact, rtol=0, atol=tolerance)
 
 
@@ -111,7 +111,7 @@ def test_random_configurations(config, n, masked) -> None:
     reference = torch_reference.HourglassTransformerLM(**asdict(config)).double()
     rng = np.random.default_rng(2)
     mask = rng.random((2, n)) < 0.6 if masked else None
-    theirs, mine = outputs(
+    theirs, actual = outputs(
         reference, ours_with(config, reference), rng.integers(0, config.num_tokens, (2, n)), mask
     )
-    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-9)

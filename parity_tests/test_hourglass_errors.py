@@ -21,7 +21,7 @@ from parity_tests.hourglass_pairs import (
 
 
 def test_package_without_math_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What parity_tests/cases/hourglass.py repairs."""
+    """The fault of the package that parity_tests/cases/hourglass.py mends."""
     model = package.HourglassTransformerLM(**SIZES, **H1)
     monkeypatch.delattr(published, "math")
     with pytest.raises(NameError, match="math"):
@@ -43,11 +43,11 @@ WRONG = [
 def test_same_errors(changes) -> None:
     """Both sides refuse the same arguments, with the same words."""
     arguments = asdict(LM) | changes
-    with pytest.raises(ValueError, match="must") as theirs:
+    with pytest.raises(ValueError, match="must") as in_torch:
         torch_reference.HourglassTransformerLM(**arguments)
-    with pytest.raises(ValueError, match="must") as mine:
+    with pytest.raises(ValueError, match="must") as in_jax:
         jm.HourglassTransformerLMConfig(**arguments)
-    assert str(mine.value) == str(theirs.value)
+    assert str(in_jax.value) == str(in_torch.value)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_same_call_errors(x, mask, message) -> None:
 
 
 def test_what_the_package_accepts() -> None:
-    """Spellings of the same model: lists, numpy integers (refused by the package), falsy factors."""
+    """The same model with lists, NumPy integers (which the package refuses), and empty factors."""
     same = [
         {"depth": [1, [1, 2, 1], 1], "shorten_factor": [2, 3]},
         {"depth": (np.int64(1), (1, 2, 1), 1), "shorten_factor": (2, np.int64(3))},

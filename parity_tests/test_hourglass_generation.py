@@ -14,7 +14,7 @@ from parity_tests.hourglass_pairs import H1, SIZES, fill, golden_pair, ids, loss
 
 
 def test_end_of_sequence() -> None:
-    """The package's branch raises NameError, and would have counted an eos in the prompt."""
+    """The package raises NameError; without that it would count an end-of-sequence token in the prompt."""
     reference, ours = golden_pair(154, **H1)
     start = torch.from_numpy(ids(2, 4))
     with pytest.raises(NameError, match="is_eos_tokens"):
@@ -69,14 +69,14 @@ def test_draws_follow_the_filtered_distribution() -> None:
 def test_generation_where_the_package_fails() -> None:
     reference, ours = golden_pair(154, **H1)
     start = torch.from_numpy(ids(2, 4))
-    small = {"num_tokens": 5}  # int(0.1 · 5) = 0 tokens pass the filter
-    narrow = fill(torch_reference.HourglassTransformerLM(**SIZES | small, **H1), 3)
-    narrow_start = torch.from_numpy(ids(2, 4, 5))
+    few_tokens = {"num_tokens": 5}  # int(0.1 · 5) = 0 tokens pass the filter
+    few = fill(torch_reference.HourglassTransformerLM(**SIZES | few_tokens, **H1), 3)
+    few_start = torch.from_numpy(ids(2, 4, 5))
     with pytest.raises(RuntimeError):
-        AutoregressiveWrapper(narrow).generate(narrow_start, 4)
-    expected = torch_reference.AutoregressiveWrapper(narrow).generate(narrow_start, 4).tolist()
-    narrow_ours = ours_with(jm.HourglassTransformerLMConfig(**SIZES | small, **H1), narrow)
-    assert generate(narrow_ours, narrow_start.numpy(), 4).tolist() == expected
+        AutoregressiveWrapper(few).generate(few_start, 4)
+    expected = torch_reference.AutoregressiveWrapper(few).generate(few_start, 4).tolist()
+    few_ours = ours_with(jm.HourglassTransformerLMConfig(**SIZES | few_tokens, **H1), few)
+    assert generate(few_ours, few_start.numpy(), 4).tolist() == expected
 
     wrapped = AutoregressiveWrapper(reference).train()
     with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""SimpleViT beyond the rows: weights, quirks, initialisation, MaMMUT's view of it.
+"""SimpleViT beyond the rows; what it can get wrong, and the test that notices.
 
 | hazard | caught by |
 | --- | --- |
@@ -77,7 +77,7 @@ def test_initialisation_matches() -> None:
 
 
 def test_image_tokens_of_mammut() -> None:
-    """`TokenExtractor` stands in for the package's `Extractor`: same keys, same tokens, gradients flow."""
+    """`TokenExtractor` replaces the package's `Extractor`: same keys, same tokens, and gradients reach the encoder."""
     theirs = published("extractor").Extractor(package(BASE).eval(), return_embeddings_only=True, detach=False)
     clean = TokenExtractor(torch_reference.SimpleViT(**asdict(BASE)).eval())
     assert list(clean.state_dict()) == list(theirs.state_dict())
@@ -94,7 +94,7 @@ def test_image_tokens_of_mammut() -> None:
 
 
 def test_position_table_follows_the_weights() -> None:
-    """The package's float64 model carries a float32 table unless PyTorch's default dtype is float64."""
+    """The package's float64 model has a float32 position table unless PyTorch's default dtype is float64."""
     theirs, clean = package(BASE).double().eval(), torch_reference.SimpleViT(**asdict(BASE)).double().eval()
     theirs.load_state_dict(clean.state_dict())
     image = torch.from_numpy(noise(2, 3, 16, 32))
@@ -169,9 +169,9 @@ def test_both_refuse_the_same_images_in_the_same_words() -> None:
     for height, width in ((6, 8), (8, 10), (0, 8)):
         with pytest.raises(ValueError, match="must be") as theirs:
             clean(torch.zeros(1, 3, height, width))
-        with pytest.raises(ValueError, match="must be") as mine:
+        with pytest.raises(ValueError, match="must be") as actual:
             ours(jnp.zeros((1, height, width, 3)))
-        assert str(mine.value) == str(theirs.value)
+        assert str(actual.value) == str(theirs.value)
 
 
 def test_the_package_breaks_at_dim_4_where_ours_refuse() -> None:
@@ -221,9 +221,9 @@ def test_random_configurations(drawn) -> None:
     torch.manual_seed(1)
     reference = torch_reference.SimpleViT(**asdict(config)).double().eval()
     image = noise(2, config.channels, *size)
-    mine = jax.jit(lambda model, images: (model(images), model.tokens(images)))(
+    actual = jax.jit(lambda model, images: (model(images), model.tokens(images)))(
         twin_of(reference, config), last(image)
     )
     expected = reference(torch.from_numpy(image)), reference.tokens(torch.from_numpy(image))
-    for a, b in zip(mine, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(np.asarray(a), b.detach().numpy(), rtol=0, atol=1e-9)

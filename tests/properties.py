@@ -1,4 +1,4 @@
-"""Properties that every model must have and that no PyTorch twin can show."""
+"""Properties that every model must have and that parity with PyTorch does not show."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def run(model: nnx.Module, *inputs: jax.Array) -> jax.Array:
 
 
 def check_jit(model: nnx.Module, *inputs: Any, call: Call = run, atol: float = 1e-5) -> None:
-    """Compiled equals eager, and a second call with other values does not trace again."""
+    """Asserts that compiled equals eager, and that a second call with other values does not trace again."""
     traces = 0
 
     def counted(model: nnx.Module, *inputs: jax.Array) -> jax.Array:
@@ -32,14 +32,14 @@ def check_jit(model: nnx.Module, *inputs: Any, call: Call = run, atol: float = 1
 
 
 def check_batch(model: nnx.Module, *inputs: Any, call: Call = run, atol: float = 1e-5) -> None:
-    """A sample's output does not depend on the others, and `jax.vmap` over the batch is the batch."""
-    whole = call(model, *inputs)
+    """Asserts that a sample's output does not depend on the others, and that `jax.vmap` gives the same."""
+    together = call(model, *inputs)
     one_by_one = jnp.concatenate(
         [call(model, *(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))]
     )
-    np.testing.assert_allclose(whole, one_by_one, rtol=0, atol=atol)
+    np.testing.assert_allclose(together, one_by_one, rtol=0, atol=atol)
     mapped = jax.vmap(lambda *sample: call(model, *(x[None] for x in sample))[0])(*inputs)
-    np.testing.assert_allclose(whole, mapped, rtol=0, atol=atol)
+    np.testing.assert_allclose(together, mapped, rtol=0, atol=atol)
 
 
 def check_gradients(model: nnx.Module, *inputs: Any, call: Call = run) -> None:

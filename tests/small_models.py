@@ -1,4 +1,4 @@
-"""One small instance of each model and a call of it, with what a model can meet: masks, routing, dropout."""
+"""One small instance of each model, and a call of it with masks, routing or dropout."""
 
 from collections.abc import Callable
 from typing import Any

@@ -27,9 +27,9 @@ class AutoregressiveWrapper(nn.Module):
         self.max_seq_len: Any = net.max_seq_len
 
     def forward(self, x: Int[Tensor, "b n+1"], **kwargs: Any) -> Float[Tensor, ""]:
-        """Mean cross-entropy of every next token that is not `pad_value`; NaN where all are.
+        """Mean cross-entropy of the next tokens, without those that are `pad_value`; NaN if all are.
 
-        `kwargs` go to the model, which sees x[:, :-1]: a mask has one position fewer than `x`.
+        `kwargs` go to the model, which gets x[:, :-1]: a mask has one position fewer than `x`.
         """
         require_tokens("x", x)
         inputs, targets = x[:, :-1], x[:, 1:]
@@ -48,9 +48,9 @@ class AutoregressiveWrapper(nn.Module):
     ) -> Int[Tensor, "b m"]:
         """Samples up to `seq_len` new tokens; see `jaxmodels.generation.generate`.
 
-        Unlike the package, `eos_token` in the prompt does not count, what follows it in the result is always
-        blanked, at least one token passes the filter, temperature 0 is the argmax, and an exception does not
-        leave the model in evaluation mode.
+        It differs from the package: an `eos_token` in the prompt does not count, later tokens always become
+        `pad_value`, at least one token passes the filter, temperature 0 means the argmax, and an exception does
+        not leave the model in evaluation mode.
         """
         require_tokens("start_tokens", start_tokens)
         require_sequence("start_tokens", start_tokens, None)

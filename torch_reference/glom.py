@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_reference.checks import require_divisible, require_images, require_integer, require_shape
 
 
-# Replaces a column's similarity with itself. A near-neutral score, not a mask: the published package's value.
+# The logit of a column with itself, from the package: close to 0, so it weakens self-attention, not masks it.
 SELF_SIMILARITY = -5e-4
 
 
@@ -39,7 +39,7 @@ class GroupedFeedForward(nn.Module):
 
 
 class ConsensusAttention(nn.Module):
-    """Attention between the columns of one level, without weights: the states are queries, keys and values."""
+    """Attention between the columns of one level, without parameters: the states are queries, keys and values."""
 
     def __init__(
         self, num_patches_side: int, *, attend_self: bool = True, local_consensus_radius: float = 0
@@ -62,7 +62,7 @@ class ConsensusAttention(nn.Module):
 
 
 def non_local_mask(num_patches_side: int, radius: float) -> Bool[Tensor, "1 n n"]:
-    """True where two columns of the square grid lie further apart than `radius` (Euclidean, in patches)."""
+    """True where the distance of two columns in the square grid is above `radius` (Euclidean, in patches)."""
     axis = torch.arange(num_patches_side)
     grid = torch.cartesian_prod(axis, axis)  # n 2
     square = (grid[:, None] - grid[None, :]).square().sum(dim=-1)
@@ -70,7 +70,7 @@ def non_local_mask(num_patches_side: int, radius: float) -> Bool[Tensor, "1 n n"
 
 
 class Glom(nn.Module):
-    """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus."""
+    """Updates the levels of all columns in parallel, step by step; see `jaxmodels.Glom`."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Glom(nn.Module):
         bottom_up: Float[Tensor, "b n l d"],
         positions: Float[Tensor, "n 1 d"],
     ) -> Float[Tensor, "b n l d"]:
-        """The next state: the mean of memory, bottom-up, top-down and consensus."""
+        """The next state: the mean of the old state, bottom-up, top-down and consensus."""
         # The top level has no top-down contribution.
         contributions = torch.full((self.levels, 1), 4, dtype=state.dtype, device=state.device)
         contributions[-1] = 3

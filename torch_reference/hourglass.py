@@ -51,8 +51,8 @@ class Attention(nn.Module):
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (q, k, v))
         logits = torch.einsum("bhik,bhjk->bhij", q * q.shape[-1] ** -0.5, k)
         i, j = logits.shape[-2:]
-        # Not -inf: a query whose keys are all masked gets the plain average of the values. For the same
-        # reason F.scaled_dot_product_attention, which returns zeros there, cannot be used.
+        # Not -inf: a query whose keys are all masked gets the mean of the values. This is also why
+        # F.scaled_dot_product_attention, which returns zeros there, cannot be used.
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, None, :], -torch.finfo(logits.dtype).max)
         if self.causal:
@@ -73,7 +73,7 @@ class FeedForward(nn.Sequential):
 
 
 class PreNorm(nn.Module):
-    """`fn(norm(x))`; a context is not normed. (A module: upstream names its parts `norm` and `fn`.)"""
+    """`fn(norm(x))`; the context is not normalised. (A module: upstream names its parts `norm` and `fn`.)"""
 
     def __init__(self, dim: int, fn: nn.Module) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Block(nn.ModuleList):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks at one resolution, with a final norm on request."""
+    """A stack of blocks at one resolution, optionally with a final norm."""
 
     def __init__(
         self,
@@ -156,14 +156,14 @@ class Transformer(nn.Module):
         context: Float[Tensor, "b j d"] | None = None,
         mask: Bool[Tensor, "b j"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`mask` is True at the keys that may be looked at; masked positions still get an output."""
+        """`mask` is True at the keys that queries may attend to; masked positions still get an output."""
         for block in self.layers:
             x = block(x, context=context, mask=mask)
         return self.norm(x)
 
 
 class Downsample(nn.Module):
-    """One row for every s consecutive ones: their mean, or a linear map of all of them."""
+    """Replaces every s consecutive positions by one: their mean, or a linear map of all of them."""
 
     def __init__(self, dim: int, shorten_factor: int, *, linear: bool) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """s consecutive rows for every one: copies of it, or linear maps."""
+    """Replaces every position by s: copies of it, or s linear maps of it."""
 
     def __init__(self, dim: int, shorten_factor: int, *, linear: bool) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Upsample(nn.Module):
 
 
 class HourglassTransformer(nn.Module):
-    """Layers at full length, a shortened valley – another hourglass, if nested –, layers at full length."""
+    """Layers at full length, layers at shortened length (the valley), and layers at full length again."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class HourglassTransformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """`mask` is True at the positions that others may look at; see `jaxmodels.HourglassTransformer`."""
+        """`mask` is True at the positions that others may attend to; see `jaxmodels.HourglassTransformer`."""
         require_shape("x", x, ("b", "n", self.dim))
         require_sequence("x", x, mask)
         s, n = self.shorten_factor, x.shape[1]
@@ -252,7 +252,7 @@ class HourglassTransformer(nn.Module):
         x = F.pad(x, (0, 0, 0, -n % s))
         padded_mask = None if mask is None else F.pad(mask, (0, -n % s), value=False)
         residual = x
-        if self.causal:  # a bucket then ends at the first position that it is added to
+        if self.causal:  # shifted, so that no bucket holds positions after the first it is added to
             x = F.pad(x, (0, 0, s - 1, 1 - s))
             padded_mask = None if padded_mask is None else F.pad(padded_mask, (s - 1, 1 - s), value=False)
 
@@ -281,7 +281,7 @@ class HourglassTransformer(nn.Module):
 
 
 class HourglassTransformerLM(nn.Module):
-    """Token and position embeddings, an hourglass – or, for integer depth, one transformer –, logits."""
+    """A language model: token and position embeddings, an hourglass (for integer depth a transformer), logits."""
 
     def __init__(
         self,
@@ -363,7 +363,7 @@ def build_transformer(
 
 
 def as_depth(depth: Any) -> Depth:
-    """Turns lists into tuples; ValueError unless an integer ≥ 0 or a nested (integer, depth, integer)."""
+    """Returns `depth` with tuples for lists; ValueError unless it is an integer ≥ 0 or (integer, depth, integer)."""
     if not isinstance(depth, list | tuple):
         return require_integer("depth", depth, minimum=0)
     if len(depth) != 3:

@@ -17,6 +17,7 @@ from torch_reference.checks import (
     require_height_width,
     require_images,
     require_integer,
+    require_rate,
 )
 from torch_reference.positions import sincos_2d
 
@@ -163,10 +164,9 @@ class SimpleViT(nn.Module):
 
 
 class TokenExtractor(nn.Module):
-    """Shows a SimpleViT as a module from image to tokens, which is what MaMMUT calls its image encoder.
+    """Returns a SimpleViT's tokens when called, as MaMMUT expects of its image encoder.
 
-    (Its one attribute is `vit` because the package's `Extractor`, in whose place it stands, puts the keys of
-    the wrapped model under `vit.`.)
+    (`vit`: the package's `Extractor`, which this replaces, gives the keys of the model this prefix.)
     """
 
     def __init__(self, vit: SimpleViT) -> None:
@@ -185,9 +185,4 @@ def _check_arguments(image_size: object, patch_size: object, dim: int, patch_dro
     require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
     if dim % 4:
         raise ValueError(f"dim must be a multiple of 4, for the position table; got dim={dim}")
-    if (
-        isinstance(patch_dropout, bool)
-        or not isinstance(patch_dropout, int | float)
-        or not 0 <= patch_dropout < 1
-    ):
-        raise ValueError(f"patch_dropout must be a number in [0, 1); got patch_dropout={patch_dropout!r}")
+    require_rate("patch_dropout", patch_dropout)

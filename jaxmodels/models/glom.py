@@ -3,7 +3,7 @@
 The PyTorch twin is `torch_reference/glom.py`; the two files are meant to be read side by side.
 
 Shapes: b batch, n columns (image patches), l levels, d model width, g groups (one network per level),
-i/j query/key column.
+i/j query/key column, t steps.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,14 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from jaxmodels.checks import require_divisible, require_images, require_integer, require_shape
+from jaxmodels.checks import (
+    require_bool,
+    require_divisible,
+    require_images,
+    require_integer,
+    require_integer_fields,
+    require_shape,
+)
 from jaxmodels.nn import (
     AttentionModule,
     Embed,
@@ -32,7 +39,7 @@ from jaxmodels.nn import (
 )
 
 
-# Replaces a column's similarity with itself. A near-neutral score, not a mask: the published package's value.
+# The logit of a column with itself, from the package: close to 0, so it weakens self-attention, not masks it.
 SELF_SIMILARITY = -5e-4
 
 
@@ -42,19 +49,15 @@ class GlomConfig:
 
     dim: int = 512
     levels: int = 6
-    image_size: int = 224  # nominal side in pixels; sizes the position table and the consensus mask
+    image_size: int = 224  # side in pixels; sets the size of the position table and of the consensus mask
     patch_size: int = 14
-    consensus_self: bool = False  # whether a column may agree with itself
-    local_consensus_radius: float = 0  # in patches; 0 lets every column attend to every other
+    consensus_self: bool = False  # whether a column attends to itself with its true similarity
+    local_consensus_radius: float = 0  # in patches; 0 means no limit
 
     def __post_init__(self) -> None:
-        require_integer("dim", self.dim, minimum=1)
-        require_integer("levels", self.levels, minimum=2)  # the top-down path needs levels - 1 ≥ 1 networks
-        require_integer("patch_size", self.patch_size, minimum=1)
-        require_integer("image_size", self.image_size, minimum=1)
+        require_integer_fields(self, levels=2)  # the top-down path needs levels - 1 ≥ 1 networks
         require_divisible("image_size", self.image_size, "patch_size", self.patch_size)
-        if not isinstance(self.consensus_self, bool | np.bool_):
-            raise ValueError(f"consensus_self must be a bool; got consensus_self={self.consensus_self!r}")
+        require_bool("consensus_self", self.consensus_self)
         radius = self.local_consensus_radius
         if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < float("inf"):
             raise ValueError(
@@ -63,7 +66,7 @@ class GlomConfig:
 
 
 class GroupedLinear(nnx.Module):
-    """One affine map per group; PyTorch's twin is a grouped 1×1 Conv1d."""
+    """One affine map per group. The twin uses a grouped 1×1 Conv1d."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class GroupedFeedForward(nnx.Module):
 
 
 class ConsensusAttention(AttentionModule):
-    """Attention between the columns of one level, without weights: the states are queries, keys and values."""
+    """Attention between the columns of one level, without parameters: the states are queries, keys and values."""
 
     def __init__(
         self, num_patches_side: int, *, attend_self: bool = True, local_consensus_radius: float = 0
@@ -126,14 +129,16 @@ class ConsensusAttention(AttentionModule):
 
 
 def non_local_mask(num_patches_side: int, radius: float) -> Bool[np.ndarray, "n n"]:
-    """True where two columns of the square grid lie further apart than `radius` (Euclidean, in patches)."""
+    """True where the distance of two columns in the square grid is above `radius` (Euclidean, in patches)."""
     grid = np.indices((num_patches_side, num_patches_side)).reshape(2, -1)
     square = np.square(grid[:, :, None] - grid[:, None, :]).sum(axis=0)
     return np.sqrt(square.astype(np.float32)) > np.float32(radius)  # float32, as PyTorch's cdist
 
 
 class Glom(Model):
-    """Every column refines its levels in parallel; each step averages memory, bottom-up, top-down and consensus.
+    """Updates the levels of all columns in parallel, step by step.
+
+    A new state is the mean of the old state, the bottom-up and top-down networks, and the consensus of the columns.
 
     Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
 
@@ -180,11 +185,11 @@ class Glom(Model):
         """Runs `iters` steps (default: twice the number of levels).
 
         Args:
-          images: sides are multiples of patch_size; smaller or oblong images use the first rows of the
-            position table, in raster order.
-          iters: 0 returns the initial state.
+          images: sides are multiples of patch_size. Smaller or oblong images use the first rows of the position
+            table, in raster order.
+          iters: number of steps; 0 returns the initial state.
           levels: the state to continue from, for instance that of the previous video frame.
-          return_all: also return every earlier state: entry k is the state after k steps.
+          return_all: return all states: entry k is the state after k steps.
 
         Raises:
           ValueError: a shape that does not fit the configuration, or negative `iters`.
@@ -219,7 +224,7 @@ class Glom(Model):
         return_all: bool,
     ) -> tuple[Float[Array, "l b n d"], Float[Array, "t l b n d"] | None]:
         """The state after `iters` steps and, with `return_all`, that after each of them: one compiled loop."""
-        # What the first level hears from the tokens is the same in every step, and computed once.
+        # The tokens do not change, so the bottom-up input of the first level is computed once.
         from_tokens = jax.tree.map(lambda x: x[:1], self.bottom_up)(tokens)
         upper_networks = jax.tree.map(lambda x: x[1:], self.bottom_up)
 
@@ -227,7 +232,7 @@ class Glom(Model):
             bottom_up = jnp.concatenate([from_tokens, upper_networks(state[:-1])])
             return self.update(state, bottom_up, positions)
 
-        # For its gradient a step keeps the results of its products only, or (`nnx.view`) nothing.
+        # Kept for the gradient: the results of matrix products; with `nnx.view(model, remat=True)` nothing.
         policies = jax.checkpoint_policies
         kept = policies.nothing_saveable if self.remat else policies.dots_saveable
         checkpointed = jax.checkpoint(step, policy=kept, prevent_cse=False)
@@ -244,7 +249,7 @@ class Glom(Model):
         bottom_up: Float[Array, "l b n d"],
         positions: Float[Array, "n d"],
     ) -> Float[Array, "l b n d"]:
-        """The next state: the mean of memory, bottom-up, top-down and consensus."""
+        """The next state: the mean of the old state, bottom-up, top-down and consensus."""
         # The top level has no top-down contribution.
         contributions = jnp.full((self.config.levels, 1, 1, 1), 4, state.dtype).at[-1].set(3)
         top_down = self.top_down(state[1:] + positions)

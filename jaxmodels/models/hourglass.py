@@ -61,12 +61,12 @@ class Attention(AttentionModule):
         k, v = jnp.split(self.to_kv(context), 2, axis=-1)  # b j (h k)
         i, j = x.shape[1], context.shape[1]
         if j == 1:
-            # The softmax over a single key is 1 whatever the query: to_q takes no part, its gradient is 0.
+            # The softmax over a single key is 1 for every query: to_q has no effect, and its gradient is 0.
             return repeat(self.to_out(v), "b 1 d -> b i d", i=i)
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (self.to_q(x), k, v))
         if mask is None:
             out = attend(q, k, v, causal=self.causal, implementation=self.attention)
-        else:  # it may leave a query no key at all
+        else:  # `attend(causal=True)` needs a key for every query; this mask may leave none
             past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i) if self.causal else True
             out = attend(q, k, v, mask=mask[:, None, None, :] & past, implementation=self.attention)
         return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
@@ -84,7 +84,7 @@ class FeedForward(nnx.Module):
 
 
 class Block(RematModule):
-    """Pre-norm residual block: attention, then feed-forward. A context is not normed."""
+    """Pre-norm residual block: attention, then feed-forward. The context is not normalised."""
 
     def __init__(
         self,
@@ -113,9 +113,9 @@ class Block(RematModule):
 
 
 class Transformer(nnx.Module):
-    """A stack of blocks at one resolution, with a final norm on request.
+    """A stack of blocks at one resolution, optionally with a final norm.
 
-    Without the twin's dropout rates, which neither published model sets.
+    It has no dropout: neither published model sets the rates that the twin accepts.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class Transformer(nnx.Module):
         context: Float[Array, "b j d"] | None = None,
         mask: Bool[Array, "b j"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """`mask` is True at the keys that may be looked at; masked positions still get an output."""
+        """`mask` is True at the keys that queries may attend to; masked positions still get an output."""
         for block in self.blocks:
             x = block(x, context=context, mask=mask)
         return x if self.norm is None else self.norm(x)
 
 
 class Downsample(nnx.Module):
-    """One row for every s consecutive ones: their mean, or a linear map of all of them."""
+    """Replaces every s consecutive positions by one: their mean, or a linear map of all of them."""
 
     def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Unpack[LayerOptions]) -> None:
         self.shorten_factor = shorten_factor
@@ -168,7 +168,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """s consecutive rows for every one: copies of it, or linear maps."""
+    """Replaces every position by s: copies of it, or s linear maps of it."""
 
     def __init__(self, dim: int, shorten_factor: int, *, linear: bool, **layer: Unpack[LayerOptions]) -> None:
         self.shorten_factor = shorten_factor
@@ -181,7 +181,9 @@ class Upsample(nnx.Module):
 
 
 class HourglassTransformer(Model):
-    """Layers at full length, a shortened valley – another hourglass, if nested –, layers at full length.
+    """Layers at full length, layers at shortened length (the valley), and layers at full length again.
+
+    The valley is a transformer or, for a nested `depth`, another hourglass.
 
     Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
 
@@ -231,13 +233,13 @@ class HourglassTransformer(Model):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n d"]:
-        """Any length ≥ 1 will do; one that the factors do not divide is padded inside.
+        """Returns the final activations. Sequences of any length ≥ 1 are padded inside to what the factors need.
 
         Args:
           x: embeddings.
-          mask: True at the positions that others may look at. It hides keys only: masked positions still get
-            an output, and naive or linear shortening mixes them into their bucket. A causal model treats no
-            mask and an all-True mask differently, because the shift fills in zeros that only a mask hides.
+          mask: True at the positions that others may attend to. It hides keys only: masked positions still get
+            an output, and shortening mixes them into their bucket. For a causal model, no mask and an all-True
+            mask differ: the shift inserts zeros, which only a mask hides.
 
         Raises:
           ValueError: a shape or type that does not fit.
@@ -253,7 +255,7 @@ class HourglassTransformer(Model):
         x = pad(x, 0, -n % s)
         padded_mask = None if mask is None else pad(mask, 0, -n % s)
         residual = x
-        if self.config.causal:  # a bucket then ends at the first position that it is added to
+        if self.config.causal:  # shifted, so that no bucket holds positions after the first it is added to
             x = pad(x, s - 1, 1 - s)
             padded_mask = None if padded_mask is None else pad(padded_mask, s - 1, 1 - s)
 
@@ -282,7 +284,7 @@ class HourglassTransformer(Model):
 
 
 class HourglassTransformerLM(Model):
-    """Token and position embeddings, an hourglass – or, for integer depth, one transformer –, logits.
+    """A language model: token and position embeddings, an hourglass (for integer depth a transformer), logits.
 
     Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
 
@@ -340,9 +342,9 @@ class HourglassTransformerLM(Model):
         """Logits of the next token at every position.
 
         Args:
-          tokens: 1 ≤ n ≤ max_seq_len ids. Ids outside the vocabulary raise where their values are known;
-            inside a compiled function they cannot, and another row of the table is read instead.
-          mask: True at the positions that others may look at; see `HourglassTransformer`.
+          tokens: 1 ≤ n ≤ max_seq_len ids. An id outside the vocabulary is an error, except inside a compiled
+            function: there its value is unknown, and another row of the table is read.
+          mask: True at the positions that others may attend to; see `HourglassTransformer`.
 
         Raises:
           ValueError: a shape, type or id that does not fit.
@@ -352,7 +354,7 @@ class HourglassTransformerLM(Model):
     def features(
         self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b n d"]:
-        """The features from which the logits are computed; arguments and errors as for the call."""
+        """The final activations, from which the logits are computed; arguments and errors as for the call."""
         require_tokens("tokens", tokens)
         require_sequence("tokens", tokens, mask)
         n, max_seq_len = tokens.shape[1], self.config.max_seq_len
@@ -364,18 +366,17 @@ class HourglassTransformerLM(Model):
 
 
 def pad(x: Array, left: int, right: int) -> Array:
-    """Adds zeros (False) before and after the positions of `x`, axis 1; a negative number cuts them off."""
+    """Adds zeros (False) before and after the positions (axis 1) of `x`; a negative number removes positions."""
     widths = [(0, 0, 0)] * x.ndim
     widths[1] = (left, right, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def require_ids(name: str, ids: Array, num_tokens: int) -> None:
-    """ValueError if an id lies outside the vocabulary and its value is known, that is outside of tracing."""
-    # Only eager calls pay for this, with one transfer to the host; they are slow anyway.
+    """ValueError for an id outside the vocabulary. Inside a compiled function ids are not known, and not checked."""
     if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True) or ids.size == 0:
         return
-    values = np.asarray(ids)  # not jnp, which would trace a constant inside a compiled function
+    values = np.asarray(ids)  # not jnp, which would be traced if `ids` is a constant of a compiled function
     low, high = values.min(), values.max()
     if low < 0 or high >= num_tokens:
         raise ValueError(f"{name} must be ids in [0, num_tokens={num_tokens}); got ids from {low} to {high}")

@@ -14,10 +14,12 @@ class HourglassTransformerConfig:
     """Hyperparameters under the names and with the defaults of the package's `HourglassTransformer`."""
 
     dim: int
-    depth: tuple[int, Depth, int]  # layers before, in and after the valley, which may be an hourglass itself
+    depth: tuple[
+        int, Depth, int
+    ]  # layers before, in and after the valley; a nested one makes the valley an hourglass
     shorten_factor: int | tuple[int, ...] = 2  # one for all levels, or one each, outermost first
-    attn_resampling: bool = True  # one layer of attention refines each shortening and lengthening
-    updown_sample_type: Literal["naive", "linear"] = "naive"  # average and repeat, or learned
+    attn_resampling: bool = True  # one attention layer after each shortening and each lengthening
+    updown_sample_type: Literal["naive", "linear"] = "naive"  # mean and repetition, or linear maps
     heads: int = 8
     dim_head: int = 64
     causal: bool = False
@@ -62,7 +64,7 @@ def normalize_config(config: HourglassTransformerConfig | HourglassTransformerLM
 
 
 def as_depth(depth: Any) -> Depth:
-    """Turns lists into tuples; ValueError unless an integer ≥ 0 or a nested (integer, depth, integer)."""
+    """Returns `depth` with tuples for lists; ValueError unless it is an integer ≥ 0 or (integer, depth, integer)."""
     if not isinstance(depth, list | tuple):
         return require_integer("depth", depth, minimum=0)
     if len(depth) != 3:

@@ -14,7 +14,15 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxmodels.checks import require_divisible, require_height_width, require_images, require_integer
+from jaxmodels.checks import (
+    lists_to_tuples,
+    require_divisible,
+    require_height_width,
+    require_images,
+    require_integer,
+    require_integer_fields,
+    require_rate,
+)
 from jaxmodels.nn import (
     AttentionModule,
     Dropout,
@@ -34,7 +42,7 @@ from jaxmodels.nn import (
 class SimpleViTConfig:
     """Hyperparameters under the names and with the defaults of vit-pytorch's SimpleViT with patch dropout."""
 
-    image_size: int | tuple[int, int]  # nominal sides in pixels; other multiples of patch_size work as well
+    image_size: int | tuple[int, int]  # sides in pixels; images of other multiples of patch_size work as well
     patch_size: int | tuple[int, int]
     num_classes: int
     dim: int  # a multiple of 4, for the position table
@@ -43,25 +51,18 @@ class SimpleViTConfig:
     mlp_dim: int  # hidden width of the feed-forward
     channels: int = 3
     dim_head: int = 64
-    patch_dropout: float = 0.5  # share of tokens left out in training; 0 turns it off
+    patch_dropout: float = 0.5  # share of the tokens that training drops
 
     def __post_init__(self) -> None:
         image = require_height_width("image_size", self.image_size, minimum=1)
         patch = require_height_width("patch_size", self.patch_size, minimum=1)
         for name, size, side in zip(("height", "width"), image, patch, strict=True):
             require_divisible(f"image_size ({name})", size, f"patch_size ({name})", side)
-        for name in ("image_size", "patch_size"):  # so that the config can be hashed
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        require_integer("dim", self.dim, minimum=8)  # 4 would divide zero by zero in the position table
+        lists_to_tuples(self)
+        require_integer_fields(self, dim=8, depth=0)  # dim=4 would divide zero by zero in the position table
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4, for the position table; got dim={self.dim}")
-        require_integer("depth", self.depth, minimum=0)
-        for name in ("num_classes", "heads", "mlp_dim", "channels", "dim_head"):
-            require_integer(name, getattr(self, name), minimum=1)
-        rate = self.patch_dropout
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ValueError(f"patch_dropout must be a number in [0, 1); got patch_dropout={rate!r}")
+        require_rate("patch_dropout", self.patch_dropout)
 
 
 class PatchDropout(Dropout):
@@ -186,15 +187,14 @@ class SimpleViT(Model):
     ) -> Float[Array, "b n d"]:
         """Returns the normalised tokens after the last block, row by row of the image.
 
-        With `nnx.view(model, deterministic=False)` only max(1, ⌊n · (1 - patch_dropout)⌋) of each image's
-        tokens, in random order, take part and are returned.
+        With patch dropout, max(1, ⌊n · (1 - patch_dropout)⌋) tokens of each image are kept, in random order.
 
         Args:
           images: sides are multiples of the patch's; they need not be `image_size`.
           rngs: its `dropout` stream chooses the patches.
 
         Raises:
-          ValueError: a shape that does not fit the configuration, or patches to be dropped without `rngs`.
+          ValueError: a shape that does not fit the configuration, or patch dropout without `rngs`.
         """
         p1, p2 = self._check(images)
         patches = rearrange(images, "b (h p1) (w p2) c -> b h w (p1 p2 c)", p1=p1, p2=p2)

@@ -1,4 +1,4 @@
-"""What at least two models share, or where Flax's defaults are not PyTorch's."""
+"""Layers that at least two models share, and Flax layers with PyTorch's defaults."""
 
 from jaxmodels.nn.activations import gelu as gelu
 from jaxmodels.nn.attention import AttentionModule as AttentionModule

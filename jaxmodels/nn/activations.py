@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Exact GELU, x·Φ(x) with the error function (https://arxiv.org/abs/1606.08415).
 
-    `jax.nn.gelu` defaults to the tanh approximation, which is off by up to 4.7e-4; its exact form goes
-    through erfc, which XLA compiles to slower code on a CPU than erf.
+    `jax.nn.gelu` defaults to the tanh approximation, whose error is up to 4.7e-4. Its exact form uses erfc,
+    which is slower than erf on a CPU.
 
-    The derivative, Φ(x) + x·φ(x), is written out: of the forward pass only `x` is kept for it.
+    The derivative Φ(x) + x·φ(x) is written out, so that the backward pass needs only `x`.
     """
     return x * (0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5))))
 
@@ -22,7 +22,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 @gelu.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (t,) = primals, tangents
-    # The error function of -x: that of x would be recognised as the forward pass's, and kept from there.
+    # erf(-x), because XLA would merge erf(x) with that of the forward pass and keep the result in memory.
     cdf = 0.5 * (1.0 - jax.lax.erf(x * -math.sqrt(0.5)))
     density = jnp.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * math.pi))
     return gelu(x), (cdf + x * density) * t

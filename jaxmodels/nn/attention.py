@@ -13,19 +13,19 @@ from jaxmodels.checks import require_choice
 from jaxmodels.nn.dtypes import at_least_float32
 
 
-# Queries of causal attention that are taken together: less work above the diagonal, and what stays in a CPU's cache.
+# Causal attention takes this many queries at a time: it skips most masked keys, and a block fits a CPU's cache.
 BLOCK = 128
 
 Implementation = Literal["xla", "cudnn"]
 
 
 class AttentionModule(nnx.Module):
-    """A module with attention, which `nnx.view(model, attention="cudnn")` sends through cuDNN's fused kernel."""
+    """A module with attention; `nnx.view(model, attention="cudnn")` makes it use cuDNN's fused kernel."""
 
     attention: Implementation = "xla"
 
     def set_view(self, attention: Implementation | None = None) -> None:
-        """Serves `nnx.view`.
+        """Used by `nnx.view`.
 
         Args:
           attention: "xla", or "cudnn" for NVIDIA GPUs; see `attend`.
@@ -45,18 +45,18 @@ def attend(
     dropout: Callable[[Array], Array] | None = None,
     implementation: Implementation = "xla",
 ) -> Float[Array, "b h i e"]:
-    """Softmax attention with scale k^-½; `mask` is True where a query may look at a key.
+    """Softmax attention with the scale k^-½. The softmax is computed in at least float32.
 
-    A query whose keys are all masked gets the plain average of the values, as with PyTorch's
-    `masked_fill(-finfo.max)`; it is never NaN. A head axis of 1 in `k` and `v` serves all query heads.
-    The softmax is computed in float32 when the inputs are narrower; `dropout` is applied to its result.
-
-    With `causal`, the last query belongs to the last key and none looks at later ones; `mask` must then leave
-    every query a key. Queries are taken `BLOCK` at a time, each block with the keys up to its end only.
-
-    With `implementation="cudnn"` what cuDNN's fused kernel can do goes through it – bfloat16 or float16, heads of
-    one width up to 128 and a multiple of 8, no dropout, masks of even lengths –, the rest as usual. It needs an
-    NVIDIA GPU and never holds the logits in memory; its sums are rounded otherwise.
+    Args:
+      q, k, v: queries, keys and values. If `k` and `v` have one head, all query heads share it.
+      mask: True where a query may attend to a key. A query whose keys are all masked gets the mean of the
+        values, as with PyTorch's `masked_fill(-finfo.max)`, not NaN.
+      causal: no query attends to later keys; the last query belongs to the last key. `mask` must then leave
+        every query a key.
+      dropout: applied to the attention weights.
+      implementation: "cudnn" uses cuDNN's fused kernel, which never stores the logits. It needs an NVIDIA GPU,
+        bfloat16 or float16, keys and values of one width (a multiple of 8, at most 128), no dropout, and even
+        lengths if there is a mask. Anything else is computed as with "xla".
     """
     if implementation == "cudnn" and _fusable(q, k, v, mask, causal, dropout):
         return _fused(q, k, v, mask, causal)
@@ -79,19 +79,19 @@ def _attend(
 ) -> Array:
     if k.shape[2] == 0:  # a sum over nothing
         return jnp.zeros((*q.shape[:3], v.shape[-1]), v.dtype)
-    # Multi-query attention is contracted without a copy of k and v for every head.
+    # A head that all queries share is not copied for each of them.
     shared = k.shape[1] == 1 and q.shape[1] != 1
     keys, k, v = ("bjk", k[:, 0], v[:, 0]) if shared else ("bhjk", k, v)
     logits = at_least_float32(jnp.einsum(f"bhik,{keys}->bhij", q, k)) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    # A softmax that is divided after the product with the values, where there are fewer numbers.
+    # The softmax is divided after the product with the values, which has fewer elements.
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if dropout is not None:
         weights = dropout((weights / total).astype(v.dtype))
         return jnp.einsum(f"bhij,{keys}->bhik", weights, v)
-    # Before the division sums may exceed what float16 holds.
+    # The undivided sums may be too large for float16.
     out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v, preferred_element_type=total.dtype)
     return (out / total).astype(v.dtype)
 
@@ -116,7 +116,7 @@ def _fusable(
 def _fused(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
     i, j = q.shape[2], k.shape[2]
     square = i == j
-    if causal and not square:  # the kernel's own causal mask begins at the first key
+    if causal and not square:  # the kernel's causal mask aligns the first query with the first key
         past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i)
         mask = past if mask is None else mask & past
     q, k, v = (rearrange(x, "b h n k -> b n h k") for x in (q, k, v))

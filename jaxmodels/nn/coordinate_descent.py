@@ -1,4 +1,4 @@
-"""Soft top-k by coordinate descent, and the router with which CoLT5 selects tokens by it.
+"""A differentiable top-k by coordinate descent, and the router of CoLT5 that selects tokens with it.
 
 Entropy-regularised linear programming (Wright 2015, https://arxiv.org/abs/1502.04759), whose temperature ε
 shrinks from step to step (https://arxiv.org/abs/1610.06519). The PyTorch twin is
@@ -43,9 +43,9 @@ def coordinate_descent(
     eps_decay: float = 1.0,
     mask: Bool[Array, "*b n"] | None = None,
 ) -> Float[Array, "*b n"]:
-    """Scores in [0, 1] that do not decrease with `s` and, at convergence, sum to `k`.
+    """Scores in [0, 1]: larger similarities get no smaller scores, and at convergence the scores sum to `k`.
 
-    An entry whose constraint score ≤ 1 is active scores exactly 1 and passes no gradient.
+    A score that reaches the upper bound is exactly 1 and passes no gradient.
 
     Args:
       s: similarities, in the type of the computation.
@@ -81,7 +81,7 @@ def coordinate_descent(
 
 
 def epsilon_schedule(n_iters: int, *, eps: float, eps_init: float | None, eps_decay: float) -> list[float]:
-    """ε of every step, then, one decay later, ε of the final exponential: n_iters + 1 numbers ≥ `eps`."""
+    """The temperature of each step and, last, of the final exponential: n_iters + 1 numbers ≥ `eps`."""
     require_integer("n_iters", n_iters, minimum=1)
     if not eps > 0:
         raise ValueError(f"eps must be > 0; got eps={eps!r}")
@@ -95,7 +95,7 @@ def epsilon_schedule(n_iters: int, *, eps: float, eps_init: float | None, eps_de
 
 @jax.custom_jvp
 def straight_through(scores: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Ones, with the derivative of `scores`: unless that is asked for, computing `scores` is dead code."""
+    """Ones, with the derivative of `scores`. Without a backward pass XLA then removes the computation of `scores`."""
     return jnp.ones_like(scores)
 
 

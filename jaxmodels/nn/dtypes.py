@@ -1,4 +1,4 @@
-"""Types of a computation: one for all operands, and never below float32 where digits are scarce."""
+"""The floating-point type of a computation."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float

@@ -17,7 +17,7 @@ def l2_normalize(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array,
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _divided(x: Float[Array, "*b d"], eps: float) -> tuple[Float[Array, "*b d"], Float[Array, "*b 1"]]:
-    """x / max(‖x‖₂, eps), and the divisor. Written out, the derivative needs these two and not `x`."""
+    """x / max(‖x‖₂, eps), and the divisor. The derivative is written out: it needs these two, not `x`."""
     norm = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
     divisor = jnp.maximum(norm, jnp.asarray(eps, x.dtype))
     return x / divisor, divisor

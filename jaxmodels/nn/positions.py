@@ -40,7 +40,7 @@ class RotaryEmbedding(nnx.Module):
 
     def __call__(self, n: int) -> Float[Array, "{n} k"]:
         inv_freq = at_least_float32(jax.lax.stop_gradient(self.inv_freq[...]))
-        # Positions in bfloat16, as the package counts them in a bfloat16 model, collide from 257 on.
+        # In float32: the package counts in the model's type, and bfloat16 cannot tell 256 from 257.
         positions = jnp.arange(n, dtype=inv_freq.dtype)
         angles = jnp.outer(positions, inv_freq)
         return jnp.concatenate([angles, angles], axis=-1)

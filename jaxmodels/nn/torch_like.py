@@ -1,7 +1,7 @@
-"""Layers with PyTorch's defaults and PyTorch's numbers.
+"""Flax's layers with PyTorch's defaults and PyTorch's numbers.
 
-Where a Flax layer is only constructed otherwise, `__call__` is restated nevertheless: `nnx.capture`, on which
-the comparison tool stands, records only methods that a class defines itself.
+Every class defines `__call__`, even if it only calls Flax's: `nnx.capture`, which the comparison tool uses,
+records only methods that a class defines itself.
 """
 
 import functools
@@ -58,10 +58,10 @@ class Linear(nnx.Linear):
 def by_rows(
     product: Callable[[Float[Array, "n i"]], Float[Array, "n o"]], x: Float[Array, "*b i"]
 ) -> Float[Array, "*b o"]:
-    """`product` of `x` with all leading axes made one, and back.
+    """Applies `product` to `x` with all leading axes flattened into one, and restores them.
 
-    The gradient of a matrix is then a product of two matrices. Of arrays with more axes XLA's CPU compiler
-    first transposes one, element by element, inside whatever loop computes it (`benchmarks/LOG.md`).
+    The gradient of the weights is then a product of two matrices. With more axes, XLA's CPU compiler first
+    transposes one operand element by element (`benchmarks/LOG.md`).
     """
     out = product(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
     return out.reshape(*x.shape[:-1], out.shape[-1])
@@ -151,9 +151,9 @@ class Embed(nnx.Embed):
 class LayerNorm(nnx.LayerNorm):
     """Layer norm of the last axis with epsilon 1e-5 (Flax: 1e-6), computed in at least float32.
 
-    The variance is that of the deviations from a first mean, corrected for what the rounding of that mean
-    left: Flax's E[x²] - E[x]² loses its digits far from zero, and a plain second pass turns equal numbers – a
-    patch of white background – into noise of 1e-5, where PyTorch gives exactly zero.
+    Flax's variance, E[x²] - E[x]², is inaccurate far from zero. Here x is centred first, and the rounding error
+    of its mean is removed by a second mean: equal numbers, such as a white patch, give exactly zero, as in
+    PyTorch, and not noise of 1e-5.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class LayerNorm(nnx.LayerNorm):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        # Not `rngs`: Flax draws two keys for ones and zeros, and the layers that follow would start elsewhere.
+        # Flax draws keys even for ones and zeros; from `rngs` they would change the weights of later layers.
         super().__init__(
             num_features,
             epsilon=1e-5,
@@ -186,8 +186,8 @@ class LayerNorm(nnx.LayerNorm):
 def standardize(x: Float[Array, "*b d"], epsilon: float) -> tuple[Float[Array, "*b d"], Float[Array, "*b 1"]]:
     """(x - mean) / √(variance + ε) of the last axis, and 1 / √(variance + ε).
 
-    With its derivative written out, the backward pass needs these two and not `x`: XLA's CPU compiler, which counts
-    additions as free, would compute `x` there once more from the outputs of all earlier layers
+    The derivative is written out, so that the backward pass needs these two and not `x`. XLA's CPU compiler would
+    recompute `x` there from the outputs of all earlier layers, because it counts additions as free
     (`benchmarks/LOG.md`).
     """
     deviation = x - jnp.mean(x, axis=-1, keepdims=True)

@@ -123,7 +123,7 @@ def test_wrong_embeddings(x, message) -> None:
 
 
 def test_ids_are_checked_only_where_they_are_known(model) -> None:
-    """A compiled function cannot raise for its arguments, but does for a constant."""
+    """A compiled function cannot check its arguments, but it checks constants."""
     wrong = jnp.full((1, 3), 99)
     assert jnp.isfinite(jax.jit(lambda model, x: model(x))(model, wrong)).all()
     with pytest.raises(ValueError, match="got ids from 99 to 99"):
@@ -152,12 +152,12 @@ def test_bfloat16() -> None:
         distance=0.1,
     )
     x = embeddings(build().config)
-    narrow = HourglassTransformer(build().config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    assert forward(narrow, x).dtype == jnp.bfloat16
+    in_bfloat16 = HourglassTransformer(build().config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert forward(in_bfloat16, x).dtype == jnp.bfloat16
 
 
 def test_gradients_are_finite_at_zero() -> None:
-    """Every LayerNorm sees rows of zeros: a constant input, and the positions that padding and shift add."""
+    """Every LayerNorm gets rows of zeros: from a constant input, and from padding and shift."""
     hourglass_ = build(shorten_factor=3, causal=True, norm_out=True)
     x = jnp.zeros((2, 7, 4))
     mask = jnp.zeros((2, 7), bool)
@@ -189,12 +189,12 @@ def test_no_position_sees_its_future_and_all_see_their_past(sample_type, resampl
 
 
 def test_a_prefix_is_the_prefix_of_a_longer_run() -> None:
-    """Neither the padding inside nor what follows can be seen."""
+    """The output at a position depends neither on the padding nor on later positions."""
     causal = build(depth=(1, (0, 1, 0), 0), shorten_factor=(2, 3), causal=True)
     x = embeddings(causal.config, 1, 14)
-    whole = forward(causal, x)
+    full = forward(causal, x)
     for n in (1, 4, 6, 7, 11):
-        np.testing.assert_allclose(forward(causal, x[:, :n]), whole[:, :n], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(forward(causal, x[:, :n]), full[:, :n], rtol=0, atol=2e-6)
 
 
 def test_mask() -> None:
@@ -217,7 +217,7 @@ def test_mask() -> None:
 
 
 def test_all_keys_masked_is_the_plain_average() -> None:
-    """Queries without any key do not become NaN or zero: they get the average of all values."""
+    """Queries whose keys are all masked get the mean of the values, not NaN or zero."""
     attention = build().pre_transformer.blocks[0].attn
     x = embeddings(build().config)
     out = attention(x, mask=jnp.zeros((2, 7), bool))
@@ -227,7 +227,7 @@ def test_all_keys_masked_is_the_plain_average() -> None:
 
 
 def test_one_key_needs_no_query() -> None:
-    """The shortcut gives what the softmax over one key gives, and to_q has a gradient: zero."""
+    """The shortcut for a single key gives the result of the softmax, and a gradient of zero for to_q."""
     attention = build(heads=2).pre_transformer.blocks[0].attn
     x, context = embeddings(build().config), embeddings(build().config, n=1)
     twice = attention(x, jnp.concatenate([context, context], axis=1))
@@ -278,7 +278,7 @@ def test_generation_needs_a_causal_model() -> None:
 
 
 def test_generation_is_the_naive_loop_and_compiles_once() -> None:
-    """Greedy tokens equal those of a loop that runs the model on every prefix, past max_seq_len too."""
+    """Greedy tokens equal those of a loop that calls the model on every prefix, also beyond max_seq_len."""
     config = HourglassTransformerLMConfig(
         num_tokens=11, dim=8, max_seq_len=6, depth=(0, 1, 1), shorten_factor=2, heads=2, dim_head=4
     )
@@ -340,7 +340,7 @@ def configurations(draw) -> HourglassTransformerConfig:
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(configurations(), st.integers(2, 9))
 def test_random_configurations(config, n) -> None:
-    """Finite, of the right shape, and blind to the future if causal."""
+    """Outputs are finite and have the right shape; in causal models later tokens do not change them."""
     model = HourglassTransformer(config, rngs=nnx.Rngs(0))
     x = embeddings(config, 2, n)
     x = x.at[1, : n // 2].set(x[0, : n // 2])

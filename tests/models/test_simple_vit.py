@@ -116,7 +116,7 @@ def test_gradients(model) -> None:
 
 
 def test_gradients_are_finite_for_a_blank_image(model) -> None:
-    """A constant patch has no variance, so its norm divides by the root of epsilon alone."""
+    """A constant patch has a variance of zero: the norm divides by √epsilon."""
     blank = jnp.zeros((1, 8, 8, 3))
     gradients = jax.jit(jax.grad(lambda model, x: jnp.sum(model(x)), argnums=(0, 1)))(model, blank)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
@@ -140,8 +140,8 @@ def test_tokens_and_other_image_sizes(model) -> None:
 
 def test_positions_tell_patches_apart(model) -> None:
     image = images(1)
-    moved = jnp.roll(image, 4, axis=2)  # exchanges the two columns of patches
-    assert jnp.abs(compiled(model, image) - compiled(model, moved)).max() > 1e-4
+    shifted = jnp.roll(image, 4, axis=2)  # exchanges the two columns of patches
+    assert jnp.abs(compiled(model, image) - compiled(model, shifted)).max() > 1e-4
 
 
 def test_patch_dropout_only_on_request(model) -> None:
@@ -161,8 +161,8 @@ def test_patch_dropout_needs_rngs(model, rngs) -> None:
     active = nnx.view(model, deterministic=False)
     with pytest.raises(ValueError, match=r"rngs must be an nnx\.Rngs .*; pass rngs=nnx\.Rngs\(dropout=key\)"):
         active.tokens(images(), rngs=rngs)
-    whole = SimpleViT(SimpleViTConfig(**TINY | {"patch_dropout": 0.0}), rngs=nnx.Rngs(0))
-    assert nnx.view(whole, deterministic=False).tokens(images()).shape == (3, 4, 8)
+    without_dropout = SimpleViT(SimpleViTConfig(**TINY | {"patch_dropout": 0.0}), rngs=nnx.Rngs(0))
+    assert nnx.view(without_dropout, deterministic=False).tokens(images()).shape == (3, 4, 8)
 
 
 def test_patches_are_chosen_per_image_uniformly_and_once() -> None:

@@ -1,4 +1,4 @@
-"""`gelu` has the derivative of its formula, and keeps only its input for it."""
+"""`gelu` has the derivative of its formula, and its backward pass needs only the input."""
 
 import re
 
@@ -34,7 +34,7 @@ def test_types_stay() -> None:
 
 
 def error_functions(activation) -> int:
-    """How many arrays with error functions the training of a two-layer network keeps for its backward pass."""
+    """The number of arrays computed with erf that the backward pass of a two-layer network needs."""
 
     def loss(kernels, x):
         return jnp.square(activation(x @ kernels[0]) @ kernels[1]).sum()

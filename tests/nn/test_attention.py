@@ -1,4 +1,4 @@
-"""`attend` against softmax attention as it is written down, in blocks and without."""
+"""`attend`, with and without blocks, against the textbook formula of attention."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxmodels.nn.attention import BLOCK
 
 
 def naive(q, k, v, keep):
-    """Every query on its own, in NumPy; `keep` (b, h, i, j)."""
+    """One query at a time, in NumPy; `keep` (b, h, i, j) is True where a query may attend to a key."""
     b, h, _, d = q.shape
     k, v = (np.broadcast_to(x, (b, h, *x.shape[2:])) for x in (k, v))
     logits = np.einsum("bhik,bhjk->bhij", q, k) / np.sqrt(d)
@@ -100,7 +100,7 @@ def test_large_logits_stay_finite() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_narrow_types_do_not_overflow(dtype) -> None:
-    """4096 equal weights of values of 30: their sum, 122880, is beyond float16."""
+    """The undivided sum of 4096 values of 30 is 122,880, too large for float16."""
     q, k = jnp.zeros((1, 1, 2, 4), dtype), jnp.zeros((1, 1, 4096, 4), dtype)
     result = attend(q, k, jnp.full((1, 1, 4096, 3), 30, dtype))
 
@@ -125,7 +125,7 @@ def test_dropout_sees_the_softmax() -> None:
 
 @pytest.fixture
 def kernel_in_place_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """JAX's own attention, which takes the same arguments, in place of the kernel; and what it was called with."""
+    """Replaces cuDNN's kernel by JAX's own attention, and returns the arguments of its calls."""
     calls = []
     real = jax.nn.dot_product_attention
 
@@ -145,7 +145,7 @@ def kernel_in_place_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 def test_fused_attention_is_the_same_attention(
     i: int, causal: bool, masked: bool, heads: int, kernel_in_place_of_cudnn: list[dict]
 ) -> None:
-    """At bfloat16's own tolerance: 8 bits."""
+    """With a tolerance for bfloat16's 8 bits."""
     q, k, v = (
         jax.random.normal(jax.random.key(n), (2, h, length, 16), jnp.bfloat16)
         for n, (h, length) in enumerate([(3, i), (heads, 10), (heads, 10)])

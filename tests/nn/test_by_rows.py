@@ -1,4 +1,4 @@
-"""`by_rows`: the same product, whose gradient XLA's CPU compiler need not transpose anything for."""
+"""`by_rows` gives the same product, and its gradient compiles without transposed copies on a CPU."""
 
 import re
 

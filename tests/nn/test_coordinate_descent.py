@@ -135,7 +135,7 @@ def test_router_with_nothing_to_choose() -> None:
 
 
 def test_selection_ignores_temperature_and_sharpness() -> None:
-    """By similarity, with straight-through: only the direction of the routing vector counts."""
+    """With straight-through and ties broken by similarity, only the direction of the routing vector matters."""
     x = similarities(2, 32, 8)
     router = CoordinateDescentRouter(8, num_tokens=5, rngs=nnx.Rngs(0))
     cold = CoordinateDescentRouter(8, num_tokens=5, eps=0.1, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""`LayerNorm` has the derivative of its formula, and keeps no more for it than that needs."""
+"""`LayerNorm` has the derivative of its formula, and its backward pass needs nothing else."""
 
 import re
 
@@ -14,13 +14,13 @@ from tests.quick_compilation import JAXLIB
 
 
 def plain(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    """The formula, for JAX to differentiate."""
+    """The formula, differentiated by JAX."""
     inverse = (x.var(axis=-1, keepdims=True) + epsilon) ** -0.5
     return (x - x.mean(axis=-1, keepdims=True)) * inverse, inverse
 
 
 def differentiated(x: jax.Array) -> jax.Array:
-    """What `standardize` computes, with the derivative that JAX finds when the shift has none."""
+    """The computation of `standardize`, differentiated by JAX with a constant shift."""
     deviation = x - jax.lax.stop_gradient(x.mean(axis=-1, keepdims=True))
     mean = deviation.mean(axis=-1, keepdims=True)
     variance = (deviation * deviation).mean(axis=-1, keepdims=True) - mean * mean
@@ -69,7 +69,7 @@ def test_narrow_types_are_computed_in_float32(dtype) -> None:
 
 
 def widest_loop(normed) -> int:
-    """Operands of the fused loop that has most of them, in the gradient of eight pre-norm residual layers."""
+    """The largest number of operands of a fused loop, in the gradient of eight pre-norm residual layers."""
     x, kernels = jnp.ones((64, 32)), [jnp.ones((32, 32))] * 8
 
     def loss(kernels):
@@ -88,5 +88,5 @@ def test_a_chain_of_residuals_is_not_computed_again() -> None:
 
 @pytest.mark.skipif(JAXLIB >= (0, 12), reason="XLA of jaxlib 0.12 does not repeat sums")
 def test_a_chain_of_plain_residuals_is_computed_again() -> None:
-    """The derivative of `LayerNorm` is written out for this."""
+    """This is why the derivative of `LayerNorm` is written out."""
     assert widest_loop(differentiated) > 32

@@ -20,7 +20,7 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("stored", [jnp.float32, jnp.float64])
 def test_kind_capture_and_type(kind: type, stored) -> None:
-    """Without `dtype` the type of the parameters decides, also of those that are loaded after construction."""
+    """Without `dtype` the parameters decide the type, also those that are loaded after construction."""
     with jax.enable_x64(True):
         layer = LAYERS[kind]()
         assert isinstance(layer, kind)
@@ -35,7 +35,7 @@ def test_kind_capture_and_type(kind: type, stored) -> None:
 
 
 def test_a_norm_draws_no_random_number() -> None:
-    """What follows a norm starts from the same weights whether or not there is a norm."""
+    """So the layers after a norm get the same initial weights as without it."""
     rngs = nnx.Rngs(0)
     LayerNorm(3, rngs=rngs)
     assert int(rngs.params.count[...]) == 0

@@ -9,7 +9,7 @@ from jaxmodels.nn import l2_normalize
 
 
 def plain(x: jax.Array, eps: float = 1e-12) -> jax.Array:
-    """The formula for norms above eps, for JAX to differentiate."""
+    """The formula for norms above eps, differentiated by JAX."""
     return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
 
 
