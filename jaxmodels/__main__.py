@@ -15,7 +15,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxmodels.command_line import completion_script, plain_help, require_name, version
+from jaxmodels.command_line import (
+    completion_script,
+    local_path,
+    plain_help,
+    require_name,
+    require_no_empty,
+    version,
+)
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 
@@ -45,6 +52,7 @@ def compare(
         seed: of fresh weights.
         output: folder for report.json and report.html.
     """
+    checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
     with _torch_needed("comparing"):
         from jaxmodels.compare import command
 
@@ -100,6 +108,7 @@ def convert(
         entry: which of several copies of the weights to take, such as ema.
         overwrite: replace the destination if it exists.
     """
+    source, destination = local_path("source", source), local_path("destination", destination)
     from jaxmodels.convert import command
 
     return command.run(
@@ -119,6 +128,7 @@ def demo(*, output: Path = Path("out/demo")) -> int:
     Args:
         output: folder for report.html, report.json and the parts.
     """
+    output = local_path("output", output)
     with _torch_needed("the demo"):
         from jaxmodels import demo as command
 
@@ -194,6 +204,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    require_no_empty(arguments)
     match arguments:
         case ["--version", *_]:
             print(version())

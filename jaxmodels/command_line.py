@@ -2,9 +2,12 @@
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 
 def require_name(kind: str, name: str, names: Collection[str]) -> None:
@@ -14,6 +17,34 @@ def require_name(kind: str, name: str, names: Collection[str]) -> None:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"there is no {kind} {name!r}; {meant}known: {', '.join(names)}")
+
+
+def local_path(name: str, path: Any) -> Any:
+    """The path with `~` expanded; ValueError unless it is one of this machine's file system."""
+    if not isinstance(path, str | Path):  # None, or tyro's mark for a value that must be given
+        return path
+    text = str(path)
+    if not text:
+        raise ValueError(f"{name} must not be empty; '.' is the current folder")
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        raise ValueError(
+            f"{name} must be a path in the file system, not an address that begins with {found[1]}://; mount it "
+            f"first, or copy it; got {name}={text!r}"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # nobody of that name, or no home folder
+        raise ValueError(f"{name}: {text!r} names a home folder that is not known here") from error
+
+
+def require_no_empty(arguments: Sequence[str]) -> None:
+    """ValueError where a shell variable that is not set left nothing behind a flag, or a word without a letter."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("--") and not value.strip():
+            raise ValueError(f"{name} must not be empty")
+        if not word.strip():
+            raise ValueError(f"{before if before.startswith('--') else 'an argument'} must not be empty")
 
 
 def completion_script(shell: str, words: Mapping[Sequence[str], Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """What the command line answers before JAX is there, and how it words what is wrong."""
 
+import contextlib
 import io
 import os
 import pty
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxmodels.__main__ as program
-from jaxmodels.command_line import completion_script, require_name
+from jaxmodels.command_line import completion_script, local_path, require_name
 
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,39 @@ def test_models_may_be_spelled_as_in_the_presets() -> None:
         "scalable-vit",
         "--dtype=float64",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare", "--output", ""), "--output must not be empty"),
+        (("compare", "--output="), "--output must not be empty"),
+        (("convert", "", "model"), "an argument must not be empty"),
+        (
+            ("demo", "--output", "s3://bucket/demo"),
+            "output must be a path in the file system, not an address that",
+        ),
+        (
+            ("compare", "--output", "gs://bucket/a"),
+            "output must be a path in the file system, not an address that",
+        ),
+        (("convert", "hf://a/b", "model"), "source must be a path in the file system, not an address that"),
+    ],
+)
+def test_paths_of_all_commands(
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.startswith(f"jaxmodels: {message}")
+
+
+def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert local_path("output", Path("~/demo")) == Path("/home/me/demo")
+    assert local_path("output", None) is None
 
 
 def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,10 +202,13 @@ def test_no_color(no_color: str | None, coloured: bool) -> None:
     """On a terminal."""
     main_end, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color"} | ({"NO_COLOR": no_color} if no_color else {})
-    subprocess.run(
-        [sys.executable, "-m", "jaxmodels", "--help"], cwd=ROOT, env=environment, stdout=terminal, check=True
-    )
-    os.close(terminal)
-    shown = os.read(main_end, 100_000)
+    command = [sys.executable, "-m", "jaxmodels", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux ends the output of a terminal with an error
+            while piece := os.read(main_end, 4096):
+                shown += piece
     os.close(main_end)
+    assert process.returncode == 0
     assert (b"\x1b[" in shown) == coloured

@@ -4,13 +4,12 @@ import ast
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from typing import Any, ForwardRef
 
 import jax
 import tyro
 
-from jaxmodels.command_line import plain_help, require_name
+from jaxmodels.command_line import plain_help, require_name, require_no_empty
 from jaxmodels.models.hourglass_config import as_depth
 from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment
@@ -36,11 +35,7 @@ def run(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> Experiment:
     """The preset that the first argument names, changed by the flags that follow; exits with help or an error."""
-    for flag, value in pairwise(arguments):
-        if flag.startswith("--") and not value.strip():
-            raise ValueError(f"{flag} must not be empty")
-    if empty := [word for word in arguments if word.startswith("--") and word.endswith("=")]:
-        raise ValueError(f"{empty[0][:-1]} must not be empty")
+    require_no_empty(arguments)
     name = arguments[0] if arguments else "--help"
     if not name.startswith("-"):
         require_name("preset", name, PRESETS)

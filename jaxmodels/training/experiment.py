@@ -1,11 +1,11 @@
 """What a run is: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from jaxmodels.command_line import local_path
 from jaxmodels.data import captioned_images, labelled_images, texts
 from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
@@ -79,7 +79,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name in ("workdir", "data"):
-            object.__setattr__(self, name, _local_path(name, getattr(self, name)))
+            object.__setattr__(self, name, local_path(name, getattr(self, name)))
         for name in ("steps", "batch_size", "accumulate", "keep"):
             _require_between(name, getattr(self, name), 1, LARGEST.get(name, MOST_STEPS))
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
@@ -337,24 +337,6 @@ def _integers(value: Any) -> Iterator[int]:
             yield from _integers(part)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield value
-
-
-def _local_path(name: str, path: Any) -> Any:
-    """The path with `~` expanded; ValueError unless it is one of this machine's file system."""
-    if not isinstance(path, str | Path):  # None, or tyro's mark for a value that must be given
-        return path
-    text = str(path)
-    if not text:
-        raise ValueError(f"{name} must not be empty; '.' is the current folder")
-    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
-        raise ValueError(
-            f"{name} must be a path in the file system, not an address that begins with {found[1]}://; mount it "
-            f"first, or copy it; got {name}={text!r}"
-        )
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # nobody of that name, or no home folder
-        raise ValueError(f"{name}: {text!r} names a home folder that is not known here") from error
 
 
 def _plain(value: Any) -> Any:

@@ -75,8 +75,10 @@ def train(
         program = Program(fitted, task)
         barrier("the settings were checked")
         with workdir.lock():
-            workdir.check(fitted, data)  # once more: another run may have begun meanwhile
-            workdir.begin(preset, fitted, data)
+            if workdir.writes:
+                workdir.check(fitted, data)  # once more: another run may have begun meanwhile
+            for line in workdir.begin(preset, fitted, data):
+                reporter.print(line)
             return _run(program, workdir, reporter, preset=preset, data=data)
 
 

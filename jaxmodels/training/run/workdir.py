@@ -81,10 +81,14 @@ class Workdir:
         self.folder.mkdir(parents=True, exist_ok=True)
         return Lock(self.folder / ".lock")
 
-    def begin(self, preset: str, experiment: Experiment, data: dict[str, Any]) -> None:
-        """Notes what is run, and adds this session to those before it; removes what a killed one left behind."""
+    def begin(self, preset: str, experiment: Experiment, data: dict[str, Any]) -> list[str]:
+        """Notes what is run, and adds this session to those before it; removes what a killed one left behind.
+
+        Returns:
+          What the last session was made with and this one is not, one line each.
+        """
         if not self.writes:
-            return
+            return []
         for folder in (self.folder, self.model):
             _remove_leftovers(folder)
         now = environment()
@@ -100,6 +104,12 @@ class Workdir:
                 "sessions": [*sessions, now],
             },
         )
+        last = sessions[-1] if sessions and isinstance(sessions[-1], dict) else {}
+        return [
+            f"the last session had {name} {last[name]}, this one has {now[name]}"
+            for name in ("python", "device", *PACKAGES)
+            if name in last and last[name] != now[name]
+        ]
 
     def read_run(self) -> dict[str, Any]:
         """What `begin` noted; ValueError if the file holds anything else."""

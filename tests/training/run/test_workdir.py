@@ -84,7 +84,8 @@ def test_every_session_is_noted(begun: Workdir, monkeypatch: pytest.MonkeyPatch)
 
     first = begun.read_run()
     monkeypatch.setattr(module.metadata, "version", lambda name: "99.0")
-    begun.begin("toy", experiment(begun.folder), DATA)
+    changes = begun.begin("toy", experiment(begun.folder), DATA)
+    assert f"the last session had jax {first['environment']['jax']}, this one has 99.0" in changes
     run = begun.read_run()
     assert run["environment"] == first["environment"]
     assert [session["jax"] for session in run["sessions"]] == [first["environment"]["jax"], "99.0"]
