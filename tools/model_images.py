@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import jaxmodels as jm
 from jaxmodels.data.datasets import LabelledImages
+from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.data.tokens import BOS_ID, decode
 
 
@@ -51,17 +52,12 @@ def test_images() -> LabelledImages:
     return jm.data.emoji_splits("across-styles", size=32).test
 
 
-def scaled(images: np.ndarray) -> np.ndarray:
-    """As in training: from -1 to 1."""
-    return images.astype(np.float32) / 127.5 - 1
-
-
 def glom() -> None:
     """The states of all columns, in colours: equal colours are equal states."""
     model = trained("glom-emoji")
     images = test_images().images[list(SHOWN)]
     levels, side = model.config.levels, images.shape[1] // model.config.patch_size
-    states = np.asarray(model(scaled(images), iters=levels + 1))  # b n l d
+    states = np.asarray(model(scale_pixels(images), iters=levels + 1))  # b n l d
     figure, grid = plain_figure(len(images), levels + 1, size=0.95)
     for number, image in enumerate(images):
         draw(grid[number, 0], image)
@@ -89,7 +85,7 @@ def colt5() -> None:
     model = trained("colt5-vit-emoji")
     images = test_images().images[list(SHOWN)]
     depth, side = model.config.depth, images.shape[1] // model.config.patch_size
-    routed = model.routing(scaled(images))[2::3]  # queries, context, feed-forward of every layer
+    routed = model.routing(scale_pixels(images))[2::3]  # queries, context, feed-forward of every layer
     figure, grid = plain_figure(len(images), depth + 1, size=0.95)
     for number, image in enumerate(images):
         draw(grid[number, 0], image)
@@ -111,7 +107,7 @@ def mammut() -> None:
     model = trained("mammut-emoji")
     test = test_images()
     shown = np.linspace(20, len(test) - 20, 12).astype(int)
-    captions = written(model, scaled(test.images[shown]))
+    captions = written(model, scale_pixels(test.images[shown]))
     figure, grid = plain_figure(4, 3, size=1.55, height=1.7)
     for axes, image, caption in zip(grid.flat, test.images[shown], captions, strict=True):
         draw(axes, image)
@@ -148,7 +144,7 @@ def scalable_vit() -> None:
     logits = jax.jit(lambda model, images: model(images))
     parts = np.array_split(np.arange(len(test)), 16)
     guesses = np.concatenate(
-        [np.asarray(logits(model, scaled(test.images[p]))).argmax(axis=-1) for p in parts]
+        [np.asarray(logits(model, scale_pixels(test.images[p]))).argmax(axis=-1) for p in parts]
     )
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (test.labels, guesses), 1)
