@@ -40,6 +40,7 @@ class Findings:
       not_compared: PyTorch paths of modules of which no call was compared, and why.
       paths: the PyTorch paths of all modules that the table knows; "" is the model.
       parameters: the names of all parameters, in the order of the table.
+      tied: names of parameters that are one in PyTorch and several in Flax, each with another one of its names.
       losses: the first loss in JAX and in PyTorch.
       gradient_factor: by which every gradient of JAX is PyTorch's, where there is such a number.
       routing: how far routers agree on the inputs.
@@ -54,6 +55,7 @@ class Findings:
     not_compared: Mapping[str, str] = field(default_factory=dict)
     paths: Sequence[str] = ()
     parameters: Sequence[str] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
     losses: tuple[float, float] | None = None
     gradient_factor: float | None = None
     routing: Routing | None = None
@@ -204,6 +206,8 @@ def _in_gradients(found: Findings) -> Divergence | None:
     order = {name: i for i, name in enumerate(found.parameters)}
     last = max(wrong, key=lambda check: order.get(check.name, -1))
     detail = f"the forward pass agrees, the gradient of {last.name} does not"
+    if last.name in found.tied:
+        detail += f": PyTorch ties it to {found.tied[last.name]}, and JAX has two parameters"
     return Divergence(_owner(last.name), detail, last.error)
 
 

@@ -17,6 +17,7 @@ from jaxmodels.compare.forward import (
     jax_layers,
     jax_outputs,
     layer_checks,
+    note_coarser_types,
     output_checks,
     refuse_random_jax,
     refuse_random_torch,
@@ -25,7 +26,7 @@ from jaxmodels.compare.layers import Event, Key
 from jaxmodels.compare.noise import Check, DType, LayerCheck, is_inexact
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.precision import Evidence, full_precision
-from jaxmodels.compare.preparation import Subject, nearby_models, not_finite, prepare
+from jaxmodels.compare.preparation import Subject, nearby_models, prepare, tied_in_torch_alone
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.routing import Routing
 
@@ -132,9 +133,10 @@ def _compare_forward(subject: Subject, stages: _Stages) -> tuple[_Outputs, list[
     subject.floor = theirs.floor(subject)
     outputs = _Outputs(jax_outputs(subject, subject.pair.ours), theirs)
     output_noise, event_noise = theirs.output_noise(), theirs.event_noise()
-    outputs.checks = output_checks(subject, outputs.ours, theirs, output_noise)
     stages.begin("layers")
     events = _jax_events(subject, outputs)
+    note_coarser_types(subject, events, theirs)
+    outputs.checks = output_checks(subject, outputs.ours, theirs, output_noise)
     layers, not_compared = layer_checks(subject, events, theirs, event_noise)
     if not all(check.ok for check in [*outputs.checks, *layers]):
         for seed in range(NOISE_DRAWS):
@@ -189,6 +191,7 @@ def _result(
             not_compared=not_compared,
             paths=[twin.theirs for twin in subject.pair.twins],
             parameters=[entry.theirs for entry in parameters_of(subject.pair.table)],
+            tied=tied_in_torch_alone(subject),
             losses=(losses.jax[0], losses.pytorch[0]) if losses.jax else None,
             gradient_factor=training.gradient_factor,
             routing=routing,
@@ -202,7 +205,6 @@ def _result(
             f"{uncounted.error:.1e}, but the outputs agree: the two modules divide the work differently, or "
             "are called in another order"
         )
-    bad_weight = not_finite(subject.models[subject.dtype])
     return Result(
         model=subject.pair.name,
         dtype=subject.dtype,
@@ -218,6 +220,6 @@ def _result(
         divergence=divergence,
         precision=evidence,
         routing=routing,
-        unjudged=[f"the weight {bad_weight} holds values that are not finite"] if bad_weight else [],
+        unjudged=subject.unjudged,
         notes=list(dict.fromkeys(subject.notes)),
     )

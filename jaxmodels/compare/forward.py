@@ -20,6 +20,7 @@ from jaxmodels.compare.noise import (
     DType,
     LayerCheck,
     NoiseFloor,
+    coarsest_epsilon,
     output_check,
     relative_error,
     rounding_noise,
@@ -215,6 +216,28 @@ def _with_other_keys(model: nnx.Module) -> nnx.Module:
     return model
 
 
+def note_coarser_types(subject: Subject, events: Mapping[Key, Event], theirs: TorchForward) -> None:
+    """Finds a layer that computes in a coarser type in JAX than in PyTorch.
+
+    In float64 it is a layer with a fixed `dtype`, and the comparison shows no more than in float32.
+    """
+    twins = {twin.theirs: twin.ours for twin in subject.pair.twins}
+    for event in theirs.events[subject.dtype]:
+        ours = events.get((twins.get(event.path, ""), event.call, event.kind))
+        if event.kind == "input" or event.path not in twins or ours is None:
+            continue
+        floors = [coarsest_epsilon(one.arrays[:1]) for one in (ours, event)]
+        if floors[0] > floors[1] > 0:
+            types = [one.arrays[0].dtype for one in (ours, event)]
+            sentence = f"{event.path}: JAX computes in {types[0]}, PyTorch in {types[1]}"
+            if subject.dtype == "float64" and types[0] == np.float32:
+                subject.floor = subject.floor.after(ours.arrays[:1])
+                subject.unjudged.append(f"{sentence}; remove its dtype=, or compare in float32")
+            else:
+                subject.notes.append(sentence)
+            return
+
+
 def output_checks(
     subject: Subject, ours: Outputs, theirs: TorchForward, noise: Mapping[str, float]
 ) -> list[Check]:
@@ -248,7 +271,7 @@ def layer_checks(
     known = standard_layers(pair.ours, subject.models[subject.dtype], pair.twins)
     found, missing = differences(theirs.events[subject.dtype], events, pair.twins, known=known)
     by_key = {event.key: event for event in theirs.events[subject.dtype]}
-    floor = NoiseFloor(subject.dtype)
+    floor = NoiseFloor(subject.dtype, subject.floor.coarsest if subject.unjudged else 0.0)
     checks: list[LayerCheck] = []
     seen: list[float] = []
     for one in found:

@@ -1,9 +1,9 @@
-"""What every layer receives and returns on both sides, and where the two first part.
+"""What every layer receives and returns on both sides, and how far apart the two are.
 
-PyTorch runs with a hook on every submodule; the Flax model runs under `nnx.capture`. The weight table says
-which modules are twins. PyTorch's order of events is the order of depth: the first event that differs is an
-input – then the fault lies in the code of the module that passes it – or an output, and then it lies in the
-module that returns it.
+PyTorch runs with a hook on every submodule. The Flax model runs with calls that record, under `nnx.capture`. The
+weight table says which modules are twins. PyTorch's order of events is the order of depth. The first event that
+differs is an input – then the fault lies in the code of the module that passes it – or an output, and then it lies
+in the module that returns it.
 """
 
 from collections import Counter, defaultdict
@@ -25,6 +25,9 @@ from jaxmodels.convert.torch_io import to_numpy
 
 
 Kind = Literal["input", "output"]
+KINDS: tuple[Kind, ...] = ("input", "output")
+# Under which names modules record their calls.
+SOWN: dict[Kind, str] = {"input": "_recorded_inputs", "output": "_recorded_outputs"}
 Key = tuple[str, int, str]  # path, call, kind
 
 
@@ -65,7 +68,11 @@ class Difference(NamedTuple):
 
 
 class ModuleInput(nnx.Variable):
-    """The arrays with which a module was called. No Intermediate: `nnx.capture` would sort it among the outputs."""
+    """The arrays with which a module was called."""
+
+
+class ModuleOutput(nnx.Variable):
+    """The arrays that a call of a module returned."""
 
 
 def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, list[Event]]:
@@ -102,15 +109,12 @@ def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, 
 
 def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[Any, dict[Key, Event]]:
     """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events by key."""
-    with _sowing_inputs(model), jax.disable_jit():
-        captured = nnx.capture(call, nnx.Intermediate, ModuleInput, method_outputs=nnx.Intermediate)
-        result, *states = captured(model)
-    outputs, inputs = states
+    with _sowing(model), jax.disable_jit():
+        result, *states = nnx.capture(call, ModuleInput, ModuleOutput)(model)
     events: dict[Key, Event] = {}
-    kinds: tuple[tuple[Kind, Any, str], ...] = (("input", inputs, "inputs"), ("output", outputs, "__call__"))
-    for kind, state, name in kinds:
+    for kind, state in zip(KINDS, states, strict=True):
         for path, module in _modules_of(nnx.to_pure_dict(state)):
-            for call_index, value in enumerate(module.get(name, ())):
+            for call_index, value in enumerate(module.get(SOWN[kind], ())):
                 event = Event(path, call_index, kind, _arrays(value))
                 events[event.key] = event
     return result, events
@@ -227,15 +231,15 @@ def _modules_of(state: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str,
 
 
 @contextmanager
-def _sowing_inputs(model: nnx.Module) -> Generator[None]:
-    """Lets every module record its inputs; `nnx.capture` alone records outputs."""
+def _sowing(model: nnx.Module) -> Generator[None]:
+    """Lets every module record what its calls get and return, inherited calls as well."""
     originals: dict[type, Callable] = {}
     running: list[int] = []
     for _, module in nnx.iter_modules(model):
-        for kind in type(module).__mro__:  # a subclass may inherit its call, or extend it
+        for kind in type(module).__mro__:
             if "__call__" in vars(kind) and kind not in originals:
                 originals[kind] = vars(kind)["__call__"]
-                setattr(kind, "__call__", _with_sown_inputs(originals[kind], running))  # noqa: B010 - read-only to type checkers
+                setattr(kind, "__call__", _with_sowing(originals[kind], running))  # noqa: B010 - read-only to type checkers
     try:
         yield
     finally:
@@ -243,18 +247,20 @@ def _sowing_inputs(model: nnx.Module) -> Generator[None]:
             setattr(kind, "__call__", original)  # noqa: B010
 
 
-def _with_sown_inputs(method: Callable, running: list[int]) -> Callable:
-    """The call of a class; a call of the parent's from within it records nothing more."""
+def _with_sowing(method: Callable, running: list[int]) -> Callable:
+    """The call of a class. A parent's call from within it is no call of the module."""
 
     @wraps(method)  # its signature is what tells names from positions
     def sowing(self, *args, **kwargs):
         if id(self) in running:
             return method(self, *args, **kwargs)
-        self.sow(ModuleInput, "inputs", _arrays((args, kwargs)))
+        self.sow(ModuleInput, SOWN["input"], _arrays((args, kwargs)))
         running.append(id(self))
         try:
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
         finally:
             running.pop()
+        self.sow(ModuleOutput, SOWN["output"], _arrays(result))
+        return result
 
     return sowing

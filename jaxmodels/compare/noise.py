@@ -111,8 +111,8 @@ class NoiseFloor:
 
     def after(self, arrays: Iterable[np.ndarray]) -> "NoiseFloor":
         """The floor for whatever depends on these arrays."""
-        epsilons = [float(ml_dtypes.finfo(array.dtype).eps) for array in arrays if is_inexact(array)]
-        return NoiseFloor(self.dtype, max([self.coarsest, *(e for e in epsilons if e > self._epsilon)]))
+        epsilon = coarsest_epsilon(arrays)
+        return NoiseFloor(self.dtype, max(self.coarsest, epsilon if epsilon > self._epsilon else 0.0))
 
     def check(self, name: str, error: float, noise: float) -> Check:
         """A check with `FACTOR` times the noise as its tolerance."""
@@ -130,6 +130,13 @@ class NoiseFloor:
 def is_inexact(array: np.ndarray) -> bool:
     """Whether an array holds floating-point or complex numbers, bfloat16 included."""
     return bool(np.issubdtype(array.dtype, np.inexact)) or array.dtype.kind == "V"  # as ml_dtypes has it
+
+
+def coarsest_epsilon(arrays: Iterable[np.ndarray]) -> float:
+    """The largest machine epsilon among floating-point arrays; 0 where there are none."""
+    return max(
+        (float(ml_dtypes.finfo(array.dtype).eps) for array in arrays if is_inexact(array)), default=0.0
+    )
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -38,6 +38,7 @@ class Subject:
       parameters: how many numbers the PyTorch model learns.
       routing_indices: what PyTorch's routers chose, where all runs must repeat it.
       notes: what the reader of the result should know.
+      unjudged: reasons against a verdict that no single check has.
     """
 
     pair: Pair
@@ -47,6 +48,7 @@ class Subject:
     parameters: int
     routing_indices: list[np.ndarray | None] | None = None
     notes: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
 
     @property
     def dtype(self) -> DType:
@@ -68,6 +70,7 @@ def prepare(pair: Pair, dtype: DType) -> Subject:
         variable_at(pair.ours, path).set_value(jnp.asarray(value))
     ours = nnx.view(pair.ours, deterministic=True, use_running_average=True, raise_if_not_found=False)
     ours.eval()  # also modules with such an attribute and no view of their own
+    bad_weight = _not_finite(theirs)
     return Subject(
         pair=replace(pair, ours=ours, theirs=models[dtype]),
         models=models,
@@ -75,6 +78,7 @@ def prepare(pair: Pair, dtype: DType) -> Subject:
         floor=NoiseFloor(dtype),
         parameters=sum(parameter.numel() for parameter in theirs.parameters()),
         notes=notes,
+        unjudged=[f"the weight {bad_weight} holds values that are not finite"] if bad_weight else [],
     )
 
 
@@ -119,7 +123,20 @@ def names_of_parameters(subject: Subject) -> list[str]:
     return [name for name in dict.fromkeys(entries) if name in learned]
 
 
-def not_finite(model: torch.nn.Module) -> str | None:
+def tied_in_torch_alone(subject: Subject) -> dict[str, str]:
+    """Parameters that are one in PyTorch and several in Flax: each name, and another one of the same parameter."""
+    learned = dict(subject.pair.theirs.named_parameters(remove_duplicate=False))
+    first: dict[int, Parameter] = {}
+    tied = {}
+    for entry in subject.pair.table:
+        if isinstance(entry, Parameter) and entry.theirs in learned:
+            other = first.setdefault(id(learned[entry.theirs]), entry)
+            if other.theirs != entry.theirs and other.ours != entry.ours:
+                tied |= {entry.theirs: other.theirs, other.theirs: entry.theirs}
+    return tied
+
+
+def _not_finite(model: torch.nn.Module) -> str | None:
     """The first weight or buffer that holds NaN or infinity."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return next(

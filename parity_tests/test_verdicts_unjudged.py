@@ -1,0 +1,279 @@
+"""What would agree for a wrong port as well cannot be judged; what is random, or cannot run, is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+from torch.nn import functional as F
+
+import jaxmodels as jm
+from jaxmodels.compare import Result, compare
+from jaxmodels.compare.noise import LARGEST_TOLERANCE, NoiseFloor
+from jaxmodels.compare.subjects import pair_of
+from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
+
+
+def assert_unjudged(result: Result, reason: str) -> None:
+    assert result.verdict == "cannot be judged", result.divergence
+    assert not result.ok
+    assert result.divergence is None
+    assert result.reason is not None
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        (lambda y: y * 0, lambda y: y * 0, "output 0 is zero everywhere"),
+        (lambda y: (y, y * 0), lambda y: (y, y * 0), "output 1 is zero everywhere"),
+        (lambda y: 3 * y * jnp.nan, lambda y: y * torch.nan, "output 0: no value is finite"),
+        (lambda y: 0 * y + jnp.inf, lambda y: 0 * y + torch.inf, "output 0: no value is finite"),
+        (lambda y: y[:0], lambda y: y[:0], "output 0 has no elements"),
+    ],
+    ids=["zero", "zero beside others", "NaN", "infinity", "empty"],
+)
+def test_outputs_that_say_nothing(ours: Callable, theirs: Callable, reason: str) -> None:
+    assert_unjudged(compare(one_linear(ours, theirs), gradients=False), reason)
+
+
+def test_zero_on_one_side_is_a_difference() -> None:
+    assert compare(one_linear(lambda y: y * 0), gradients=False).verdict == "different"
+    assert compare(one_linear(theirs=lambda y: y * 0), gradients=False).verdict == "different"
+
+
+def test_no_gradient_anywhere() -> None:
+    pair = one_linear(jax.lax.stop_gradient, torch.Tensor.detach)
+    assert_unjudged(compare(pair, steps=0), "every gradient is zero")
+
+
+def test_a_gradient_on_one_side_alone_is_a_difference() -> None:
+    assert compare(one_linear(jax.lax.stop_gradient), steps=0).verdict == "different"
+    assert compare(one_linear(theirs=torch.Tensor.detach), steps=0).verdict == "different"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_checkpoint_with_a_weight_that_is_not_finite(value: float) -> None:
+    model = jm.Glom(jm.GlomConfig(dim=8, levels=2, image_size=8, patch_size=4), rngs=nnx.Rngs(0))
+    weights = jm.to_state_dict(model)
+    weights["bottom_up.net.1.bias"].flat[0] = value
+    result = compare(pair_of(jm.load_state_dict(model, weights)), steps=1)
+    assert not result.ok
+    assert result.verdict == "different" or result.reason is not None
+
+
+def test_a_model_whose_weights_are_zero() -> None:
+    model = jm.Glom(jm.GlomConfig(dim=8, levels=2, image_size=8, patch_size=4), rngs=nnx.Rngs(0))
+    weights = {name: value * 0 for name, value in jm.to_state_dict(model).items()}
+    assert_unjudged(
+        compare(pair_of(jm.load_state_dict(model, weights)), steps=1), "output 0 is zero everywhere"
+    )
+
+
+class TestCoarseTypes:
+    """bfloat16 keeps three digits: what it hides is said, and what it cannot hide is found."""
+
+    def wide(self, ours: Callable, theirs: Callable) -> Any:
+        torch.manual_seed(0)
+        return toy(
+            in_flax(lambda self, x: ours(self.layer(x)), layer=linear(64, 64)),
+            in_torch(lambda self, x: theirs(self.layer(x)), layer=nn.Linear(64, 64)),
+            normal(256, 64),
+        )
+
+    def test_bfloat16_outputs(self) -> None:
+        right = self.wide(lambda y: y.astype(jnp.bfloat16), torch.Tensor.bfloat16)
+        assert_unjudged(compare(right, gradients=False), "above 0.01 it proves nothing")
+        wrong = self.wide(lambda y: (10 * y).astype(jnp.bfloat16), torch.Tensor.bfloat16)
+        assert compare(wrong, gradients=False).verdict == "different"
+
+    def test_float16_outputs(self) -> None:
+        assert compare(self.wide(lambda y: y.astype(jnp.float16), torch.Tensor.half), gradients=False).ok
+        wrong = self.wide(lambda y: (1.02 * y).astype(jnp.float16), torch.Tensor.half)
+        assert compare(wrong, gradients=False).verdict == "different"
+
+    @pytest.mark.parametrize(("factor", "verdict"), [(1, "cannot be judged"), (3, "different")])
+    def test_bfloat16_inside(self, factor: int, verdict: str) -> None:
+        class Coarse(nn.Linear):
+            def forward(self, input: torch.Tensor) -> torch.Tensor:
+                return super().forward(input).bfloat16()
+
+        theirs = in_torch(lambda self, x: self.b(self.a(x).to(x.dtype)), a=Coarse(8, 8), b=nn.Linear(8, 8))
+        ours = in_flax(
+            lambda self, x: factor * self.b(self.a(x).astype(jnp.bfloat16).astype(x.dtype)),
+            a=linear(8, 8),
+            b=linear(8, 8),
+        )
+        assert compare(toy(ours, theirs, normal(4, 8)), gradients=False).verdict == verdict
+
+    def test_no_tolerance_above_the_bound_is_ever_equal(self) -> None:
+        for noise in (1e-6, LARGEST_TOLERANCE / 8, LARGEST_TOLERANCE / 7.9, 1.0):
+            check = NoiseFloor("float32").check("x", 0.0, noise)
+            assert (check.undecided is None) == (check.tolerance <= LARGEST_TOLERANCE)
+
+    def test_float64_of_layers_fixed_to_float32(self) -> None:
+        pair = toy(
+            in_flax(lambda self, x: self.q(x), q=linear(8, 8, dtype=jnp.float32)),
+            in_torch(lambda self, x: self.q(x), q=nn.Linear(8, 8)),
+            normal(4, 8),
+        )
+        expected = "q: JAX computes in float32, PyTorch in float64; remove its dtype="
+        assert_unjudged(compare(pair, dtype="float64", steps=1), expected)
+        assert compare(pair, dtype="float32", steps=1).ok
+
+    def test_bfloat16_in_jax_alone_is_named(self) -> None:
+        pair = toy(
+            in_flax(lambda self, x: self.q(x).astype(x.dtype), q=linear(8, 8, dtype=jnp.bfloat16)),
+            in_torch(lambda self, x: self.q(x), q=nn.Linear(8, 8)),
+            normal(4, 8),
+        )
+        result = compare(pair, gradients=False)
+        assert result.divergence is not None
+        assert result.divergence.layer == "q"
+        assert "q: JAX computes in bfloat16, PyTorch in float32" in result.notes
+
+
+class TestRandomModels:
+    """Random in evaluation mode: PyTorch's two runs would otherwise be its own noise."""
+
+    def test_pytorch(self) -> None:
+        state = torch.get_rng_state()
+        with pytest.raises(
+            ValueError, match=r"the PyTorch model returns other values when it runs a second time"
+        ):
+            compare(one_linear(theirs=F.dropout), gradients=False)
+        torch.set_rng_state(state)
+
+    def test_pytorch_names_the_module(self) -> None:
+        block = in_torch(lambda self, x: F.dropout(self.inner(x)), inner=nn.Linear(8, 8))
+        theirs = in_torch(lambda self, x: self.head(self.block(x)), block=block, head=nn.Linear(8, 8))
+        ours = in_flax(
+            lambda self, x: self.head(self.block(x)),
+            block=in_flax(lambda self, x: self.inner(x), inner=linear(8, 8)),
+            head=linear(8, 8),
+        )
+        with pytest.raises(ValueError, match=r"\(first seen in block's output\)"):
+            compare(toy(ours, theirs, normal(4, 8)), gradients=False)
+
+    def test_pytorchs_loss(self) -> None:
+        pair = one_linear(
+            loss_ours=lambda model, inputs: (model(inputs["x"]) ** 2).mean(),
+            loss_theirs=lambda model, inputs: (F.dropout(model(inputs["x"])) ** 2).mean(),
+        )
+        with pytest.raises(ValueError, match=r"loss_theirs returns .* and then .*: it is random"):
+            compare(pair, steps=0)
+
+    def test_jax_with_random_keys(self) -> None:
+        class Ours(nnx.Module):
+            def __init__(self) -> None:
+                self.layer, self.rngs = linear(8, 8), nnx.Rngs(3)
+
+            def __call__(self, x):
+                return self.layer(x) * jax.random.bernoulli(self.rngs(), shape=x.shape)
+
+        with pytest.raises(
+            ValueError, match=r"the Flax model returns other values when it runs a second time"
+        ):
+            compare(replace(one_linear(), ours=Ours()), gradients=False)
+
+    def test_jax_with_numbers_of_numpy(self) -> None:
+        pair = one_linear(lambda y: y * np.random.default_rng().uniform())
+        with pytest.raises(
+            ValueError, match=r"the Flax model returns other values when it runs a second time"
+        ):
+            compare(pair, gradients=False)
+
+    def test_keys_that_are_never_used_do_no_harm(self) -> None:
+        pair = one_linear()
+        pair.ours.rngs = nnx.Rngs(0)
+        assert compare(pair, gradients=False).ok
+
+
+class TestRefusals:
+    """One sentence that names the thing and the way out."""
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "message"),
+        [
+            (
+                lambda y: y @ y[:3],
+                lambda y: y,
+                r"the Flax model fails with TypeError: .*; its inputs are what to_ours",
+            ),
+            (
+                lambda y: y,
+                lambda y: y @ y,
+                r"the PyTorch model fails with RuntimeError: .*; its inputs are those of",
+            ),
+            (
+                lambda y: (y, y),
+                lambda y: {"a": y, "b": y},
+                r"PyTorch returns output a, output b, JAX returns output 0, output 1; they must return the same",
+            ),
+            (lambda y: (y, y), lambda y: y, r"PyTorch returns output 0, JAX returns output 0, output 1"),
+            (
+                lambda y: y,
+                lambda y: {"y": y, "cache": object()},
+                r"output cache is of type object; .* leave it out",
+            ),
+            (lambda y: {"y": y, "name": "a"}, lambda y: y, r"output name is of type str; .* leave it out"),
+            (lambda y: None, lambda y: None, r"the models return nothing that can be compared"),
+        ],
+        ids=["JAX fails", "PyTorch fails", "names", "numbers", "object", "text", "nothing"],
+    )
+    def test_of_calls(self, ours: Callable, theirs: Callable, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            compare(one_linear(ours, theirs), gradients=False)
+
+    @pytest.mark.parametrize(
+        ("inputs", "message"),
+        [
+            ({"x": None}, r"inputs\['x'\] must be an array of numbers; got a NoneType"),
+            ({"x": "text"}, r"inputs\['x'\] must be an array of numbers; got a str"),
+            ({"x": [[1.0], [1.0, 2.0]]}, r"inputs\['x'\] must be an array; it is a ragged list"),
+            (np.zeros(3), r"inputs must be a dict of arrays by name; got a ndarray"),
+        ],
+    )
+    def test_of_inputs(self, inputs: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            compare(replace(one_linear(), inputs=inputs), gradients=False)
+
+    @pytest.mark.parametrize(
+        ("loss", "message"),
+        [
+            (
+                {"loss_ours": lambda model, x: (model(x["x"]) ** 2).mean(-1)},
+                r"loss_ours must return a scalar; got \(4,\)",
+            ),
+            (
+                {"loss_theirs": lambda model, x: (model(x["x"]) ** 2).mean(-1)},
+                r"loss_theirs must return a scalar tensor; got \(4,\)",
+            ),
+            (
+                {"loss_theirs": lambda model, x: model(x["y"])},
+                r"the loss in PyTorch fails with KeyError: 'y'",
+            ),
+            ({"loss_ours": lambda model, x: model(x["y"])}, r"the loss in JAX fails with KeyError: 'y'"),
+        ],
+    )
+    def test_of_losses(self, loss: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            compare(one_linear(**loss), steps=0)
+
+    def test_of_models_that_cannot_be_copied(self) -> None:
+        class Stubborn(nn.Linear):
+            def __deepcopy__(self, memo: dict) -> "Stubborn":
+                raise TypeError("cannot pickle a lock")
+
+        pair = one_linear()
+        pair.theirs.layer = Stubborn(8, 8)
+        with pytest.raises(
+            ValueError, match=r"copying the PyTorch model fails with TypeError: cannot pickle a lock"
+        ):
+            compare(pair)
