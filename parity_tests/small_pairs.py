@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 
 from jaxmodels.compare import Pair, table_from_names
-from jaxmodels.compare.subjects import SPREAD, pair_of, reference_of
+from jaxmodels.compare.subjects import WEIGHT_NOISE, pair_of, reference_of
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.glom import Glom, GlomConfig
@@ -124,5 +124,5 @@ def tiny_pair(name: str) -> Pair:
     theirs = reference_of(model)
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.add_(4 * SPREAD * torch.randn_like(parameter))
+            parameter.add_(4 * WEIGHT_NOISE * torch.randn_like(parameter))
     return pair_of(load_state_dict(model, theirs.state_dict()), batch=2)

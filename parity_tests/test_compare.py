@@ -287,6 +287,43 @@ class TestCommand:
         assert re.search(message, printed)
         assert printed.count("\n") == 1
 
+    @pytest.mark.parametrize("value", [0.0, np.nan])
+    def test_weights_that_prove_nothing(
+        self,
+        value: float,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        published = glom_pytorch.Glom(dim=8, levels=2, image_size=8, patch_size=4)
+        weights = {key: torch.full_like(tensor, value) for key, tensor in published.state_dict().items()}
+        torch.save(weights, tmp_path / "glom.pt")
+        arguments = ("--checkpoint", str(tmp_path / "glom.pt"), "--steps", "0", "--output", str(tmp_path))
+        assert self.run(monkeypatch, *arguments) == 2
+        printed = capsys.readouterr().out
+        assert "glom: CANNOT BE JUDGED" in printed
+        assert "glom cannot be judged: " in printed
+        (model,) = json.loads((tmp_path / "report.json").read_text())["models"]
+        assert (model["ok"], model["verdict"], model["first_divergence"]) == (False, "cannot be judged", None)
+        assert model["reason"]
+
+    @pytest.mark.parametrize("folder", ["file/below", "/proc/nowhere"])
+    def test_an_output_that_cannot_be_written_is_found_first(
+        self,
+        folder: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(
+            "jaxmodels.compare.command.compare", lambda *_, **__: pytest.fail("computed first")
+        )
+        assert self.run(monkeypatch, "glom", "--output", str(tmp_path / folder)) == 2
+        printed = capsys.readouterr().err
+        assert "jaxmodels: output must be a folder that can be written; " in printed
+        assert printed.count("\n") == 1
+
     def test_checkpoint_of_another_model(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -326,6 +363,31 @@ class TestCommand:
             "jaxmodels: comparing needs PyTorch: pip install -e '.[torch]' in a checkout"
         )
         assert "Traceback" not in process.stderr
+
+
+def test_the_page_of_several_models(tmp_path: Path) -> None:
+    equal = compare(net_pair(), steps=0)
+    different = replace(compare(net_pair(approximate=True), steps=0), model="tanh")
+    report.write([equal, different], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    links = re.findall(r'<a href="#([\w-]+)">(.*?)</a>', page)
+    assert links == [("model-1", "net"), ("model-2", "tanh"), ("environment", "Measured with")]
+    assert all(f'id="{target}"' in page for target, _ in links)
+    header, *rows = re.findall(r"<tr>(.*?)</tr>", page.partition("</table>")[0])
+    assert re.findall(r"<th.*?>(.*?)</th>", header)[:2] == ["verdict", "model"]
+    assert [re.findall(r"<td.*?>(.*?)</td>", row)[:2] for row in rows] == [
+        ["equal", "net"],
+        ["different", "tanh"],
+    ]
+    assert "First difference: <code>(model)</code>" in page
+    identifiers = re.findall(r'\bid="([^"]*)"', page)
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_the_bars_are_sorted_by_what_they_show() -> None:
+    gradients = compare(net_pair(), steps=0).gradients
+    shares = [check.error / check.tolerance for check in gradients]
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_numbers_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:

@@ -65,16 +65,16 @@ def compare_training(
       router: for models that choose tokens, compares the choices at every step.
       report_step: called with the number of each step, from 0.
     """
-    found = Backward()
+    training = Backward()
 
     def before_step(step: int, inputs: Inputs, ours: nnx.Module, models: Models) -> None:
         report_step(step)
-        if router is not None and found.later_fault is None:
+        if router is not None and training.later_fault is None:
             fault = router.compare(inputs, ours, models)[0].first_fault
-            found.later_fault = (fault, step + 1) if fault else None
+            training.later_fault = (fault, step + 1) if fault else None
 
     refuse_random_loss(subject.pair, subject.models[subject.dtype], subject.inputs)
-    found.weight_steps = steps if subject.dtype == "float64" else min(steps, FLOAT32_STEPS)
+    training.weight_steps = steps if subject.dtype == "float64" else min(steps, FLOAT32_STEPS)
     trainer = FlaxTrainer(subject.pair, learning_rate)
     run = train(
         subject.pair,
@@ -82,36 +82,36 @@ def compare_training(
         trainer,
         dtype=subject.dtype,
         steps=max(steps, 1),
-        weights_after=max(found.weight_steps, 1),
+        weights_after=max(training.weight_steps, 1),
         learning_rate=learning_rate,
         before_step=before_step,
     )
     runs = [run]
-    _check_tensors(subject, found, runs)
+    _check_tensors(subject, training, runs)
     forward_agrees = all(check.ok for check in outputs)
-    if forward_agrees and subject.dtype == "float32" and not _all_ok(found):
-        first = found.gradients + found.weights
-        runs += _nearby_runs(subject, trainer, max(found.weight_steps, 1), learning_rate)
-        _check_tensors(subject, found, runs)
-        _note_kinks(subject, first, found)
-    found.losses = run.losses
-    found.loss_checks = _check_losses(subject, run.losses, outputs)
-    found.gradient_factor = _common_factor(subject, run)
-    return found
+    if forward_agrees and subject.dtype == "float32" and not _all_ok(training):
+        first = training.gradients + training.weights
+        runs += _nearby_runs(subject, trainer, max(training.weight_steps, 1), learning_rate)
+        _check_tensors(subject, training, runs)
+        _note_kinks(subject, first, training)
+    training.losses = run.losses
+    training.loss_checks = _check_losses(subject, run.losses, outputs)
+    training.gradient_factor = _common_factor(subject, run)
+    return training
 
 
-def _check_tensors(subject: Subject, found: Backward, runs: list[Training]) -> None:
+def _check_tensors(subject: Subject, training: Backward, runs: list[Training]) -> None:
     names = names_of_parameters(subject)
     draws = [Draw(run.gradients, run.their_gradients) for run in runs]
-    found.gradients = tensor_checks(subject.floor, names, draws, "gradient")
-    if found.weight_steps:
+    training.gradients = tensor_checks(subject.floor, names, draws, "gradient")
+    if training.weight_steps:
         draws = [Draw(run.weights, run.their_weights) for run in runs]
         checks = tensor_checks(subject.floor, names, draws, "weight")
-        found.weights = with_shared_noise(subject.floor, checks)
+        training.weights = with_shared_noise(subject.floor, checks)
 
 
-def _all_ok(found: Backward) -> bool:
-    return all(check.ok for check in [*found.gradients, *found.weights])
+def _all_ok(training: Backward) -> bool:
+    return all(check.ok for check in [*training.gradients, *training.weights])
 
 
 def _nearby_runs(subject: Subject, trainer: FlaxTrainer, steps: int, learning_rate: float) -> list[Training]:
@@ -137,9 +137,9 @@ def _nearby_runs(subject: Subject, trainer: FlaxTrainer, steps: int, learning_ra
     return runs
 
 
-def _note_kinks(subject: Subject, first: list[Check], found: Backward) -> None:
+def _note_kinks(subject: Subject, first: list[Check], training: Backward) -> None:
     """Says which differences were not there at nearby weights."""
-    if not _all_ok(found):
+    if not _all_ok(training):
         return
     worst = max((check for check in first if not check.ok), key=lambda check: check.error)
     subject.notes.append(

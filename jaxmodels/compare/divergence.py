@@ -62,23 +62,23 @@ class Findings:
     later_fault: tuple[RouterAgreement, int] | None = None
 
 
-def find_divergence(found: Findings) -> Divergence | None:
+def find_divergence(findings: Findings) -> Divergence | None:
     """The first place where the two sides differ; None where they agree.
 
     A difference between layers that are free to divide their work differently counts only where outputs,
     losses, gradients or weights differ as well.
     """
-    first = _first_difference(found.layers)
-    overturned = _overturned_before(found, first)
+    first = _first_difference(findings.layers)
+    overturned = _overturned_choice(findings, first)
     if overturned:
         return overturned
-    outputs = _in_outputs(found)
+    outputs = _in_outputs(findings)
     if outputs:
-        return outputs if first is None else _at_layer(found, first)
-    proven = next((i for i in range(len(found.layers)) if _is_fault_by_itself(found.layers, i)), None)
+        return outputs if first is None else _at_layer(findings, first)
+    proven = next((i for i in range(len(findings.layers)) if _is_fault_by_itself(findings.layers, i)), None)
     if proven is not None:
-        return _at_layer(found, proven)
-    return _in_loss(found) or _in_gradients(found) or _in_training(found)
+        return _at_layer(findings, proven)
+    return _in_loss(findings) or _in_gradients(findings) or _in_training(findings)
 
 
 def verdict(divergence: Divergence | None, checks: Iterable[Check]) -> tuple[Verdict, str | None]:
@@ -98,13 +98,13 @@ def uncounted_difference(layers: Sequence[LayerCheck]) -> LayerCheck | None:
     return None if index is None else layers[index]
 
 
-def layers_compared(found: Findings) -> str:
+def layers_compared(findings: Findings) -> str:
     """How many modules were compared, and why others were not, as part of a sentence."""
-    compared = {check.name for check in found.layers if check.error != float("inf") or check.binding}
+    compared = {check.name for check in findings.layers if check.error != float("inf") or check.binding}
     if not compared:
-        reasons = sorted(set(found.not_compared.values())) or ["the table pairs no modules"]
+        reasons = sorted(set(findings.not_compared.values())) or ["the table pairs no modules"]
         return f"{NOT_COMPARED} ({'; '.join(reasons)})"
-    total = len(compared) + len(found.not_compared)
+    total = len(compared) + len(findings.not_compared)
     return f"{len(compared)} of {total} layers were compared"
 
 
@@ -131,12 +131,12 @@ def _is_fault_by_itself(layers: Sequence[LayerCheck], index: int) -> bool:
     return check.kind == "input" or all(c.ok for c in inputs)
 
 
-def _overturned_before(found: Findings, first: int | None) -> Divergence | None:
+def _overturned_choice(findings: Findings, first: int | None) -> Divergence | None:
     """A router that overturned a clear choice, unless an earlier layer that differs explains it."""
-    fault = found.routing.first_fault if found.routing else None
+    fault = findings.routing.first_fault if findings.routing else None
     if fault is None:
         return None
-    places = [i for i, c in enumerate(found.layers) if c.name == fault.name and c.kind == "output"]
+    places = [i for i, c in enumerate(findings.layers) if c.name == fault.name and c.kind == "output"]
     if first is None or not places or places[0] <= first:
         return overturned_choice(fault)
     return None
@@ -148,15 +148,15 @@ def overturned_choice(fault: RouterAgreement, where: str = "") -> Divergence:
     return Divergence(fault.name, detail, fault.lost_margin)
 
 
-def _at_layer(found: Findings, index: int) -> Divergence:
-    check = found.layers[index]
+def _at_layer(findings: Findings, index: int) -> Divergence:
+    check = findings.layers[index]
     again = f" (call {check.call + 1})" if check.call else ""
     name = check.name or MODEL
     if check.kind == "output":
         what = "an output of another shape" if check.error == float("inf") else "another output"
         return Divergence(name, f"{name}{again} gets the same input and returns {what}", check.error)
-    parent = _parent(check.name, found.paths) or MODEL
-    earlier = [c.name for c in found.layers[:index] if c.kind == "output" and c.ok]
+    parent = _parent(check.name, findings.paths) or MODEL
+    earlier = [c.name for c in findings.layers[:index] if c.kind == "output" and c.ok]
     since = f" after {earlier[-1]}" if earlier else ""
     return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error)
 
@@ -171,56 +171,56 @@ def _parent(path: str, known: Iterable[str]) -> str:
     return path
 
 
-def _in_outputs(found: Findings) -> Divergence | None:
-    wrong = next((check for check in found.outputs if not check.ok), None)
+def _in_outputs(findings: Findings) -> Divergence | None:
+    wrong = next((check for check in findings.outputs if not check.ok), None)
     if wrong is None:
         return None
-    compared = layers_compared(found)
+    compared = layers_compared(findings)
     if compared.startswith(NOT_COMPARED):
         return Divergence(MODEL, f"{wrong.name} differs. {compared}", wrong.error)
     agreeing = f"although all layers that were compared agree ({compared})"
     return Divergence(MODEL, f"{wrong.name} differs {agreeing}", wrong.error)
 
 
-def _in_loss(found: Findings) -> Divergence | None:
+def _in_loss(findings: Findings) -> Divergence | None:
     """The first loss: it is computed of outputs that agree."""
-    check = next((check for check in found.loss_checks if check.name == f"loss 1{EQUAL_WEIGHTS}"), None)
-    if check is None or check.ok or not found.losses:
+    check = next((check for check in findings.loss_checks if check.name == f"loss 1{EQUAL_WEIGHTS}"), None)
+    if check is None or check.ok or not findings.losses:
         return None
-    ours, theirs = found.losses
+    ours, theirs = findings.losses
     detail = f"the outputs agree, the loss does not: {ours:.6g} in JAX, {theirs:.6g} in PyTorch"
     return Divergence(LOSS, detail, check.error)
 
 
-def _in_gradients(found: Findings) -> Divergence | None:
-    wrong = [check for check in found.gradients if not check.ok]
+def _in_gradients(findings: Findings) -> Divergence | None:
+    wrong = [check for check in findings.gradients if not check.ok]
     if not wrong:
         return None
-    if found.gradient_factor is not None:
+    if findings.gradient_factor is not None:
         detail = (
             "outputs and the value of the loss agree, but every gradient in JAX is "
-            f"{found.gradient_factor:.4g} times PyTorch's: the loss is differentiated differently"
+            f"{findings.gradient_factor:.4g} times PyTorch's: the loss is differentiated differently"
         )
         return Divergence(LOSS, detail, max(check.error for check in wrong))
     # The gradient flows backwards: the last parameter is the first that it reaches.
-    order = {name: i for i, name in enumerate(found.parameters)}
+    order = {name: i for i, name in enumerate(findings.parameters)}
     last = max(wrong, key=lambda check: order.get(check.name, -1))
     detail = f"the forward pass agrees, the gradient of {last.name} does not"
-    if last.name in found.tied:
-        detail += f": PyTorch ties it to {found.tied[last.name]}, and JAX has two parameters"
+    if last.name in findings.tied:
+        detail += f": PyTorch ties it to {findings.tied[last.name]}, and JAX has two parameters"
     return Divergence(_owner(last.name), detail, last.error)
 
 
-def _in_training(found: Findings) -> Divergence | None:
+def _in_training(findings: Findings) -> Divergence | None:
     """What only the steps bring to light; the first step's outputs and gradients agree."""
-    if found.later_fault:
-        fault, step = found.later_fault
+    if findings.later_fault:
+        fault, step = findings.later_fault
         return overturned_choice(fault, f" on the batch of step {step}")
-    unequal = [check for check in found.loss_checks if not check.ok]
+    unequal = [check for check in findings.loss_checks if not check.ok]
     if unequal and unequal[0].name.endswith(EQUAL_WEIGHTS):
         detail = f"outputs and gradients of the first batch agree, {unequal[0].name} does not"
         return Divergence(MODEL, detail, unequal[0].error)
-    wrong = [check for check in found.weights if not check.ok]
+    wrong = [check for check in findings.weights if not check.ok]
     if wrong:
         detail = f"gradients agree, {wrong[0].name} does not after the optimiser steps"
         return Divergence(_owner(wrong[0].name), detail, wrong[0].error)

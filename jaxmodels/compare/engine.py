@@ -69,14 +69,7 @@ def compare(
         random, or one that fails.
       ReducedPrecisionError: float32 products are computed with fewer digits.
     """
-    if dtype not in TYPES:
-        raise ValueError(f"dtype must be 'float32' or 'float64'; got dtype={dtype!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be an integer ≥ 0; got steps={steps!r}")
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "dtype='float64' needs jax.config.update('jax_enable_x64', True) before the first array is made"
-        )
+    _check_arguments(dtype, steps)
     with full_precision() as evidence:
         stages = _Stages(progress, steps if gradients else 0)
         stages.begin("weights")
@@ -99,6 +92,17 @@ def compare(
                 report_step=stages.begin_step,
             )
         return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing)
+
+
+def _check_arguments(dtype: str, steps: int) -> None:
+    if dtype not in TYPES:
+        raise ValueError(f"dtype must be 'float32' or 'float64'; got dtype={dtype!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps must be an integer ≥ 0; got steps={steps!r}")
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "dtype='float64' needs jax.config.update('jax_enable_x64', True) before the first array is made"
+        )
 
 
 class _Stages:

@@ -135,27 +135,25 @@ def differences(
       The differences, and a reason for each PyTorch path of `twins` of which no call could be compared.
     """
     by_path = {twin.theirs: twin for twin in twins}
-    found: list[Difference] = []
+    compared: list[Difference] = []
     for event in events:
         twin = by_path.get(event.path)
-        mate = other.get((twin.ours, event.call, event.kind)) if twin else None
-        if twin is None or mate is None or not (event.arrays and mate.arrays):
+        counterpart = other.get((twin.ours, event.call, event.kind)) if twin else None
+        if twin is None or counterpart is None or not (event.arrays and counterpart.arrays):
             continue
         if twin.axes is None:
-            error = _inferred_error(event, mate, known.get(event.path, False))
+            error = _inferred_error(event, counterpart, known.get(event.path, False))
             binding = event.path in known and event.kind == "output" and bool(np.isfinite(error))
         else:
             axes = twin.output_axes if event.kind == "output" and twin.output_axes else twin.axes
-            error, binding = _declared_error(event, mate, axes), True
-        found.append(Difference(event.path, event.call, event.kind, error, binding))
-    compared = {
-        difference.path for difference in found if difference.binding or np.isfinite(difference.error)
-    }
+            error, binding = _declared_error(event, counterpart, axes), True
+        compared.append(Difference(event.path, event.call, event.kind, error, binding))
+    with_a_number = {one.path for one in compared if one.binding or np.isfinite(one.error)}
     called = {event.path for event in events}, {path for path, _, _ in other}
-    return found, {
+    return compared, {
         path: _reason(path in called[0], twin.ours in called[1])
         for path, twin in by_path.items()
-        if path not in compared
+        if path not in with_a_number
     }
 
 
@@ -195,12 +193,12 @@ def _inferred_error(theirs: Event, ours: Event, channels_first: bool) -> float:
     return error
 
 
-def _to_our_axes(array: np.ndarray, mate: np.ndarray, axes: str) -> np.ndarray:
+def _to_our_axes(array: np.ndarray, counterpart: np.ndarray, axes: str) -> np.ndarray:
     right = axes.split(" -> ")[1]
     if right == "...":
         return array
     names = right.split()
-    sizes = {n: s for n, s in zip(names, mate.shape, strict=False) if n in axes.split(" -> ")[0]}
+    sizes = {n: s for n, s in zip(names, counterpart.shape, strict=False) if n in axes.split(" -> ")[0]}
     try:
         return rearrange(array, axes, **sizes)
     except EinopsError:  # an argument of another rank, such as a mask

@@ -108,47 +108,65 @@ def train(
     Raises:
       ValueError: a batch that differs from `pair.inputs` in names or shapes, or a loss that is no scalar.
     """
-    threads = torch.get_num_threads()
-    other_threads = 1 if threads > 1 else 2
-    wide = dtype == "float32"  # for float64 the float32 run shows the noise of the optimiser as well
-    theirs = {
-        kind: TorchTrainer(pair, model, learning_rate, threads, wide=wide) for kind, model in models.items()
-    }
-    other = TorchTrainer(pair, models[dtype], learning_rate, other_threads, wide=wide)
-    at_jax_weights = {kind: copy.deepcopy(model) for kind, model in models.items()}
-    losses_there: dict[DType, list[float]] = {kind: [] for kind in models}
-    kept: dict[str, Any] = {}
+    sides = _AllSides(pair, models, ours, dtype, learning_rate)
+    tensors: dict[str, Any] = {}
     for step in range(steps):
-        inputs = cast(_batch(pair, step), dtype)
-        weights = ours.weights()
-        for model in at_jax_weights.values():
-            _set_weights(model, weights)
-        before_step(step, inputs, ours.model, at_jax_weights)
-        indices = _routing_indices(pair, theirs[dtype].model, inputs)
-        for kind, model in at_jax_weights.items():
-            with torch.no_grad():
-                losses_there[kind].append(_torch_loss(pair, model, cast(inputs, kind), indices).item())
-        for kind, trainer in theirs.items():
-            trainer.step(cast(inputs, kind), indices)
-        other.step(inputs, indices)
-        ours.step(inputs, indices)
+        sides.step(step, cast(_batch(pair, step), dtype), before_step)
         if step == 0:
-            kept["gradients"] = ours.gradients()
-            kept["their_gradients"] = {kind: trainer.gradients() for kind, trainer in theirs.items()}
+            tensors["gradients"] = ours.gradients()
+            tensors["their_gradients"] = {kind: trainer.gradients() for kind, trainer in sides.theirs.items()}
         if step + 1 == weights_after:
-            kept["weights"] = ours.weights()
-            kept["their_weights"] = {kind: trainer.weights() for kind, trainer in theirs.items()}
-    losses = Losses(
-        jax=ours.losses,
-        pytorch=theirs[dtype].losses,
-        pytorch_other_threads=other.losses,
-        pytorch_float32=theirs["float32"].losses,
-        pytorch_float64=theirs["float64"].losses,
-        jax_weights_float32=losses_there["float32"],
-        jax_weights_float64=losses_there["float64"],
-        threads=(threads, other_threads),
-    )
-    return Training(losses=losses, **kept)
+            tensors["weights"] = ours.weights()
+            tensors["their_weights"] = {kind: trainer.weights() for kind, trainer in sides.theirs.items()}
+    return Training(losses=sides.losses(), **tensors)
+
+
+class _AllSides:
+    """The four runs, and PyTorch at the weights that JAX has reached."""
+
+    def __init__(
+        self, pair: Pair, models: Models, ours: "FlaxTrainer", dtype: DType, learning_rate: float
+    ) -> None:
+        self.pair, self.dtype, self.ours = pair, dtype, ours
+        threads = torch.get_num_threads()
+        self.threads = threads, 1 if threads > 1 else 2
+        wide = dtype == "float32"  # for float64 the float32 run shows the noise of the optimiser as well
+        self.theirs = {
+            kind: TorchTrainer(pair, model, learning_rate, threads, wide=wide)
+            for kind, model in models.items()
+        }
+        self.other_threads = TorchTrainer(pair, models[dtype], learning_rate, self.threads[1], wide=wide)
+        self.at_jax_weights = {kind: copy.deepcopy(model) for kind, model in models.items()}
+        self.losses_at_jax_weights: dict[DType, list[float]] = {kind: [] for kind in models}
+
+    def step(
+        self, step: int, inputs: Inputs, before_step: Callable[[int, Inputs, nnx.Module, Models], None]
+    ) -> None:
+        weights = self.ours.weights()
+        for model in self.at_jax_weights.values():
+            _set_weights(model, weights)
+        before_step(step, inputs, self.ours.model, self.at_jax_weights)
+        indices = _routing_indices(self.pair, self.theirs[self.dtype].model, inputs)
+        for kind, model in self.at_jax_weights.items():
+            with torch.no_grad():
+                loss = _torch_loss(self.pair, model, cast(inputs, kind), indices).item()
+            self.losses_at_jax_weights[kind].append(loss)
+        for kind, trainer in self.theirs.items():
+            trainer.step(cast(inputs, kind), indices)
+        self.other_threads.step(inputs, indices)
+        self.ours.step(inputs, indices)
+
+    def losses(self) -> Losses:
+        return Losses(
+            jax=self.ours.losses,
+            pytorch=self.theirs[self.dtype].losses,
+            pytorch_other_threads=self.other_threads.losses,
+            pytorch_float32=self.theirs["float32"].losses,
+            pytorch_float64=self.theirs["float64"].losses,
+            jax_weights_float32=self.losses_at_jax_weights["float32"],
+            jax_weights_float64=self.losses_at_jax_weights["float64"],
+            threads=self.threads,
+        )
 
 
 class TorchTrainer:

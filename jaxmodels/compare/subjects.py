@@ -33,10 +33,10 @@ from torch_reference import losses as torch_losses
 from torch_reference.simple_vit import TokenExtractor
 
 
-# Fresh weights are moved this far off their initial values: unit scales and zero biases hide swapped names.
-SPREAD = 0.05
-# From one batch of emoji to the next: prime to their number, so that training comes by all of them.
-STRIDE = 229
+# Added to fresh weights: scales of one and biases of zero would hide names that are exchanged.
+WEIGHT_NOISE = 0.05
+# From one batch of emoji to the next. It has no factor in common with their number, so training sees all of them.
+BATCH_STRIDE = 229
 
 DEFAULT_CONFIGS = {
     "glom": GlomConfig(dim=64, levels=4, image_size=64, patch_size=8),
@@ -89,14 +89,14 @@ DEFAULT_ENCODER = SimpleViTConfig(
 
 
 def default_model(name: ModelName, seed: int) -> nnx.Module:
-    """The model of a comparison without a checkpoint: PyTorch's fresh weights, each moved a little."""
+    """The model of a comparison without a checkpoint: PyTorch's fresh weights, with noise added."""
     config = DEFAULT_CONFIGS[name]
     ours = BUILDERS[name](config)
     torch.manual_seed(seed)
     theirs = reference_of(ours)
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.add_(SPREAD * torch.randn_like(parameter))
+            parameter.add_(WEIGHT_NOISE * torch.randn_like(parameter))
     return load_state_dict(ours, theirs.state_dict())
 
 
@@ -112,8 +112,8 @@ BUILDERS: dict[str, Callable[[Any], nnx.Module]] = {
 
 
 def pair_of(model: nnx.Module, *, batch: int = 4) -> Pair:
-    """The pair of one of the five models: its PyTorch twin with the same weights, and real inputs for both,
-    other ones at every optimiser step.
+    """The pair of one of the five models: its PyTorch twin with the same weights, and real inputs for both, different
+    at every optimiser step.
 
     Raises:
       ValueError: another model, or one whose inputs cannot be made from the embedded data.
@@ -182,7 +182,7 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
     sizes = {"patch_size": config.patch_size, "height": config.image_size}
 
     def batches(step: int) -> Inputs:
-        clean = pictures(_picks(batch, step), config.image_size, channels=3)
+        clean = emoji_images(_emoji_indices(batch, step), config.image_size, channels=3)
         noise = np.random.default_rng(step).normal(size=clean.shape).astype(np.float32)
         return {"img": clean + noise, "clean": clean}
 
@@ -204,7 +204,7 @@ def _glom(model: Glom, batch: int) -> dict[str, Any]:
     return {
         "name": "glom",
         "batches": batches,
-        "to_ours": lambda x: {"images": _last(x["img"]), "clean": _last(x["clean"])},
+        "to_ours": lambda x: {"images": _channels_last(x["img"]), "clean": _channels_last(x["clean"])},
         "call_theirs": lambda model, x: model(x["img"]),
         "call_ours": call_ours,
         "loss_theirs": loss_theirs,
@@ -261,14 +261,14 @@ def _classifier(
     """Cross-entropy against the emoji's groups."""
 
     def batches(step: int) -> Inputs:
-        picks = _picks(batch, step)
-        labels = _emoji().labels[picks].astype(np.int64) % model.config.num_classes
-        return {"img": pictures(picks, size, channels=model.config.channels), "labels": labels}
+        indices = _emoji_indices(batch, step)
+        labels = _emoji().labels[indices].astype(np.int64) % model.config.num_classes
+        return {"img": emoji_images(indices, size, channels=model.config.channels), "labels": labels}
 
     return {
         "name": "colt5" if isinstance(model, ConditionalRoutedViT) else "scalable_vit",
         "batches": batches,
-        "to_ours": lambda x: {"images": _last(x["img"]), "labels": x["labels"]},
+        "to_ours": lambda x: {"images": _channels_last(x["img"]), "labels": x["labels"]},
         "call_theirs": lambda model, x, **routing: model(x["img"], **routing),
         "call_ours": lambda model, x, **routing: model(x["images"], **routing),
         "loss_theirs": lambda model, x, **routing: torch_losses.mean_cross_entropy(
@@ -317,13 +317,13 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     encoder: Any = model.img_encoder
 
     def batches(step: int) -> Inputs:
-        picks = _picks(batch, step)
-        text = encode([captions[i] for i in picks], length).astype(np.int64)
+        indices = _emoji_indices(batch, step)
+        text = encode([captions[i] for i in indices], length).astype(np.int64)
         text = np.where(text == PAD_ID, config.pad_id, text % config.num_tokens)
         if encoder is not None:
             size, channels = encoder.config.image_size, encoder.config.channels
-            return {"text": text, "images": pictures(picks, size, channels=channels)}
-        rows = pictures(picks, 16, channels=3).reshape(batch, 16, -1)  # 16 tokens per picture
+            return {"text": text, "images": emoji_images(indices, size, channels=channels)}
+        rows = emoji_images(indices, 16, channels=3).reshape(batch, 16, -1)  # 16 tokens per image
         width = config.dim if config.image_dim is None else config.image_dim
         return {"text": text, "image_tokens": np.resize(rows, (batch, 16, width))}
 
@@ -337,7 +337,7 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     return {
         "name": "mammut",
         "batches": batches,
-        "to_ours": lambda x: {k: _last(v) if k == "images" else v for k, v in x.items()},
+        "to_ours": lambda x: {k: _channels_last(v) if k == "images" else v for k, v in x.items()},
         "call_theirs": call_theirs,
         "call_ours": call_ours,
         "loss_theirs": lambda model, x: model(**x, return_loss=True),
@@ -345,21 +345,21 @@ def _mammut(model: MaMMUT, batch: int) -> dict[str, Any]:
     }
 
 
-def pictures(picks: np.ndarray, size: int | tuple[int, int], *, channels: int) -> np.ndarray:
+def emoji_images(indices: np.ndarray, size: int | tuple[int, int], *, channels: int) -> np.ndarray:
     """Emoji as float32 (batch, channels, height, width), zero mean and unit deviation, resized by pixels."""
     height, width = (size, size) if isinstance(size, int) else size
     rows, columns = np.arange(height) * 64 // height, np.arange(width) * 64 // width
-    images = _emoji().images[picks][:, rows][:, :, columns].astype(np.float32) / 255
+    images = _emoji().images[indices][:, rows][:, :, columns].astype(np.float32) / 255
     if channels != 3:
         images = np.repeat(images.mean(axis=-1, keepdims=True), channels, axis=-1)
     images = (images - images.mean()) / images.std()
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _picks(batch: int, step: int) -> np.ndarray:
-    """Positions of `batch` emoji spread over all groups, other ones at every step."""
+def _emoji_indices(batch: int, step: int) -> np.ndarray:
+    """The indices of `batch` emoji spread over all groups, different at every step."""
     first = np.linspace(0, len(_emoji()) - 1, batch).astype(int)
-    return (first + STRIDE * step) % len(_emoji())
+    return (first + BATCH_STRIDE * step) % len(_emoji())
 
 
 @lru_cache(maxsize=1)
@@ -367,5 +367,5 @@ def _emoji() -> EmojiSet:
     return emoji("openmoji", skin_tones=False)
 
 
-def _last(images: Any) -> Any:
+def _channels_last(images: Any) -> Any:
     return images.transpose(0, 2, 3, 1)

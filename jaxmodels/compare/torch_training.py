@@ -92,14 +92,14 @@ class TorchTask:
                 losses = self._byte_losses(batch["tokens"])
                 return losses.sum() / (batch["tokens"][:, 1:] != PADDING).sum()
             case Classification():
-                logits = self.model(_first(batch["images"]))
+                logits = self.model(_channels_first(batch["images"]))
                 smoothing = self.task.label_smoothing
                 return mean_cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
             case Denoising():
                 return squared_error(self._clean(batch["noised"]), batch["clean"]).mean()
             case Captioning():
                 text, labels = batch["text"][:, :-1].long(), batch["text"][:, 1:].long()
-                return self.model.loss(text, images=_first(batch["images"]), labels=labels).total
+                return self.model.loss(text, images=_channels_first(batch["images"]), labels=labels).total
         raise ValueError(f"task must be one of jaxmodels.training.tasks; got a {type(self.task).__name__}")
 
     @torch.no_grad()
@@ -109,7 +109,7 @@ class TorchTask:
         tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
         functions = {
             "losses": lambda: self._byte_losses(tensors["tokens"]),
-            "logits": lambda: self.model(_first(tensors["images"])),
+            "logits": lambda: self.model(_channels_first(tensors["images"])),
             "clean": lambda: self._clean(tensors["noised"]),
             "features": lambda: self._probed(tensors["images"]),
             "outputs": lambda: self._caption_outputs(tensors),
@@ -128,7 +128,7 @@ class TorchTask:
 
     def _top(self, images: Tensor) -> Tensor:
         iters = denoising_iters(self.task.config.levels)
-        return self.model(_first(images), iters=iters)[:, :, -1]
+        return self.model(_channels_first(images), iters=iters)[:, :, -1]
 
     def _clean(self, noised: Tensor) -> Tensor:
         patches, patch_size = self.decoder(self._top(noised)), self.task.config.patch_size
@@ -136,7 +136,7 @@ class TorchTask:
 
     def _caption_outputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         text, labels = batch["text"][:, :-1].long(), batch["text"][:, 1:].long()
-        images = _first(batch["images"])
+        images = _channels_first(batch["images"])
         text_latents, image_latents = self.model.latents(text, images=images)
         _, context = self.model.embed_image(images)
         logits = self.model.decode(text, context)
@@ -150,7 +150,7 @@ class TorchTask:
 
     def _captions(self, images: Tensor) -> Tensor:
         """Greedy, as in the task."""
-        _, context = self.model.embed_image(_first(images))
+        _, context = self.model.embed_image(_channels_first(images))
         text = torch.full((len(images), self.task.context), PAD_ID)
         text[:, 0] = BOS_ID
         ended = torch.zeros(len(images), dtype=torch.bool)
@@ -204,6 +204,6 @@ def train_torch(experiment: Experiment, task: Task, *, progress: Any = lambda st
     return twin
 
 
-def _first(images: Tensor) -> Tensor:
-    """Channels first, as the published packages want pictures."""
+def _channels_first(images: Tensor) -> Tensor:
+    """Channels first, as the published packages want images."""
     return images.permute(0, 3, 1, 2).contiguous()
