@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.quick_compilation import WITHOUT_EMITTERS
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"  # one device, unlike in the tests around it
+
+os.environ["XLA_FLAGS"] = WITHOUT_EMITTERS  # one device, unlike in the tests around it
 
 import jax
 
