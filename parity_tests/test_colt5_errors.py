@@ -31,6 +31,8 @@ ERRORS = [
     ({"router_kwargs": {"n_iters": 0}}, "n_iters must be an integer ≥ 1"),
     ({"router_kwargs": {"fetch_k_ratio": 0.5}}, "fetch_k_ratio must be ≥ 1"),
     ({"router_kwargs": {"eps_decay": 1.5}}, r"eps_decay must be in \(0, 1\]"),
+    ({"router_kwargs": {"eps": "1"}}, "eps must be a number"),
+    ({"router_kwargs": {"cosine_sim_routing": 1}}, "cosine_sim_routing must be a bool"),
     ({"tie_break": "first"}, 'tie_break must be "similarity" or "index"'),
 ]
 

@@ -20,6 +20,12 @@ def require_integer(name: str, value: Any, *, minimum: int) -> int:
     return number
 
 
+def require_integers(minimum: int, **values: Any) -> None:
+    """Applies `require_integer` to every value."""
+    for name, value in values.items():
+        require_integer(name, value, minimum=minimum)
+
+
 def require_integer_fields(config: Any, **minimum: int) -> None:
     """Applies `require_integer` to every field annotated `int` or `int | None`; None passes in the latter.
 
@@ -38,6 +44,12 @@ def require_bools(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be a bool; got {name}={value!r}")
+
+
+def require_number(name: str, value: Any) -> None:
+    """ValueError unless `value` is an int or a float (not a bool)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number; got {name}={value!r}")
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:

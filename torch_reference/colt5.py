@@ -22,6 +22,7 @@ from torch_reference.checks import (
     require_height_width,
     require_images,
     require_integer,
+    require_integers,
 )
 from torch_reference.coordinate_descent import CoordinateDescentRouter, Routed, check_router_options
 from torch_reference.positions import sincos_2d
@@ -35,7 +36,8 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 * self.gamma
+        normed = F.normalize(x, dim=-1) * x.shape[-1] ** 0.5
+        return normed * self.gamma
 
 
 class FeedForward(nn.Sequential):
@@ -87,7 +89,8 @@ class Attention(nn.Module):
         b, r, _, _ = context.shape
         q = rearrange(self.to_q(self.norm(x)), "b i (h e) -> b h i e", h=self.heads)
         kernel = rearrange(self.to_kv.weight, "(r h e) d -> r h e d", r=r, h=self.heads // r)
-        k, v = torch.einsum("brjd,rhed->brhje", self.norm(context), kernel).chunk(2, dim=-1)
+        kv = torch.einsum("brjd,rhed->brhje", self.norm(context), kernel)
+        k, v = kv.chunk(2, dim=-1)
         v = v * scores[:, :, None, :, None]  # the only path by which the router of the context learns
         null_k, null_v = repeat(self.null_kv, "kv h e -> kv b h 1 e", b=b)
         k = torch.cat([null_k, rearrange(k, "b r h j e -> b (r h) j e")], dim=2)
@@ -207,11 +210,17 @@ class Block(nn.ModuleList):
     """Routed attention, then feed-forward; both include the residual. (A list: upstream has 0 and 1 here.)"""
 
     def __init__(
-        self, dim: int, *, attn: Mapping[str, Any], ff: Mapping[str, Any], router: Mapping[str, Any]
+        self,
+        dim: int,
+        *,
+        attn_args: Mapping[str, Any],
+        ff_args: Mapping[str, Any],
+        router: Mapping[str, Any],
     ) -> None:
         # The feed-forward first, so that the same seed draws the same weights as upstream.
-        feed_forward = ConditionalRoutedFeedForward(dim, **ff, router=router)
-        super().__init__([ConditionalRoutedImageAttention(dim, **attn, router=router), feed_forward])
+        ff = ConditionalRoutedFeedForward(dim, **ff_args, router=router)
+        attn = ConditionalRoutedImageAttention(dim, **attn_args, router=router)
+        super().__init__([attn, ff])
 
     def forward(
         self, x: Float[Tensor, "b height width d"], routing: Sequence[Tensor | None] = (None, None, None)
@@ -250,10 +259,8 @@ def check_sizes(
     attn: Mapping[str, int], dim: int, depth: int, num_classes: int, channels: int, ff_num_heavy_tokens: int
 ) -> None:
     """ValueError unless the sizes of attention and of the model are in their range."""
-    counts = {f"attn_{name}": count for name, count in attn.items()}
-    counts |= {"num_classes": num_classes, "channels": channels, "ff_num_heavy_tokens": ff_num_heavy_tokens}
-    for name, count in counts.items():
-        require_integer(name, count, minimum=1)
+    require_integers(1, **{f"attn_{name}": value for name, value in attn.items()})
+    require_integers(1, num_classes=num_classes, channels=channels, ff_num_heavy_tokens=ff_num_heavy_tokens)
     require_integer("depth", depth, minimum=0)
     require_integer("dim", dim, minimum=8)  # 4 would divide zero by zero in the position table
     require_divisible("dim", dim, "the four parts of the position table", 4)
@@ -310,7 +317,7 @@ class ConditionalRoutedViT(nn.Module):
         tie_break: Literal["similarity", "index"] = "similarity",
     ) -> None:
         super().__init__()
-        attn = {
+        attn_args = {
             "num_heavy_tokens_q": attn_num_heavy_tokens_q,
             "num_heavy_tokens_kv": attn_num_heavy_tokens_kv,
             "num_routed_kv": attn_num_routed_kv,
@@ -320,11 +327,11 @@ class ConditionalRoutedViT(nn.Module):
             "heavy_dim_head": attn_heavy_dim_head,
             "heavy_heads": attn_heavy_heads,
         }
-        check_sizes(attn, dim, depth, num_classes, channels, ff_num_heavy_tokens)
+        check_sizes(attn_args, dim, depth, num_classes, channels, ff_num_heavy_tokens)
         self.channels, self.window_size = channels, attn_light_window_size
         self.patch_size = require_height_width("patch_size", patch_size, minimum=1)
         self._check_sides("image_size", require_height_width("image_size", image_size, minimum=1))
-        ff = {
+        ff_args = {
             "num_heavy_tokens": ff_num_heavy_tokens,
             "light_hidden_dim": hidden_dim(dim, "ff_light_mult", ff_light_mult),
             "heavy_hidden_dim": hidden_dim(dim, "ff_heavy_mult", ff_heavy_mult),
@@ -338,7 +345,8 @@ class ConditionalRoutedViT(nn.Module):
         self.to_patch_embedding = nn.Sequential(
             nn.Identity(), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
-        self.transformer = Transformer(dim, depth, attn=attn | {"flash": flash_attn}, ff=ff, router=router)
+        attn_args = attn_args | {"flash": flash_attn}
+        self.transformer = Transformer(dim, depth, attn_args=attn_args, ff_args=ff_args, router=router)
         self.linear_head = nn.Sequential(nn.Identity(), nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(

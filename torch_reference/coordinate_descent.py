@@ -16,7 +16,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torch_reference.checks import require_integer, require_shape
+from torch_reference.checks import require_bools, require_integer, require_number, require_shape
 
 
 ROUTER_OPTIONS = (
@@ -164,10 +164,10 @@ class CoordinateDescentRouter(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         x, token = x.to(dtype), self.routing_token.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            if self.cosine_scale is None:
-                return torch.einsum("bnd,rd->brn", x, token)
-            x, token = F.normalize(x, dim=-1), F.normalize(token, dim=-1)
-            return torch.einsum("bnd,rd->brn", x, token) * self.cosine_scale
+            if self.cosine_scale is not None:
+                x, token = F.normalize(x, dim=-1), F.normalize(token, dim=-1)
+            similarity = torch.einsum("bnd,rd->brn", x, token)
+            return similarity if self.cosine_scale is None else similarity * self.cosine_scale
 
 
 def check_router_options(options: Mapping[str, Any]) -> None:
@@ -177,6 +177,11 @@ def check_router_options(options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"router_kwargs must hold nothing but {', '.join(ROUTER_OPTIONS)}; got {', '.join(unsupported)}"
         )
+    for name, value in options.items():
+        if name == "cosine_sim_routing":
+            require_bools(cosine_sim_routing=value)
+        elif not (name == "eps_init" and value is None):
+            require_number(name, value)
     epsilon_schedule(
         options.get("n_iters", 20),
         eps=options["eps"],

@@ -13,7 +13,13 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from torch_reference.checks import require_divisible, require_images, require_integer, require_shape
+from torch_reference.checks import (
+    require_divisible,
+    require_images,
+    require_integer,
+    require_integers,
+    require_shape,
+)
 
 
 # The logit of a column with itself, from the package: close to 0, so it weakens self-attention, not masks it.
@@ -34,8 +40,10 @@ class GroupedFeedForward(nn.Module):
         )
 
     def forward(self, levels: Float[Tensor, "b n g d"]) -> Float[Tensor, "b n g d"]:
-        out = self.net(rearrange(levels, "b n g d -> b (g d) n"))
-        return rearrange(out, "b (g d) n -> b n g d", g=self.groups)
+        # The package's Conv1d has the groups inside its channels.
+        return rearrange(
+            self.net(rearrange(levels, "b n g d -> b (g d) n")), "b (g d) n -> b n g d", g=self.groups
+        )
 
 
 class ConsensusAttention(nn.Module):
@@ -52,19 +60,20 @@ class ConsensusAttention(nn.Module):
 
     def forward(self, levels: Float[Tensor, "b n l d"]) -> Float[Tensor, "b n l d"]:
         _, n, _, d = levels.shape
-        logits = torch.einsum("bild,bjld->blij", levels, F.normalize(levels, dim=-1)) * d**-0.5
+        keys = F.normalize(levels, dim=-1)
+        logits = torch.einsum("bild,bjld->blij", levels, keys) * d**-0.5
         if not self.attend_self:
             diagonal = torch.eye(n, dtype=torch.bool, device=levels.device)
             logits = logits.masked_fill(diagonal, SELF_SIMILARITY)
         if self.local_consensus_radius > 0:
             logits = logits.masked_fill(self.non_local_mask, -torch.finfo(logits.dtype).max)
-        return torch.einsum("blij,bjld->bild", logits.softmax(dim=-1), levels)
+        weights = logits.softmax(dim=-1)
+        return torch.einsum("blij,bjld->bild", weights, levels)
 
 
 def non_local_mask(num_patches_side: int, radius: float) -> Bool[Tensor, "1 n n"]:
     """True where the distance of two columns in the square grid is above `radius` (Euclidean, in patches)."""
-    axis = torch.arange(num_patches_side)
-    grid = torch.cartesian_prod(axis, axis)  # n 2
+    grid = torch.cartesian_prod(torch.arange(num_patches_side), torch.arange(num_patches_side))  # n 2
     square = (grid[:, None] - grid[None, :]).square().sum(dim=-1)
     return (square.float().sqrt() > radius)[None]
 
@@ -83,17 +92,17 @@ class Glom(nn.Module):
         local_consensus_radius: float = 0,
     ) -> None:
         super().__init__()
-        require_integer("dim", dim, minimum=1)
+        require_integers(1, dim=dim, image_size=image_size, patch_size=patch_size)
         require_integer("levels", levels, minimum=2)
-        require_integer("patch_size", patch_size, minimum=1)
-        require_integer("image_size", image_size, minimum=1)
         require_divisible("image_size", image_size, "patch_size", patch_size)
         if local_consensus_radius < 0:
             raise ValueError(
                 f"local_consensus_radius must be ≥ 0; got local_consensus_radius={local_consensus_radius!r}"
             )
         side = image_size // patch_size
+        self.dim = dim
         self.levels = levels
+        self.image_size = image_size
         self.patch_size = patch_size
         self.init_levels = nn.Parameter(torch.randn(levels, dim))
         # Sequential with an empty slot: upstream's patch rearrangement is layer 0.
@@ -150,17 +159,17 @@ class Glom(nn.Module):
         b, _, height, width = img.shape
         require_divisible("image height", height, "patch_size", self.patch_size)
         require_divisible("image width", width, "patch_size", self.patch_size)
+        side = self.image_size // self.patch_size
         h, w = height // self.patch_size, width // self.patch_size
-        rows, dim = self.pos_emb.weight.shape
-        if h * w > rows:
+        if h * w > side**2:
             raise ValueError(
-                f"img must have at most (image_size / patch_size)² = {rows} patches, "
+                f"img must have at most (image_size / patch_size)² = {side**2} patches, "
                 f"the rows of the position table; got {h}×{w} = {h * w}"
             )
-        if self.attention.local_consensus_radius > 0 and not h == w == round(rows**0.5):
+        if self.attention.local_consensus_radius > 0 and (h, w) != (side, side):
             raise ValueError(
-                "img must be image_size square when local_consensus_radius > 0, "
+                f"img must be image_size={self.image_size} square when local_consensus_radius > 0, "
                 f"because the mask has that geometry; got {height}×{width}"
             )
         if levels is not None:
-            require_shape("levels", levels, (b, h * w, self.levels, dim))
+            require_shape("levels", levels, (b, h * w, self.levels, self.dim))

@@ -7,6 +7,7 @@ Shapes: b batch, n tokens, d model width, h heads, k head width, i/j query/key p
 factor, v vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch_reference.checks import (
     require_bools,
     require_choice,
     require_integer,
+    require_integers,
     require_sequence,
     require_shape,
     require_tokens,
@@ -130,11 +132,8 @@ class Transformer(nn.Module):
         norm_out: bool = False,
     ) -> None:
         super().__init__()
-        require_integer("dim", dim, minimum=1)
+        require_integers(1, dim=dim, heads=heads, dim_head=dim_head, ff_mult=ff_mult)
         require_integer("depth", depth, minimum=0)
-        require_integer("heads", heads, minimum=1)
-        require_integer("dim_head", dim_head, minimum=1)
-        require_integer("ff_mult", ff_mult, minimum=1)
         require_bools(causal=causal, norm_out=norm_out)
         self.layers = nn.ModuleList(
             Block(
@@ -217,7 +216,7 @@ class HourglassTransformer(nn.Module):
         require_bools(attn_resampling=attn_resampling, causal=causal, norm_out=norm_out)
         pre_depth, valley_depth, post_depth = depths
         linear = updown_sample_type == "linear"
-        layers: dict[str, Any] = {"heads": heads, "dim_head": dim_head}
+        transformer = partial(Transformer, dim, heads=heads, dim_head=dim_head)
 
         self.dim = dim
         self.causal = causal
@@ -230,13 +229,14 @@ class HourglassTransformer(nn.Module):
             shorten_factor=tuple(inner_factors),
             attn_resampling=attn_resampling,
             updown_sample_type=updown_sample_type,
+            heads=heads,
+            dim_head=dim_head,
             causal=causal,
-            **layers,
         )
-        self.attn_resampling_pre_valley = Transformer(dim, depth=1, **layers) if attn_resampling else None
-        self.attn_resampling_post_valley = Transformer(dim, depth=1, **layers) if attn_resampling else None
-        self.pre_transformer = Transformer(dim, depth=pre_depth, causal=causal, **layers)
-        self.post_transformer = Transformer(dim, depth=post_depth, causal=causal, **layers)
+        self.attn_resampling_pre_valley = transformer(depth=1) if attn_resampling else None
+        self.attn_resampling_post_valley = transformer(depth=1) if attn_resampling else None
+        self.pre_transformer = transformer(depth=pre_depth, causal=causal)
+        self.post_transformer = transformer(depth=post_depth, causal=causal)
         self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
 
     def forward(
@@ -298,20 +298,19 @@ class HourglassTransformerLM(nn.Module):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        require_integer("num_tokens", num_tokens, minimum=1)
-        require_integer("dim", dim, minimum=1)
+        require_integers(1, num_tokens=num_tokens, dim=dim)
         self.max_seq_len = require_integer("max_seq_len", max_seq_len, minimum=1)
         require_choice("updown_sample_type", updown_sample_type, ("naive", "linear"))
         require_bools(attn_resampling=attn_resampling, causal=causal)
         depth = as_depth(depth)
-        factors = as_factors(shorten_factor, count_levels(depth))
+        shorten_factor = as_factors(shorten_factor, count_levels(depth))
 
         self.token_emb = nn.Embedding(num_tokens, dim)
         self.pos_emb = nn.Embedding(max_seq_len, dim)
         self.transformer = build_transformer(
             dim,
             depth=depth,
-            shorten_factor=factors,
+            shorten_factor=shorten_factor,
             attn_resampling=attn_resampling,
             updown_sample_type=updown_sample_type,
             heads=heads,

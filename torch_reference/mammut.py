@@ -1,8 +1,7 @@
 """MaMMUT: one text decoder for contrastive and captioning learning (Kuo et al. 2023, https://arxiv.org/abs/2303.16839).
 
 Parameter names and shapes are those of MaMMUT-pytorch 0.0.7: its state_dict loads here unchanged. Classes
-that exist only to keep those names say so. The twin in JAX is `jaxmodels/models/mammut.py`, whose docstrings
-also tell where the package leaves the paper.
+that exist only to keep those names say so. `jaxmodels/models/mammut.py` says where the package leaves the paper.
 
 Shapes: b batch, n text positions, d model width, h heads, k head width, i/j query/key position, m image
 tokens, q image queries, c image token width, f feed-forward width, v vocabulary, z latent width.
@@ -19,7 +18,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torch_reference.all_gather import gather_batches
-from torch_reference.checks import require_divisible, require_integer, require_shape, require_tokens
+from torch_reference.checks import (
+    require_divisible,
+    require_integer,
+    require_integers,
+    require_shape,
+    require_tokens,
+)
 from torch_reference.losses import contrastive_loss, mean_cross_entropy
 from torch_reference.positions import RotaryEmbedding, rotate
 
@@ -46,7 +51,8 @@ class EmbedToLatents(nn.Module):
         self.to_latents = nn.Linear(dim, dim_latents, bias=False)
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b z"]:
-        return F.normalize(self.to_latents(x), dim=-1)
+        latents = self.to_latents(x)
+        return F.normalize(latents, dim=-1)
 
 
 def attend(
@@ -54,12 +60,16 @@ def attend(
     k: Float[Tensor, "b j k"],
     v: Float[Tensor, "b j k"],
     *,
-    mask: Bool[Tensor, "#b 1 i j"] | None = None,
+    mask: Bool[Tensor, "b i j"] | None = None,
+    causal: bool = False,
 ) -> Float[Tensor, "b h i k"]:
     """Softmax attention with one head of keys and values; `mask` is True where a query may attend to a key."""
     logits = torch.einsum("bhik,bjk->bhij", q, k) * q.shape[-1] ** -0.5
+    if causal:
+        past = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        mask = past[None] if mask is None else mask & past
     if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.finfo(logits.dtype).max)
+        logits = logits.masked_fill(~mask[:, None], -torch.finfo(logits.dtype).max)
     return torch.einsum("bhij,bjk->bhik", logits.softmax(dim=-1), v)
 
 
@@ -96,13 +106,12 @@ class ParallelTransformerBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n n"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        n = x.shape[1]
-        q, k, v, hidden = self.fused_attn_ff_proj(self.norm(x)).split(self.widths, dim=-1)
-        angles = self.rotary_emb(n)
+        fused = self.fused_attn_ff_proj(self.norm(x))
+        q, k, v, hidden = fused.split(self.widths, dim=-1)
+        angles = self.rotary_emb(x.shape[1])
         q = rotate(rearrange(q, "b n (h k) -> b h n k", h=self.heads), angles)
         k = rotate(k, angles)
-        causal = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device).tril()
-        out = attend(q, k, v, mask=causal if mask is None else causal & mask[:, None])
+        out = attend(q, k, v, mask=mask, causal=True)  # b h n k
         return self.attn_out(rearrange(out, "b h n k -> b n (h k)")) + self.ff_out(hidden)
 
 
@@ -152,17 +161,13 @@ class Residual(nn.Module):
 
 
 class Layer(nn.ModuleList):
-    """A text block and, in some layers, cross-attention to the image.
-
-    (ModuleList: upstream names them 0 and 1.)
-    """
+    """A text block and, in some layers, cross-attention to the image. (ModuleList: upstream names them 0 and 1.)"""
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool) -> None:
         sizes: dict[str, Any] = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
-        blocks = [Residual(ParallelTransformerBlock(dim, **sizes))]
-        if cross_attend:
-            blocks.append(Residual(CrossAttention(dim, context_dim=dim, **sizes)))
-        super().__init__(blocks)
+        block = Residual(ParallelTransformerBlock(dim, **sizes))
+        cross = [Residual(CrossAttention(dim, context_dim=dim, **sizes))] if cross_attend else []
+        super().__init__([block, *cross])
 
     def forward(
         self,
@@ -213,10 +218,8 @@ class MaMMUT(nn.Module):
         pad_id: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("dim", dim), ("num_tokens", num_tokens), ("heads", heads), ("ff_mult", ff_mult)):
-            require_integer(name, value, minimum=1)
-        for name, value in (("depth", depth), ("num_img_queries", num_img_queries)):
-            require_integer(name, value, minimum=0)
+        require_integers(1, dim=dim, num_tokens=num_tokens, heads=heads, ff_mult=ff_mult)
+        require_integers(0, depth=depth, num_img_queries=num_img_queries)
         require_integer("dim_head", dim_head, minimum=2)
         require_integer("pad_id", pad_id, minimum=torch.iinfo(torch.int32).min)
         require_divisible("dim_head", dim_head, "the two halves of a rotary pair", 2)
@@ -225,8 +228,7 @@ class MaMMUT(nn.Module):
         if img_encoder is not None and not callable(img_encoder):
             raise TypeError(f"img_encoder must be callable; got a {type(img_encoder).__name__}")
         cross = cross_attended_layers(depth, cross_attend_every, cross_attend_layers)
-        self.image_dim = image_dim
-        self.pad_id = pad_id
+        self.image_dim, self.pad_id = image_dim, pad_id
         self.caption_loss_weight = caption_loss_weight
         self.contrastive_loss_weight = contrastive_loss_weight
 
@@ -244,8 +246,8 @@ class MaMMUT(nn.Module):
         self.text_to_latents = EmbedToLatents(dim, dim_latents)
         self.temperature = nn.Parameter(torch.ones(1))
         self.layers = nn.ModuleList(
-            Layer(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, cross_attend=layer in cross)
-            for layer in range(1, depth + 1)
+            Layer(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, cross_attend=i in cross)
+            for i in range(1, depth + 1)
         )
         # Tied: upstream lists the embedding a second time, as to_logits.1.weight.
         self.to_logits = nn.Sequential(LayerNorm(dim), nn.Linear(dim, num_tokens, bias=False))
@@ -332,9 +334,9 @@ class MaMMUT(nn.Module):
     ) -> MaMMUTLoss:
         """Caption and contrastive loss.
 
-        In a process group the contrastive term compares the batches of all ranks, and gradients averaged over
-        ranks are those of one process with the global batch. The caption term is a mean over the targets of one
-        rank; its mean over ranks is that of the global batch if every rank has the same number of targets.
+        In a process group the contrastive term compares the batches of all ranks: gradients averaged over ranks
+        are those of one process with the global batch. This holds for the caption term, a mean over the targets
+        of one rank, if every rank has the same number of targets.
         """
         if labels is None:
             text, labels = text[:, :-1], text[:, 1:]
@@ -373,14 +375,13 @@ class MaMMUT(nn.Module):
         name, given = self._given(images, image_tokens)
         if self.img_encoder is None or name == "image_tokens":
             return given
-        image_tokens = self.img_encoder(given)
-        if not isinstance(image_tokens, Tensor):
+        tokens = self.img_encoder(given)
+        if not isinstance(tokens, Tensor):
             raise TypeError(
                 "img_encoder must return one tensor of tokens; "
-                f"got a {type(image_tokens).__name__} (Extractor needs return_embeddings_only=True)"
+                f"got a {type(tokens).__name__} (Extractor needs return_embeddings_only=True)"
             )
-        require_shape("image_tokens", image_tokens, ("b", "m", self.image_dim))
-        return image_tokens
+        return self._given(None, tokens)[1]
 
 
 def cross_attended_layers(depth: int, every: int, layers: Sequence[int] | None) -> set[int]:

@@ -29,8 +29,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, dim_head: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, dim_head, 2, dtype=torch.float32) / dim_head
-        self.register_buffer("inv_freq", 1.0 / 10000**exponents)
+        self.register_buffer("inv_freq", inverse_frequencies(dim_head))
 
     def forward(self, n: int) -> Float[Tensor, "{n} k"]:
         inv_freq = self.inv_freq.to(torch.promote_types(self.inv_freq.dtype, torch.float32))
@@ -38,6 +37,12 @@ class RotaryEmbedding(nn.Module):
         positions = torch.arange(n, device=inv_freq.device, dtype=inv_freq.dtype)
         angles = torch.outer(positions, inv_freq)
         return torch.cat([angles, angles], dim=-1)
+
+
+def inverse_frequencies(dim_head: int) -> Float[Tensor, " half"]:
+    """10000^(-2i / dim_head), in float32."""
+    exponents = torch.arange(0, dim_head, 2, dtype=torch.float32) / dim_head
+    return 1.0 / 10000**exponents
 
 
 def rotate(x: Float[Tensor, "*b n k"], angles: Float[Tensor, "n k"]) -> Float[Tensor, "*b n k"]:

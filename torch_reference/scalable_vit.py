@@ -16,7 +16,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torch_reference.checks import require_images, require_integer, require_integer_fields, require_rate
+from torch_reference.checks import (
+    require_images,
+    require_integer,
+    require_integer_fields,
+    require_integers,
+    require_rate,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +49,7 @@ def build_stages(
     dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, **staged: Any
 ) -> tuple[StageConfig, ...]:
     """The hyperparameters of each stage; ValueError for an argument that does not fit."""
-    require_integer("dim", dim, minimum=1)
-    require_integer("ff_expansion_factor", ff_expansion_factor, minimum=1)
+    require_integers(1, dim=dim, ff_expansion_factor=ff_expansion_factor)
     require_rate("dropout", dropout)
     if not isinstance(depth, tuple | list) or not depth:
         raise ValueError(
@@ -140,12 +145,11 @@ class ScalableSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        r = reduction_factor
         self.dropout = nn.Dropout(dropout)
         self.norm = ChanLayerNorm(dim)
         self.to_q = nn.Conv2d(dim, heads * dim_key, 1, bias=False)
-        self.to_k = nn.Conv2d(dim, heads * dim_key, r, stride=r, bias=False)
-        self.to_v = nn.Conv2d(dim, heads * dim_value, r, stride=r, bias=False)
+        self.to_k = nn.Conv2d(dim, heads * dim_key, reduction_factor, stride=reduction_factor, bias=False)
+        self.to_v = nn.Conv2d(dim, heads * dim_value, reduction_factor, stride=reduction_factor, bias=False)
         self.to_out = nn.Sequential(nn.Conv2d(heads * dim_value, dim, 1), nn.Dropout(dropout))
 
     def forward(self, x: Float[Tensor, "b c x y"]) -> Float[Tensor, "b c x y"]:
@@ -288,8 +292,7 @@ class ScalableViT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, minimum=1)
-        require_integer("channels", channels, minimum=1)
+        require_integers(1, num_classes=num_classes, channels=channels)
         self.channels = channels
         self.stages = build_stages(
             dim,
@@ -332,8 +335,7 @@ class ScalableViT(nn.Module):
         self._check(img)
         x = self.to_patches(img)
         features = []
-        for layer in self.layers:
-            stage, downsample = layer.children()
+        for stage, downsample in map(nn.Module.children, self.layers):
             features.append(stage(x))
             x = downsample(features[-1])
         return tuple(features)

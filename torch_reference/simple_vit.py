@@ -17,6 +17,7 @@ from torch_reference.checks import (
     require_height_width,
     require_images,
     require_integer,
+    require_integers,
     require_rate,
 )
 from torch_reference.positions import sincos_2d
@@ -29,13 +30,13 @@ class PatchDropout(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b kept d"]:
+    def forward(self, inputs: Float[Tensor, "b n d"]) -> Float[Tensor, "b kept d"]:
         if not self.training or self.rate == 0:
-            return tokens
-        b, n, _ = tokens.shape
-        noise = torch.randn(b, n, device=tokens.device)
+            return inputs
+        b, n, _ = inputs.shape
+        noise = torch.randn(b, n, device=inputs.device)
         kept = noise.topk(max(1, int(n * (1 - self.rate))), dim=-1).indices  # b kept
-        return tokens.take_along_dim(kept[..., None], dim=1)
+        return inputs.take_along_dim(kept[..., None], dim=1)
 
 
 class Attention(nn.Module):
@@ -119,15 +120,9 @@ class SimpleViT(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(image_size, patch_size, dim, patch_dropout)
-        require_integer("num_classes", num_classes, minimum=1)
+        require_integers(1, num_classes=num_classes, heads=heads, mlp_dim=mlp_dim)
+        require_integers(1, channels=channels, dim_head=dim_head)
         require_integer("depth", depth, minimum=0)
-        for name, size in (
-            ("heads", heads),
-            ("mlp_dim", mlp_dim),
-            ("channels", channels),
-            ("dim_head", dim_head),
-        ):
-            require_integer(name, size, minimum=1)
         self.channels = channels
         self.patch_size = height, width = require_height_width("patch_size", patch_size, minimum=1)
         # Sequential with an empty slot: upstream's patch rearrangement is layer 0.

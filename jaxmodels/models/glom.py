@@ -115,13 +115,14 @@ class ConsensusAttention(AttentionModule):
         _, _, n, d = levels.shape
         keys, mask = l2_normalize(levels), None
         if self.local_consensus_radius > 0:
-            far = non_local_mask(self.num_patches_side, self.local_consensus_radius)
-            mask = jnp.asarray(~far)[None, None]
+            mask = ~non_local_mask(self.num_patches_side, self.local_consensus_radius)
+            mask = jnp.asarray(mask)[None, None]
         if self.attend_self:
             return attend(levels, keys, levels, mask=mask, implementation=self.attention)
         # Not `attend`: a fused kernel can hide logits or add n² numbers to them, but not replace the diagonal.
         logits = at_least_float32(jnp.einsum("lbid,lbjd->lbij", levels, keys)) * d**-0.5
-        logits = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
+        diagonal = jnp.eye(n, dtype=bool)
+        logits = jnp.where(diagonal, jnp.asarray(SELF_SIMILARITY, logits.dtype), logits)
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(levels.dtype)

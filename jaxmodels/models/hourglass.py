@@ -219,9 +219,8 @@ class HourglassTransformer(Model):
         else:
             inner = replace(config, depth=valley_depth, shorten_factor=tuple(inner_factors), norm_out=False)
             self.valley_transformer = HourglassTransformer(inner, **layer)
-        resampling = config.attn_resampling
-        self.attn_resampling_pre_valley = transformer(depth=1) if resampling else None
-        self.attn_resampling_post_valley = transformer(depth=1) if resampling else None
+        self.attn_resampling_pre_valley = transformer(depth=1) if config.attn_resampling else None
+        self.attn_resampling_post_valley = transformer(depth=1) if config.attn_resampling else None
         self.pre_transformer = transformer(depth=pre_depth, causal=causal)
         self.post_transformer = transformer(depth=post_depth, causal=causal)
         self.norm_out = LayerNorm(dim, **layer) if config.norm_out else None

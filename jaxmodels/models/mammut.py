@@ -15,7 +15,7 @@ from typing import NamedTuple, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
@@ -229,13 +229,13 @@ class MaMMUT(Model):
         dim_latents = dim if config.dim_latents is None else config.dim_latents
         cross = cross_attended_layers(config.depth, config.cross_attend_every, config.cross_attend_layers)
         layer: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        normal = jax.nn.initializers.normal(1.0)
 
         self.token_emb = Embed(config.num_tokens, dim, std=0.02, **layer)
-        self.text_cls_token = nnx.Param(normal(rngs.params(), (dim,), param_dtype))
+        self.text_cls_token = nnx.Param(jax.random.normal(rngs.params(), (dim,), param_dtype))
         self.img_encoder = img_encoder
         # The first query pools for the contrastive embedding, the others for cross-attention.
-        self.img_queries = nnx.Param(normal(rngs.params(), (config.num_img_queries + 1, dim), param_dtype))
+        img_queries = jax.random.normal(rngs.params(), (config.num_img_queries + 1, dim), param_dtype)
+        self.img_queries = nnx.Param(img_queries)
         self.img_attn_pool = CrossAttention(config, context_dim=image_dim, norm_context=True, **layer)
         self.img_attn_pool_norm = LayerNorm(dim, use_bias=False, **layer)
         self.text_cls_norm = LayerNorm(dim, use_bias=False, **layer)
@@ -268,9 +268,9 @@ class MaMMUT(Model):
         """
         require_tokens("text", text)
         tokens = self.token_emb(text)
-        b, n, d = tokens.shape
+        b, n, _ = tokens.shape
         text_cls_token = self.text_cls_token[...].astype(tokens.dtype)
-        tokens = jnp.concatenate([tokens, jnp.broadcast_to(text_cls_token, (b, 1, d))], axis=1)
+        tokens = jnp.concatenate([tokens, repeat(text_cls_token, "d -> b 1 d", b=b)], axis=1)
         # Padding is masked for the CLS token only, the last row: b n+1 n+1.
         mask = jnp.pad((text != self.config.pad_id)[:, None], ((0, 0), (n, 0), (0, 1)), constant_values=True)
         for layer in self.layers:

@@ -8,6 +8,7 @@ i/j query/key position, r reduction factor, w1/w2 window sides.
 
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Unpack
 
 import jax.numpy as jnp
@@ -374,10 +375,9 @@ class ScalableViT(Model):
         self._check(images)
         x = self.to_patches(images)
         features = []
-        for i, stage in enumerate(self.stages):
+        for stage, downsample in zip_longest(self.stages, self.downsamples):
             features.append(stage(x, rngs=rngs))
-            if i < len(self.downsamples):
-                x = self.downsamples[i](features[-1])
+            x = features[-1] if downsample is None else downsample(features[-1])
         return tuple(features)
 
     def _check(self, images: Array) -> None:

@@ -207,8 +207,8 @@ class SimpleViT(Model):
     def _check(self, images: Array) -> tuple[int, int]:
         """Returns the sides of a patch, of which those of `images` must be multiples."""
         require_images(images, self.config.channels)
-        sides = require_height_width("patch_size", self.config.patch_size, minimum=1)
-        for name, size, patch in zip(("height", "width"), images.shape[1:3], sides, strict=True):
+        patch_size = require_height_width("patch_size", self.config.patch_size, minimum=1)
+        for name, size, patch in zip(("height", "width"), images.shape[1:3], patch_size, strict=True):
             require_integer(f"image {name}", size, minimum=1)
             require_divisible(f"image {name}", size, f"patch {name}", patch)
-        return sides
+        return patch_size

@@ -1,4 +1,4 @@
-"""Every model can be read beside its PyTorch twin: the same classes, with the same methods, in the same order."""
+"""Every model can be read beside its PyTorch twin: the same classes and methods in the same order, the same names."""
 
 import ast
 from pathlib import Path
@@ -45,7 +45,63 @@ WITHOUT_TWIN = {
 WITHOUT_COUNTERPART: dict[str, dict[str, str]] = {
     "jaxmodels/models/glom.py:Glom": {"run_steps": "a compiled loop; Python's loop in PyTorch's forward"}
 }
-SPELLINGS = {"forward": "__call__"}
+SPELLINGS = {"forward": "__call__", "img": "images"}  # `img` is an argument of the published packages
+
+# Functions that both frameworks have; what only one of them has is not compared.
+FUNCTIONS = {
+    "jaxmodels/checks.py": "torch_reference/checks.py",
+    "jaxmodels/losses.py": "torch_reference/losses.py",
+}
+# Names that only one framework needs, in any function.
+FRAMEWORK = {"self", "config", "dtype", "param_dtype", "layer", "rngs", "device"}
+# Other names that one side lacks, and why.
+CONFIG_READ = "JAX's layers read the config"
+PACKAGE = "arguments of the published package"
+XLA = "written so that XLA's CPU compiler is fast"
+OTHER_NAMES: dict[str, dict[str, tuple[str, str]]] = {
+    "checks": {
+        "require_images": ("name", PACKAGE + ": `img`"),
+        "require_shape": ("array tensor", "the framework's word"),
+    },
+    "colt5": {
+        "Attention.__call__": ("rows", XLA),
+        "ConditionalRoutedViT.__init__": ("attn_args ff_args router", CONFIG_READ),
+        "ConditionalRoutedViT.routers": ("block", "a pair in PyTorch"),
+        "ConditionalRoutedViT.routing": (
+            "block blocks captured forward i hook hooks routed selected",
+            "nnx.capture in JAX, hooks in PyTorch",
+        ),
+    },
+    "coordinate_descent": {
+        "CoordinateDescentRouter.similarity": ("rows", XLA),
+        "coordinate_descent": ("carry start step", "a compiled loop in JAX"),
+    },
+    "glom": {
+        "ConsensusAttention.__call__": ("mask", "True where the package's buffer is False"),
+        "Glom.__call__": ("bottom_up last", "the loop is in `run_steps` in JAX"),
+    },
+    "hourglass": {
+        "Attention.__call__": ("logits weights", "inside jaxmodels.nn.attend in JAX"),
+        "HourglassTransformer.__init__": ("depths inner", CONFIG_READ),
+        "HourglassTransformerLM.__call__": ("tokens x", PACKAGE),
+        "HourglassTransformerLM.__init__": ("hourglass", CONFIG_READ),
+        "HourglassTransformerLM.features": ("tokens hidden", PACKAGE),
+    },
+    "losses": {
+        "cross_entropy": ("chosen counted losses", "one function of PyTorch"),
+        "mean_cross_entropy": ("count losses", "one function of PyTorch"),
+    },
+    "mammut": {
+        "Layer.__init__": ("sizes", CONFIG_READ),
+        "MaMMUT.__call__": ("text_mask labels return_loss return_embeddings", PACKAGE),
+        "MaMMUT._encode": ("encode", "a TokenExtractor in PyTorch"),
+    },
+    "scalable_vit": {
+        "FeedForward.__call__": ("hidden", "a Sequential in PyTorch"),
+        "PEG.__init__": ("init", "PyTorch's layers draw their own weights"),
+        "PEG.__call__": ("bias height i j kernel out padded width", XLA),
+    },
+}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -95,3 +151,60 @@ def test_every_twin_has_a_model() -> None:
     found = {f"torch_reference/{path.name}" for path in (ROOT / "torch_reference").glob("*.py")}
     without_classes = {"__init__", "checks", "losses", "generation", "all_gather"}
     assert found - known == {f"torch_reference/{name}.py" for name in without_classes}
+
+
+def functions(file: str) -> dict[str, ast.FunctionDef]:
+    """The functions and methods of a file by name: `f`, `Class.f`."""
+    path = ROOT / file
+    found: dict[str, ast.FunctionDef] = {}
+    for node in ast.parse(path.read_text()).body if path.exists() else []:
+        for member in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(member, ast.FunctionDef):
+                name = SPELLINGS.get(member.name, member.name)
+                found[f"{node.name}.{name}" if isinstance(node, ast.ClassDef) else name] = member
+    return found
+
+
+def names(function: ast.FunctionDef) -> tuple[set[str], set[str], set[str]]:
+    """The function's own arguments; its locals and those of functions in it; the attributes that it mentions."""
+    own = {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
+    nodes = list(ast.walk(function))
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)} - own
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef) and node is not function}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    spelled = {SPELLINGS.get(name, name) for name in own}
+    return spelled, {name for name in bound if name[0] != "_"} - own, attributes
+
+
+def other_names(function: ast.FunctionDef, twin: ast.FunctionDef) -> set[str]:
+    """Arguments and locals that only one of the two has.
+
+    A name that the other one mentions as an attribute, as in `self.gamma` or `config.depth`, is not missing there.
+    """
+    (ours, our_locals, our_attributes), (theirs, their_locals, their_attributes) = (
+        names(function),
+        names(twin),
+    )
+    if function.name == "__init__":  # a config in JAX, the package's arguments in PyTorch
+        ours, theirs, arguments = set(), set(), ours | theirs
+    else:
+        arguments = set()
+    only_ours = (ours | our_locals) - (theirs | their_locals) - their_attributes
+    only_theirs = (theirs | their_locals) - (ours | our_locals) - our_attributes
+    return (only_ours | only_theirs) - arguments - FRAMEWORK
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [*pairs(), *FUNCTIONS.items()], ids=lambda file: Path(file).stem)
+def test_the_same_local_names(ours: str, theirs: str) -> None:
+    """With the exceptions that are listed, and no exception that is not needed."""
+    twins = functions(theirs)
+    found = {
+        name: other_names(function, twins[name])
+        for name, function in functions(ours).items()
+        if name in twins
+    }
+    known = OTHER_NAMES.get(Path(ours).stem, {})
+    assert {name: other for name, other in found.items() if other} == {
+        name: set(other.split()) for name, (other, _) in known.items()
+    }
