@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,24 @@ def command(workdir: Path, steps: int, *settings: str) -> list[str]:
     return [sys.executable, "-m", "tests.training.run_in_process", str(workdir), str(steps), *settings]
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
 def start(workdir: Path, steps: int, *settings: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    return subprocess.Popen(command(workdir, steps, *settings), cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
+    STARTED.append(
+        subprocess.Popen(command(workdir, steps, *settings), cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
+    )
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started() -> Iterator[None]:
+    """A test that fails must not leave a run behind that trains on beside the tests after it."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:  # closes its pipes
+            process.kill()
 
 
 def weights(workdir: Path) -> dict[str, np.ndarray]:
