@@ -63,6 +63,12 @@ def check_gradients(model: nnx.Module, *inputs: Any, call: Call = run) -> None:
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max(initial=0)))
 
 
+def check_gradients_at_zero(model: nnx.Module, blank: jax.Array) -> None:
+    """The gradients of weights and input are finite at zeros: there a norm divides by the root of epsilon alone."""
+    gradients = jax.jit(jax.grad(lambda model, x: jnp.sum(model(x)), argnums=(0, 1)))(model, blank)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
 def check_bfloat16(build: Callable[..., nnx.Module], *inputs: Any, call: Call = run, distance: float) -> None:
     """bfloat16 compute with float32 parameters stays within `distance` · std of the float32 output."""
     exact = np.asarray(call(build(dtype=None), *inputs))

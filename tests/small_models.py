@@ -28,6 +28,25 @@ IMAGES = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
 TOKENS = jax.random.randint(jax.random.key(2), (2, 32), 1, 50)
 MASK = jnp.arange(32)[None] < jnp.asarray([[32], [20]])
 
+# Sides, heads and widths that all differ: an exchange of any two of them has an effect.
+COLT5_CONFIG = ConditionalRoutedViTConfig(
+    image_size=(16, 12),
+    patch_size=(4, 2),
+    num_classes=5,
+    dim=8,
+    depth=1,
+    attn_num_heavy_tokens_q=2,
+    attn_num_heavy_tokens_kv=3,
+    attn_heavy_dim_head=3,
+    attn_heavy_heads=4,
+    attn_light_dim_head=5,
+    attn_light_heads=2,
+    attn_light_window_size=2,
+    ff_num_heavy_tokens=7,
+    ff_heavy_mult=3,
+    ff_light_mult=0.5,
+)
+
 
 def glom(**build: Any) -> tuple[nnx.Module, Callable]:
     config = GlomConfig(dim=32, levels=3, image_size=32, patch_size=8, consensus_self=True)

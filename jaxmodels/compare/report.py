@@ -20,6 +20,7 @@ from jaxmodels.atomic import atomic_write
 from jaxmodels.compare.figures import closest_to_tolerance, depth_plot, gradient_plot, loss_plot
 from jaxmodels.compare.noise import FACTOR, LARGEST_TOLERANCE, Check
 from jaxmodels.compare.result import Result
+from jaxmodels.json_values import as_json
 
 
 COLUMNS = ("verdict", "model", "outputs", "gradients", "training", "differs at")
@@ -122,7 +123,7 @@ def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
     """The machine-readable report; the documentation lists its fields. Numbers that are not finite become null."""
     models = [_model_json(result) for result in results]
     content = {"environment": environment(command), "factor": FACTOR, "largest_tolerance": LARGEST_TOLERANCE}
-    return _finite({**content, "models": models})
+    return as_json({**content, "models": models})
 
 
 def _model_json(result: Result) -> dict[str, Any]:
@@ -215,16 +216,3 @@ def _number(value: float) -> str:
 
 def _check(check: Check) -> dict[str, Any]:
     return {**vars(check), "ok": check.ok}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity; `null` is what readers can parse."""
-    match value:
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value

@@ -1,6 +1,7 @@
 """A parity row: one configuration in one mode, built three times."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,3 +54,13 @@ def channels_last(*names: str) -> Callable[[Arrays], Arrays]:
         return {k: v.transpose(0, 2, 3, 1) if k in names else v for k, v in arrays.items()}
 
     return convert
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Generator[None]:
+    """A PyTorch model with its dropout switched on."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()

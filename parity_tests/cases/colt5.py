@@ -23,29 +23,14 @@ from flax import nnx
 import torch_reference
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from parity_tests.cases.case import Case
+from tests.small_models import COLT5_CONFIG
 
 
 RAW, GIVEN = "raw", "given"
 # (scores, similarities, number to select, number of the call) -> indices
 Choice = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
 
-BASE = ConditionalRoutedViTConfig(
-    image_size=(16, 12),
-    patch_size=(4, 2),
-    num_classes=5,
-    dim=8,
-    depth=1,
-    attn_num_heavy_tokens_q=2,
-    attn_num_heavy_tokens_kv=3,
-    attn_heavy_dim_head=3,
-    attn_heavy_heads=4,
-    attn_light_dim_head=5,
-    attn_light_heads=2,
-    attn_light_window_size=2,
-    ff_num_heavy_tokens=7,
-    ff_heavy_mult=3,
-    ff_light_mult=0.5,
-)
+BASE = COLT5_CONFIG
 
 
 def published(config: ConditionalRoutedViTConfig, **changes: Any) -> Published:

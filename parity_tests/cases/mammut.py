@@ -6,10 +6,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Literal
-from unittest import mock
 
-import jax
-import jax.numpy as jnp
 import mammut_pytorch
 import numpy as np
 import torch
@@ -19,7 +16,7 @@ import torch_reference
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from parity_tests.cases.case import Case, channels_last
-from parity_tests.cases.simple_vit import default_dtype
+from parity_tests.cases.simple_vit import DROPOUT_SEED, default_dtype, dropping_patches
 from parity_tests.cases.vit_pytorch import published
 from torch_reference.simple_vit import TokenExtractor
 
@@ -43,7 +40,6 @@ VIT = SimpleViTConfig(
 RIGHT_PADDED = np.array([[2, 12, 12, 2, 6, 0, 0], [6, 6, 8, 12, 6, 2, 12], [1, 0, 0, 0, 0, 0, 0]])
 LEFT_PADDED = RIGHT_PADDED[:, ::-1].copy()
 LABELS = np.array([[11, 9, 8, 8, 0, 11, 1], [1, 5, 10, 3, 10, 5, 1], [0, 0, 0, 0, 0, 0, 0]])
-DROPOUT_SEED = 3
 
 
 def torch_encoder(encoder: Encoder, *, upstream: bool) -> Callable | None:
@@ -67,22 +63,6 @@ def jax_encoder(encoder: Encoder) -> Callable | None:
             return lambda images: images.reshape(len(images), -1, images.shape[-1])
         case _:
             return SimpleViT(VIT, rngs=nnx.Rngs(1))
-
-
-def dropping_patches(call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Runs `call` in training mode with the noise that JAX draws from DROPOUT_SEED."""
-
-    def run(model: torch.nn.Module, x: Any) -> Any:
-        key = nnx.Rngs(dropout=DROPOUT_SEED).dropout()
-        noise = np.array(jax.random.normal(key, (len(x["images"]), 4), jnp.float32))
-        model.train()
-        try:
-            with mock.patch("torch.randn", return_value=torch.from_numpy(noise)):
-                return call(model, x)
-        finally:
-            model.eval()
-
-    return run
 
 
 def upstream_call(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
@@ -144,9 +124,9 @@ def row(
         ),
         inputs=inputs,
         to_jax=channels_last("images"),
-        call_torch=dropping_patches(call_torch) if drop else call_torch,
+        call_torch=dropping_patches(call_torch, "images", 4) if drop else call_torch,
         call_jax=call_jax,
-        call_upstream=dropping_patches(call_upstream) if drop else call_upstream,
+        call_upstream=dropping_patches(call_upstream, "images", 4) if drop else call_upstream,
         options=frozenset({mode, encoder, *(["labels"] if labels else [])}),
     )
 

@@ -13,7 +13,7 @@ from flax import nnx
 import torch_reference
 from jaxmodels.models import scalable_vit
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
-from parity_tests.cases.case import Case
+from parity_tests.cases.case import Case, training_mode
 from parity_tests.cases.vit_pytorch import published
 
 
@@ -47,12 +47,8 @@ def drop_jax(self: scalable_vit.Dropout, x: jax.Array, *, rngs: nnx.Rngs | None 
 
 def training_torch(call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def run(model: Any, x: Any) -> Any:
-        model.train()
-        try:
-            with mock.patch("torch.nn.functional.dropout", drop_torch):
-                return call(model, x)
-        finally:
-            model.eval()
+        with training_mode(model), mock.patch("torch.nn.functional.dropout", drop_torch):
+            return call(model, x)
 
     return run
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 import torch_reference
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
-from parity_tests.cases.case import Case
+from parity_tests.cases.case import Case, training_mode
 from parity_tests.cases.vit_pytorch import published
 
 
@@ -43,19 +43,20 @@ def published_tokens(model: Any, img: torch.Tensor) -> torch.Tensor:
     return tokens
 
 
-def dropping_patches(call: Callable[[Any, Any], Any], n: int) -> Callable[[Any, Any], Any]:
-    """Runs `call` in training mode with the noise that JAX draws from DROPOUT_SEED."""
+def dropping_patches(call: Callable[[Any, Any], Any], images: str, n: int) -> Callable[[Any, Any], Any]:
+    """Runs `call` in training mode with the noise that JAX draws from DROPOUT_SEED.
+
+    Args:
+      call: with the model and the inputs.
+      images: which of the inputs are the images.
+      n: number of their patches.
+    """
 
     def run(model: Any, x: Any) -> Any:
-        noise = jax.random.normal(
-            nnx.Rngs(dropout=DROPOUT_SEED).dropout(), (len(x["img"]), n), dtype=jnp.float32
-        )
-        model.train()
-        try:
-            with mock.patch("torch.randn", return_value=torch.from_numpy(np.array(noise))):
-                return call(model, x)
-        finally:
-            model.eval()
+        key = nnx.Rngs(dropout=DROPOUT_SEED).dropout()
+        noise = np.array(jax.random.normal(key, (len(x[images]), n), jnp.float32))
+        with training_mode(model), mock.patch("torch.randn", return_value=torch.from_numpy(noise)):
+            return call(model, x)
 
     return run
 
@@ -93,9 +94,9 @@ def row(
         upstream=lambda: published("simple_vit_with_patch_dropout").SimpleViT(**asdict(config)),
         inputs=lambda rng: {"img": offset + rng.normal(size=(2, config.channels, *size))},
         to_jax=lambda x: {"images": x["img"].transpose(0, 2, 3, 1)},
-        call_torch=dropping_patches(call_torch, n) if drop else call_torch,
+        call_torch=dropping_patches(call_torch, "img", n) if drop else call_torch,
         call_jax=call_jax,
-        call_upstream=dropping_patches(call_upstream, n) if drop else call_upstream,
+        call_upstream=dropping_patches(call_upstream, "img", n) if drop else call_upstream,
         options=frozenset({"tokens"} if tokens else ()) | frozenset({"patch dropout"} if drop else ()),
     )
 

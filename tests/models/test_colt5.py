@@ -12,27 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels import ConditionalRoutedViT, ConditionalRoutedViTConfig
+from jaxmodels.training.presets.colt5 import readme
 from tests.properties import check_batch, check_bfloat16, check_gradients, check_jit
 from tests.quick_compilation import AS_USERS
+from tests.small_models import COLT5_CONFIG
 
 
-CONFIG = ConditionalRoutedViTConfig(
-    image_size=(16, 12),
-    patch_size=(4, 2),
-    num_classes=5,
-    dim=8,
-    depth=1,
-    attn_num_heavy_tokens_q=2,
-    attn_num_heavy_tokens_kv=3,
-    attn_heavy_dim_head=3,
-    attn_heavy_heads=4,
-    attn_light_dim_head=5,
-    attn_light_heads=2,
-    attn_light_window_size=2,
-    ff_num_heavy_tokens=7,
-    ff_heavy_mult=3,
-    ff_light_mult=0.5,
-)
+CONFIG = COLT5_CONFIG
 ROUTES = replace(CONFIG, attn_num_routed_kv=2)
 
 
@@ -227,23 +213,7 @@ def test_other_image_sizes(model) -> None:
 
 def test_full_size_shapes() -> None:
     """The configuration of the package's README."""
-    config = ConditionalRoutedViTConfig(
-        image_size=256,
-        patch_size=32,
-        num_classes=1000,
-        dim=1024,
-        depth=6,
-        attn_num_heavy_tokens_q=16,
-        attn_num_heavy_tokens_kv=16,
-        attn_heavy_dim_head=64,
-        attn_heavy_heads=8,
-        attn_light_dim_head=32,
-        attn_light_heads=4,
-        attn_light_window_size=4,
-        ff_num_heavy_tokens=32,
-        ff_heavy_mult=4,
-        ff_light_mult=2,
-    )
+    config = readme().model
     model = nnx.eval_shape(lambda: build(config))
     shape = jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.float32)
     assert jax.eval_shape(lambda m, x: m(x), model, shape).shape == (2, 1000)

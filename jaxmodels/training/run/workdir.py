@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import json
-import math
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxmodels.atomic import atomic_write
+from jaxmodels.json_values import as_json
 from jaxmodels.training.experiment import Experiment, differences
 from jaxmodels.training.run.checkpoints import read_json
 from jaxmodels.training.run.lock import Lock
@@ -60,7 +60,7 @@ class Workdir:
             )
         before = self.read_run()
         lines = differences(before["experiment"], experiment.describe())
-        lines += [f"data.{line}" for line in differences(_content(before["data"]), _content(_as_json(data)))]
+        lines += [f"data.{line}" for line in differences(_content(before["data"]), _content(as_json(data)))]
         if lines:
             listed = "\n  ".join(lines)
             raise ValueError(
@@ -140,7 +140,7 @@ class Workdir:
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds a line; OSError says which file could not be written."""
         if self.writes:
-            text = json.dumps(_as_json(line), allow_nan=False) + "\n"
+            text = json.dumps(as_json(line), allow_nan=False) + "\n"
             with naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(text)
 
@@ -165,7 +165,7 @@ class Workdir:
 
     def _write(self, path: Path, value: Any) -> None:
         if self.writes:
-            text = json.dumps(_as_json(value), indent=1, allow_nan=False) + "\n"
+            text = json.dumps(as_json(value), indent=1, allow_nan=False) + "\n"
             with naming(path), atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
@@ -235,16 +235,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_json(value: Any) -> Any:
-    """The value as JSON has it: numbers that are not finite are null, tuples are lists."""
-    match value:
-        case Mapping():
-            return {key: _as_json(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_as_json(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value
