@@ -14,14 +14,14 @@ PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("mistake", TOOL["MISTAKES"], ids=lambda mistake: mistake.make.__name__)
 def test_mistake_is_found_and_its_cure_is_equal(mistake: Any) -> None:
-    share, said = TOOL["report"](mistake, wrong=True)
-    assert said
+    share, finding = TOOL["report"](mistake, wrong=True)
+    assert finding
     assert (share <= 1) == mistake.in_gradient
     (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| {mistake.name} |"))
-    assert f"| {said} | {mistake.cure} |" in row, "run: python tools/porting_mistakes.py"
+    assert f"| {finding} | {mistake.cure} |" in row, "run: python tools/porting_mistakes.py"
 
-    share, said = TOOL["report"](mistake, wrong=False)
-    assert (share <= 1, said) == (True, "")
+    share, finding = TOOL["report"](mistake, wrong=False)
+    assert (share <= 1, finding) == (True, "")
 
 
 def test_every_row_is_a_mistake() -> None:

@@ -79,7 +79,7 @@ def test_a_model_whose_weights_are_zero() -> None:
 class TestCoarseTypes:
     """bfloat16 keeps three digits: what it hides is said, and what it cannot hide is found."""
 
-    def wide(self, ours: Callable, theirs: Callable) -> Any:
+    def rounded(self, ours: Callable, theirs: Callable) -> Any:
         torch.manual_seed(0)
         return toy(
             in_flax(lambda self, x: ours(self.layer(x)), layer=linear(64, 64)),
@@ -88,14 +88,14 @@ class TestCoarseTypes:
         )
 
     def test_bfloat16_outputs(self) -> None:
-        right = self.wide(lambda y: y.astype(jnp.bfloat16), torch.Tensor.bfloat16)
+        right = self.rounded(lambda y: y.astype(jnp.bfloat16), torch.Tensor.bfloat16)
         assert_unjudged(compare(right, gradients=False), "above 0.01 it proves nothing")
-        wrong = self.wide(lambda y: (10 * y).astype(jnp.bfloat16), torch.Tensor.bfloat16)
+        wrong = self.rounded(lambda y: (10 * y).astype(jnp.bfloat16), torch.Tensor.bfloat16)
         assert compare(wrong, gradients=False).verdict == "different"
 
     def test_float16_outputs(self) -> None:
-        assert compare(self.wide(lambda y: y.astype(jnp.float16), torch.Tensor.half), gradients=False).ok
-        wrong = self.wide(lambda y: (1.02 * y).astype(jnp.float16), torch.Tensor.half)
+        assert compare(self.rounded(lambda y: y.astype(jnp.float16), torch.Tensor.half), gradients=False).ok
+        wrong = self.rounded(lambda y: (1.02 * y).astype(jnp.float16), torch.Tensor.half)
         assert compare(wrong, gradients=False).verdict == "different"
 
     @pytest.mark.parametrize(("factor", "verdict"), [(1, "cannot be judged"), (3, "different")])

@@ -22,6 +22,7 @@ import jaxmodels as jm
 from jaxmodels.data.datasets import LabelledImages
 from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.data.tokens import BOS_ID, decode
+from jaxmodels.training.tasks.figures.images import principal_colors
 
 
 ROOT = Path(__file__).parents[1]
@@ -68,16 +69,6 @@ def glom() -> None:
     for column, title in enumerate(("image", *(f"level {level + 1}" for level in range(levels)))):
         grid[0, column].set_title(title, fontsize=9, color=TEXT)
     save(figure, "glom-islands.png")
-
-
-def principal_colors(states: np.ndarray) -> np.ndarray:
-    """The first three principal components of (…, d) as red, green and blue."""
-    flat = states.reshape(-1, states.shape[-1]).astype(np.float64)
-    flat = flat - flat.mean(axis=0)
-    _, _, directions = np.linalg.svd(flat, full_matrices=False)
-    components = flat @ directions[:3].T
-    low, high = np.percentile(components, (1, 99), axis=0)
-    return np.clip((components - low) / (high - low), 0, 1).reshape(*states.shape[:-1], 3)
 
 
 def colt5() -> None:

@@ -332,9 +332,9 @@ def table() -> str:
     """All mistakes as Markdown; errors have one digit, since another machine rounds differently."""
     lines = ["| mistake | output error | the report says | cure |", "| --- | --: | --- | --- |"]
     for mistake in MISTAKES:
-        share, said = report(mistake, wrong=True)
+        share, finding = report(mistake, wrong=True)
         error = "within tolerance" if share <= 1 else f"{float(f'{share:.0e}'):,.0f} × tolerance"
-        lines.append(f"| {mistake.name} | {error} | {said} | {mistake.cure} |")
+        lines.append(f"| {mistake.name} | {error} | {finding} | {mistake.cure} |")
     return "\n".join(lines) + "\n"
 
 

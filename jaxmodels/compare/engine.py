@@ -9,7 +9,7 @@ import numpy as np
 from jaxmodels.compare.backward import Backward, compare_training
 from jaxmodels.compare.divergence import Findings, find_divergence, uncounted_difference
 from jaxmodels.compare.forward import (
-    TYPES,
+    DTYPES,
     Outputs,
     Router,
     TorchForward,
@@ -95,7 +95,7 @@ def compare(
 
 
 def _check_arguments(dtype: str, steps: int) -> None:
-    if dtype not in TYPES:
+    if dtype not in DTYPES:
         raise ValueError(f"dtype must be 'float32' or 'float64'; got dtype={dtype!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps must be an integer ≥ 0; got steps={steps!r}")

@@ -34,9 +34,9 @@ from jaxmodels.convert.torch_io import to_numpy
 
 
 Outputs = dict[str, np.ndarray]
-TYPES: tuple[DType, DType] = ("float32", "float64")
+DTYPES: tuple[DType, DType] = ("float32", "float64")
 # Two runs of the Flax model that differ by more may be random.
-RANDOM = 1e-4
+LARGEST_REPEAT_ERROR = 1e-4
 
 
 class Router:
@@ -57,7 +57,7 @@ class Router:
         in_jax = choices(pair.routers, self.route(ours, as_jax_arrays(pair, inputs)))
         with torch.no_grad():
             routed = {
-                dtype: pair.routing_theirs(models[dtype], as_tensors(cast(inputs, dtype))) for dtype in TYPES
+                dtype: pair.routing_theirs(models[dtype], as_tensors(cast(inputs, dtype))) for dtype in DTYPES
             }
         in_torch = {dtype: choices(pair.routers, found) for dtype, found in routed.items()}
         routing = agreement(
@@ -92,7 +92,7 @@ class TorchForward:
     """What PyTorch returns in both types, and every call of every module on the way."""
 
     def __init__(self, subject: Subject, models: Models) -> None:
-        runs = {dtype: _torch_run(subject, models[dtype], dtype) for dtype in TYPES}
+        runs = {dtype: _torch_run(subject, models[dtype], dtype) for dtype in DTYPES}
         self.outputs = {dtype: outputs for dtype, (outputs, _) in runs.items()}
         self.events = {dtype: events for dtype, (_, events) in runs.items()}
 
@@ -194,7 +194,7 @@ def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> Non
     Raises:
       PairError: two compiled runs differ.
     """
-    if all(relative_error(eager[name], value) <= RANDOM for name, value in outputs.items()):
+    if all(relative_error(eager[name], value) <= LARGEST_REPEAT_ERROR for name, value in outputs.items()):
         return
     # It may also be code that rounds badly: operation by operation, other digits are lost.
     again = jax_outputs(subject, _with_other_keys(subject.pair.ours))
@@ -254,7 +254,7 @@ def output_checks(
     checks = []
     for key, (name, mine, expected) in zip(keys, matched(ours, theirs.outputs[subject.dtype]), strict=True):
         axes = subject.pair.output_axes
-        by_type = {dtype: to_our_axes(theirs.outputs[dtype][key], mine, axes) for dtype in TYPES}
+        by_type = {dtype: to_our_axes(theirs.outputs[dtype][key], mine, axes) for dtype in DTYPES}
         if axes == "... -> ..." and by_type[subject.dtype].shape != expected.shape:
             subject.notes.append(
                 f"{name}: PyTorch's channels, on axis 1, are compared with the last axis in JAX"

@@ -151,7 +151,7 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
         return 0.0
     if not (is_inexact(actual) or is_inexact(expected)):
         return float(np.mean(actual != expected))
-    actual, expected = _wide(actual), _wide(expected)
+    actual, expected = _as_float64(actual), _as_float64(expected)
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(actual)):
         return float("inf")
@@ -164,7 +164,7 @@ def rounding_noise(float32: np.ndarray, float64: np.ndarray) -> float:
     """The relative error of PyTorch against itself, where both types are finite."""
     if float32.shape != float64.shape or not is_inexact(float64):
         return relative_error(float32, float64)
-    float32, float64 = _wide(float32), _wide(float64)
+    float32, float64 = _as_float64(float32), _as_float64(float64)
     finite = np.isfinite(float32) & np.isfinite(float64)
     return _distance(float32[finite], float64[finite])
 
@@ -194,10 +194,10 @@ def _uninformative(name: str, expected: np.ndarray) -> str | None:
     """Why two equal arrays of these values would prove nothing."""
     if expected.size == 0:
         return f"{name} has no elements"
-    wide = _wide(expected)
-    if not np.isfinite(wide).any():
+    numbers = _as_float64(expected)
+    if not np.isfinite(numbers).any():
         return f"{name}: no value is finite"
-    if not wide.any():
+    if not numbers.any():
         return f"{name} is zero everywhere"
     return None
 
@@ -277,14 +277,14 @@ class _TensorErrors:
             noise = _tensor_error(draw.theirs["float32"][name], exact[name], least) * floor.scale
             self.noises[name] = noise if np.isfinite(noise) else 0.0
             self.shares[name] = max(sizes[name], least) / self.largest if self.largest else 1.0
-            finite = np.isfinite(_wide(theirs[name])).any() or theirs[name].size == 0
+            finite = np.isfinite(_as_float64(theirs[name])).any() or theirs[name].size == 0
             self.reasons[name] = None if finite else f"{name}: no value is finite"
 
 
 def _tensor_error(actual: np.ndarray, expected: np.ndarray, least_scale: float) -> float:
     if actual.shape != expected.shape:
         return float("inf")
-    actual, expected = _wide(actual), _wide(expected)
+    actual, expected = _as_float64(actual), _as_float64(expected)
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(actual)):
         return float("inf")
@@ -335,9 +335,9 @@ def _distance(actual: np.ndarray, expected: np.ndarray, least_scale: float = 0.0
 
 
 def _largest(array: np.ndarray) -> float:
-    wide = np.abs(_wide(array))
-    return float(wide[np.isfinite(wide)].max(initial=0.0))
+    sizes = np.abs(_as_float64(array))
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
-def _wide(array: np.ndarray) -> np.ndarray:
+def _as_float64(array: np.ndarray) -> np.ndarray:
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

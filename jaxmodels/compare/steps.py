@@ -29,7 +29,7 @@ from jaxmodels.convert.torch_io import to_numpy
 ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
 # Two losses at the same weights and inputs that differ by more are random.
-RANDOM = 1e-5
+LARGEST_REPEAT_ERROR = 1e-5
 
 Arrays = dict[str, np.ndarray]
 # What each router of a model chose, as `routing=` takes it.
@@ -130,12 +130,16 @@ class _AllSides:
         self.pair, self.dtype, self.ours = pair, dtype, ours
         threads = torch.get_num_threads()
         self.threads = threads, 1 if threads > 1 else 2
-        wide = dtype == "float32"  # for float64 the float32 run shows the noise of the optimiser as well
+        in_float64 = (
+            dtype == "float32"
+        )  # for float64 the float32 run shows the noise of the optimiser as well
         self.theirs = {
-            kind: TorchTrainer(pair, model, learning_rate, threads, wide=wide)
+            kind: TorchTrainer(pair, model, learning_rate, threads, in_float64=in_float64)
             for kind, model in models.items()
         }
-        self.other_threads = TorchTrainer(pair, models[dtype], learning_rate, self.threads[1], wide=wide)
+        self.other_threads = TorchTrainer(
+            pair, models[dtype], learning_rate, self.threads[1], in_float64=in_float64
+        )
         self.at_jax_weights = {kind: copy.deepcopy(model) for kind, model in models.items()}
         self.losses_at_jax_weights: dict[DType, list[float]] = {kind: [] for kind in models}
 
@@ -176,17 +180,19 @@ class TorchTrainer:
       pair, model: what is trained; `pair` has the loss.
       learning_rate: of AdamW.
       threads: how many compute it.
-      wide: whether the optimiser computes in float64 rather than in the type of the model.
+      in_float64: whether the optimiser computes in float64 rather than in the type of the model.
     """
 
     def __init__(
-        self, pair: Pair, model: torch.nn.Module, learning_rate: float, threads: int, *, wide: bool
+        self, pair: Pair, model: torch.nn.Module, learning_rate: float, threads: int, *, in_float64: bool
     ) -> None:
         self.pair, self.threads = pair, threads
         self.model = copy.deepcopy(model)
         self.losses: list[float] = []
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.masters = [p.detach().to(torch.float64 if wide else p.dtype).clone() for p in self.parameters]
+        self.masters = [
+            p.detach().to(torch.float64 if in_float64 else p.dtype).clone() for p in self.parameters
+        ]
         self.optimizer = torch.optim.AdamW(
             self.masters,
             lr=learning_rate,
@@ -309,7 +315,7 @@ def refuse_random_loss(pair: Pair, model: torch.nn.Module, inputs: Inputs) -> No
     indices = _routing_indices(pair, model, inputs)
     with torch.no_grad():
         first, second = (_torch_loss(pair, model, inputs, indices).item() for _ in range(2))
-    if abs(first - second) > RANDOM * abs(first):
+    if abs(first - second) > LARGEST_REPEAT_ERROR * abs(first):
         raise PairError(
             f"loss_theirs returns {first:.6g} and then {second:.6g} for the same weights and inputs: it is random, "
             "such as by functional dropout without training=; switch it off before comparing"

@@ -18,7 +18,7 @@ from jaxmodels.convert.wrappers import most_known, strip_prefixes
 
 
 # Keys that tell the class. A MaMMUT comes first, as it may hold a SimpleViT.
-SIGNS = {
+KEYS_OF_CLASS = {
     "MaMMUT": {"text_cls_token", "img_queries"},
     "Glom": {"init_levels", "bottom_up.net.1.weight"},
     "ConditionalRoutedViT": {"to_patch_embedding.1.weight", "linear_head.2.weight"},
@@ -26,7 +26,7 @@ SIGNS = {
     "ScalableViT": {"to_patches.weight", "mlp_head.2.weight"},
     "HourglassTransformerLM": {"token_emb.weight", "pos_emb.weight", "to_logits.weight"},
 }
-LARGE = 64 * 2**20  # bytes
+ANY_REPETITION_BELOW = 64 * 2**20  # bytes
 MOST_REPETITION = 16  # tied weights are listed twice and stored once
 
 
@@ -63,7 +63,7 @@ def from_checkpoint(
         name = recognise(arrays) if model is None else model
         conversion_of(name)
         arrays = accept_older_keys(name, arrays)
-        arrays = strip_prefixes(arrays, SIGNS.get(name, ()), entry=entry, source=f"{path}: ")
+        arrays = strip_prefixes(arrays, KEYS_OF_CLASS.get(name, ()), entry=entry, source=f"{path}: ")
         description = _described(name, arrays, config, encoder)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -80,7 +80,7 @@ def _require_stored(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """ValueError if the arrays are much larger than the file, as when a tensor repeats a single number."""
     stored = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     claimed = {key: array.nbytes for key, array in arrays.items()}
-    if sum(claimed.values()) > max(LARGE, MOST_REPETITION * stored):
+    if sum(claimed.values()) > max(ANY_REPETITION_BELOW, MOST_REPETITION * stored):
         largest = max(claimed, key=lambda key: claimed[key])
         raise ValueError(
             f"the arrays would take {sum(claimed.values()):,} bytes, and the file has {stored:,}: {largest} of shape "
@@ -133,7 +133,7 @@ def _inferred(
 def recognise(keys: Iterable[str]) -> str:
     """The class whose package writes such keys, with or without a prefix; ValueError where none does."""
     keys = sorted(keys)
-    for name, sign in SIGNS.items():
+    for name, sign in KEYS_OF_CLASS.items():
         if most_known(keys, sign) == len(sign):
             return name
     shown = f"the first are {', '.join(keys[:5])}" if keys else "there are none"

@@ -26,7 +26,7 @@ from jaxmodels.convert.wrappers import choose_entry, strip_prefixes
 M = TypeVar("M", bound=nnx.Module)
 
 _LOADABLE = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
-SHOWN = 200  # problems of one kind that an error spells out
+MOST_LISTED = 200  # problems of one kind that an error spells out
 _KINDS = ("missing from the state_dict", "not in the model")
 _TOO_WIDE = "float64, which JAX would cut to float32"
 _USE_FLOAT64 = "for float64: jax.config.update('jax_enable_x64', True); or pass dtype=jnp.float32"
@@ -54,7 +54,8 @@ def load_state_dict(
 
     Raises:
       ValueError: keys, shapes or types do not fit one to one, a derived or tied entry has another value, or
-        float64 comes in while JAX runs without it. Every problem is listed and `model` is untouched.
+        float64 comes in while JAX runs without it. At most 200 problems of one kind are listed, then a count.
+        `model` is untouched.
       OSError: the file cannot be read.
     """
     table = list(table_of(model))
@@ -149,15 +150,15 @@ def fit(
 
 
 def _listed(problems: Iterable[str]) -> str:
-    """The problems, each on a line; of one kind at most `SHOWN`, and how many others there are."""
+    """The problems, each on a line; of one kind at most `MOST_LISTED`, and how many others there are."""
     kinds: dict[str, list[str]] = {}
     for problem in sorted(problems):
         kind = next((kind for kind in _KINDS if problem.startswith(f"{kind}: ")), "")
         kinds.setdefault(kind, []).append(problem)
-    shown = sorted(problem for found in kinds.values() for problem in found[:SHOWN])
+    shown = sorted(problem for found in kinds.values() for problem in found[:MOST_LISTED])
     for kind, found in sorted(kinds.items()):
-        if len(found) > SHOWN:
-            shown.append(f"{kind or 'of another shape, type or value'}: {len(found) - SHOWN:,} more")
+        if len(found) > MOST_LISTED:
+            shown.append(f"{kind or 'of another shape, type or value'}: {len(found) - MOST_LISTED:,} more")
     return "".join(f"\n  {line}" for line in shown)
 
 

@@ -11,16 +11,16 @@ from jaxmodels.convert.table import Entry, Parameter, Twin, conv_1x1, conv_2d, l
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig, one_per_stage
 
 
-MAP = "b c h w -> b h w c"
+CHANNELS_LAST = "b c h w -> b h w c"
 
 
 def table(model: ScalableViT) -> Iterator[Entry]:
     config = model.config
-    yield Twin("", "", MAP, "... -> ...")
+    yield Twin("", "", CHANNELS_LAST, "... -> ...")
     yield from conv_2d("to_patches", "to_patches")
     last = len(config.depth) - 1
     for i, depth in enumerate(config.depth):
-        yield Twin(f"layers.{i}.0", f"stages.{i}", MAP)
+        yield Twin(f"layers.{i}.0", f"stages.{i}", CHANNELS_LAST)
         for j in range(depth):
             yield from _block(f"layers.{i}.0.layers.{j}", f"stages.{i}.blocks.{j}", first=j == 0)
         if i < last:
@@ -31,8 +31,8 @@ def table(model: ScalableViT) -> Iterator[Entry]:
 
 
 def _block(theirs: str, ours: str, *, first: bool) -> Iterator[Entry]:
-    yield Twin(theirs, ours, MAP)
-    yield Twin(f"{theirs}.0", f"{ours}.ssa", MAP)
+    yield Twin(theirs, ours, CHANNELS_LAST)
+    yield Twin(f"{theirs}.0", f"{ours}.ssa", CHANNELS_LAST)
     yield from _channel_norm(f"{theirs}.0.norm", f"{ours}.ssa.norm")
     yield from conv_1x1(f"{theirs}.0.to_q", f"{ours}.ssa.to_q", bias=False)
     yield from conv_2d(f"{theirs}.0.to_k", f"{ours}.ssa.to_k", bias=False)
@@ -40,11 +40,11 @@ def _block(theirs: str, ours: str, *, first: bool) -> Iterator[Entry]:
     yield from conv_1x1(f"{theirs}.0.to_out.0", f"{ours}.ssa.to_out")
     yield from _feed_forward(f"{theirs}.1", f"{ours}.ff1")
     if first:
-        yield Twin(f"{theirs}.2", f"{ours}.peg", MAP)
+        yield Twin(f"{theirs}.2", f"{ours}.peg", CHANNELS_LAST)
         yield Parameter(f"{theirs}.2.proj.weight", f"{ours}.peg.kernel", "c 1 h w -> h w c")
         yield Parameter(f"{theirs}.2.proj.bias", f"{ours}.peg.bias")
     yield from _feed_forward(f"{theirs}.3", f"{ours}.ff2")
-    yield Twin(f"{theirs}.4", f"{ours}.iwsa", MAP)
+    yield Twin(f"{theirs}.4", f"{ours}.iwsa", CHANNELS_LAST)
     yield from _channel_norm(f"{theirs}.4.norm", f"{ours}.iwsa.norm")
     yield from conv_2d(f"{theirs}.4.local_interactive_module", f"{ours}.iwsa.local_interactive_module")
     for name in ("to_q", "to_k", "to_v"):
@@ -53,7 +53,7 @@ def _block(theirs: str, ours: str, *, first: bool) -> Iterator[Entry]:
 
 
 def _feed_forward(theirs: str, ours: str) -> Iterator[Entry]:
-    yield Twin(theirs, ours, MAP)
+    yield Twin(theirs, ours, CHANNELS_LAST)
     yield from _channel_norm(f"{theirs}.net.0", f"{ours}.norm")
     yield from conv_1x1(f"{theirs}.net.1", f"{ours}.up")
     yield from conv_1x1(f"{theirs}.net.4", f"{ours}.down")
@@ -61,7 +61,7 @@ def _feed_forward(theirs: str, ours: str) -> Iterator[Entry]:
 
 def _channel_norm(theirs: str, ours: str) -> Iterator[Entry]:
     """Their ChanLayerNorm is a layer norm over our last axis."""
-    yield Twin(theirs, ours, MAP)
+    yield Twin(theirs, ours, CHANNELS_LAST)
     yield Parameter(f"{theirs}.g", f"{ours}.scale", "1 d 1 1 -> d")
     yield Parameter(f"{theirs}.b", f"{ours}.bias", "1 d 1 1 -> d")
 

@@ -15,7 +15,7 @@ import torch
 from jaxmodels.convert.wrappers import choose_entry
 
 
-LARGE = 64 * 2**20  # bytes; what is below may be compressed as much as it likes
+ANY_COMPRESSION_BELOW = 64 * 2**20  # bytes; what is below may be compressed as much as it likes
 MOST_COMPRESSION = 20
 
 _NUMPY = {
@@ -119,7 +119,7 @@ def _refuse_compressed(path: Path, file: BinaryIO) -> None:
         unpacked = 0
     file.seek(0)
     size = path.stat().st_size
-    if unpacked > max(LARGE, MOST_COMPRESSION * size):
+    if unpacked > max(ANY_COMPRESSION_BELOW, MOST_COMPRESSION * size):
         raise ValueError(
             f"{path} is compressed: its {size:,} bytes would become {unpacked:,}; save it with torch.save"
         )

@@ -24,7 +24,7 @@ from jaxmodels.training.task import Task
 
 MOST_STEPS = 2**31 - 1  # the number of a step is an int32
 # Larger numbers are mistakes. They are refused before an array of that size is asked for.
-LARGEST = {"batch_size": 2**24, "image_size": 2**13, "context": 2**16}
+LARGEST_SETTING = {"batch_size": 2**24, "image_size": 2**13, "context": 2**16}
 LARGEST_IN_MODEL = 2**24
 MOST_LAYERS = 4096  # in all stages together
 
@@ -81,7 +81,7 @@ class Experiment:
         for name in ("workdir", "data"):
             object.__setattr__(self, name, local_path(name, getattr(self, name)))
         for name in ("steps", "batch_size", "accumulate", "keep"):
-            _require_between(name, getattr(self, name), 1, LARGEST.get(name, MOST_STEPS))
+            _require_between(name, getattr(self, name), 1, LARGEST_SETTING.get(name, MOST_STEPS))
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) is not None:
                 _require_between(name, getattr(self, name), 1, MOST_STEPS)
@@ -147,7 +147,7 @@ class ImageExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_between("image_size", self.image_size, 1, LARGEST["image_size"])
+        _require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
         _require_between("shift", self.shift, 0, self.image_size - 1)
 
     def splits(self, *, require_classes: bool):
@@ -239,8 +239,8 @@ class MaMMUTExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_between("image_size", self.image_size, 1, LARGEST["image_size"])
-        _require_between("context", self.context, 3, LARGEST["context"])
+        _require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
+        _require_between("context", self.context, 3, LARGEST_SETTING["context"])
         _require_between("shift", self.shift, 0, self.image_size - 1)
         for name in ("zoom", "recolor"):
             require_share(name, getattr(self, name))

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 import jaxmodels as jm
 from jaxmodels.convert import from_checkpoint
-from jaxmodels.convert.core import SHOWN
+from jaxmodels.convert.core import MOST_LISTED
 from jaxmodels.convert.files import read_state_dict
 from tests.convert import small_models
 from tests.convert.shards import write_shards
@@ -97,6 +97,6 @@ def test_many_problems_are_summarised() -> None:
     with pytest.raises(ValueError, match="not fit") as caught:
         jm.load_state_dict(small_models.shapes("Glom"), misshapen | many)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 1 + len(state_dict) + SHOWN + 1
-    assert lines[-1] == f"  not in the model: {50_000 - SHOWN:,} more"
+    assert len(lines) == 1 + len(state_dict) + MOST_LISTED + 1
+    assert lines[-1] == f"  not in the model: {50_000 - MOST_LISTED:,} more"
     assert "  not in the model: surprise.00199" in lines

@@ -99,7 +99,7 @@ def test_large_logits_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_narrow_types_do_not_overflow(dtype) -> None:
+def test_float16_does_not_overflow(dtype) -> None:
     """The undivided sum of 4096 values of 30 is 122,880, too large for float16."""
     q, k = jnp.zeros((1, 1, 2, 4), dtype), jnp.zeros((1, 1, 4096, 4), dtype)
     result = attend(q, k, jnp.full((1, 1, 4096, 3), 30, dtype))

@@ -176,12 +176,12 @@ def test_moving_average() -> None:
     )
 
 
-def test_bfloat16_computes_narrow_and_keeps_wide() -> None:
+def test_bfloat16_computes_and_float32_is_kept() -> None:
     trainer = Trainer(ToyTask(), dtype=jnp.bfloat16)
     state, metrics = trainer.step(trainer.state, batch_of(trainer.task, 0))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} <= {"float32", "int32", "bool"}
     assert metrics["loss"].dtype == jnp.float32
-    wide = Trainer(ToyTask())
-    exact = wide.step(wide.state, batch_of(wide.task, 0))[1]["loss"]
+    float32 = Trainer(ToyTask())
+    exact = float32.step(float32.state, batch_of(float32.task, 0))[1]["loss"]
     assert metrics["loss"] != exact
     np.testing.assert_allclose(metrics["loss"], exact, rtol=0.03)

@@ -15,7 +15,7 @@ from jaxmodels.data.embedded.emoji import GROUPS, STYLES, EmojiSet, Style, emoji
 T = TypeVar("T")
 Protocol = Literal["across-styles", "within-style"]
 
-SIDE = 64  # of the embedded images, in pixels
+EMBEDDED_SIDE = 64  # of the embedded images, in pixels
 
 
 def emoji_splits(protocol: Protocol, *, size: int) -> LabelledSplits:
@@ -106,12 +106,12 @@ def require_size(size: int) -> None:
 
 def _labelled(emoji_set: EmojiSet, chosen: np.ndarray, size: int) -> LabelledImages:
     return LabelledImages(
-        images=box_means(emoji_set.images[chosen], SIDE // size), labels=emoji_set.labels[chosen]
+        images=box_means(emoji_set.images[chosen], EMBEDDED_SIDE // size), labels=emoji_set.labels[chosen]
     )
 
 
 def _captioned(emoji_set: EmojiSet, chosen: Bool[np.ndarray, " n"], size: int) -> CaptionedImages:
     return CaptionedImages(
-        images=box_means(emoji_set.images[chosen], SIDE // size),
+        images=box_means(emoji_set.images[chosen], EMBEDDED_SIDE // size),
         captions=tuple(caption for caption, keep in zip(emoji_set.captions, chosen, strict=True) if keep),
     )

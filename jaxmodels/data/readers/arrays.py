@@ -49,7 +49,7 @@ IDX_NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte
 BATCH_NAME = re.compile(
     r"(train|validation|valid|val|test)(?:_data)?(?:_batch)?(?:_(\d+))?\.npz", re.IGNORECASE
 )
-LARGE = 256 * 2**20  # bytes; what is below may be compressed as much as it likes
+ANY_COMPRESSION_BELOW = 256 * 2**20  # bytes; what is below may be compressed as much as it likes
 MOST_COMPRESSION = 100
 UNSIGNED_BYTES = b"\0\0\x08"  # what an IDX file of bytes begins with; the number of axes follows
 
@@ -269,7 +269,7 @@ def _idx_files(folder: Path) -> tuple[dict[tuple[Split, str], Path], list[Path]]
 
 def _unpacked(path: Path) -> bytes:
     """The content of a gzip file."""
-    limit = max(LARGE, MOST_COMPRESSION * path.stat().st_size)
+    limit = max(ANY_COMPRESSION_BELOW, MOST_COMPRESSION * path.stat().st_size)
     with path.open("rb") as packed, gzip.open(packed) as stream:
         content = stream.read(limit + 1)
     _refuse_bomb(path, len(content))
@@ -278,7 +278,7 @@ def _unpacked(path: Path) -> bytes:
 
 def _refuse_bomb(path: Path, unpacked: int) -> None:
     """ValueError if a small file would become a very large one, as no images do."""
-    if unpacked > max(LARGE, MOST_COMPRESSION * path.stat().st_size):
+    if unpacked > max(ANY_COMPRESSION_BELOW, MOST_COMPRESSION * path.stat().st_size):
         raise ValueError(f"its {path.stat().st_size:,} bytes would become {unpacked:,} or more")
 
 

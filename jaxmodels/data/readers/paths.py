@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-SHOWN = 5  # problems that an error spells out; of the others it gives the number
+MOST_LISTED = 5  # problems that an error spells out; of the others it gives the number
 
 
 def existing_path(path: str | os.PathLike[str]) -> Path:
@@ -78,8 +78,8 @@ def visible_entries(folder: Path) -> list[Path]:
 
 def list_problems(problems: Sequence[str]) -> str:
     """The first problems, each on a line of its own, and how many others there are."""
-    rest = len(problems) - SHOWN
-    lines = [*problems[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    rest = len(problems) - MOST_LISTED
+    lines = [*problems[:MOST_LISTED], *([f"and {rest} more"] if rest > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)
 
 

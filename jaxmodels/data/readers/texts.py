@@ -30,7 +30,7 @@ from jaxmodels.data.readers.splitting import SPLIT_NAMES, SPLITS, Split, require
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html", ".xml", ".csv", ".json", ".jsonl", ".py")
 PACKED = (".gz", ".xz", ".bz2", ".zst", ".zip", ".7z", ".tar", ".tgz", ".parquet", ".pdf")
-NEAR = 1024  # bytes in which a line break is looked for
+LINE_SEARCH_BYTES = 1024  # bytes in which a line break is looked for
 
 
 def texts(path: str | os.PathLike[str]) -> TextSplits:
@@ -157,5 +157,5 @@ def _cut(parts: Mapping[Split, bytes]) -> dict[Split, bytes]:
 
 def _line_start(text: bytes, position: int) -> int:
     """Where the line begins that `position` is in, or `position` itself if that is far."""
-    near = min(NEAR, len(text) // 100)
+    near = min(LINE_SEARCH_BYTES, len(text) // 100)
     return text.rfind(b"\n", position - near, position) + 1 or position

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-HANG_UP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+HANG_UP_SIGNALS = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
 
 
 class Interrupts:
@@ -34,8 +34,12 @@ class Interrupts:
         if not self.active:
             return self
         # Among several processes SIGTERM belongs to JAX's own service, which tells all of them.
-        heard = [signal.SIGINT, *HANG_UP] if self.distributed else [signal.SIGINT, signal.SIGTERM, *HANG_UP]
-        heard = [number for number in heard if number not in HANG_UP or not _is_ignored(number)]
+        heard = (
+            [signal.SIGINT, *HANG_UP_SIGNALS]
+            if self.distributed
+            else [signal.SIGINT, signal.SIGTERM, *HANG_UP_SIGNALS]
+        )
+        heard = [number for number in heard if number not in HANG_UP_SIGNALS or not _is_ignored(number)]
         self.before = {number: signal.signal(number, self._note) for number in heard}
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
@@ -77,7 +81,7 @@ class Interrupts:
         times = 0
         while numbers := os.read(self.reader, 16):
             for number in numbers:
-                if number in (signal.SIGTERM, *HANG_UP):
+                if number in (signal.SIGTERM, *HANG_UP_SIGNALS):
                     name = signal.Signals(number).name
                     self.report(f"asked to stop ({name}): finishing this step, then saving")
                 elif number == signal.SIGINT:

@@ -16,8 +16,8 @@ from rich.progress import (
 
 
 SECONDS_BETWEEN_LINES = 5
-NARROW = 72  # columns of a terminal below which there is no room for a bar beside the numbers
-LISTED = 12  # items of a list that are printed
+NARROW_TERMINAL = 72  # columns of a terminal below which there is no room for a bar beside the numbers
+MOST_ITEMS = 12  # items of a list that are printed
 
 
 class Reporter:
@@ -80,7 +80,7 @@ class Reporter:
         left = (time.monotonic() - self.began) / done * (self.steps - step) if done else None
         self.print(
             f"step {step}/{self.steps}  {shown}{rate}"
-            + (f"  {minutes(left)} left" if left is not None else "")
+            + (f"  {duration(left)} left" if left is not None else "")
         )
 
     def stop(self) -> None:
@@ -95,7 +95,7 @@ class Reporter:
         self.first_step, self.began = step, time.monotonic()
 
     def _is_wide(self) -> bool:
-        return self.console.width >= NARROW
+        return self.console.width >= NARROW_TERMINAL
 
     def _columns(self) -> Sequence[ProgressColumn]:
         """The step comes first and is never cut."""
@@ -108,8 +108,8 @@ class Reporter:
         ]
 
 
-def minutes(seconds: float) -> str:
-    """Hours, minutes and seconds as people write them."""
+def duration(seconds: float) -> str:
+    """Hours, duration and seconds as people write them."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
@@ -126,8 +126,8 @@ def as_text(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
-        more = [f"… ({len(value):,} in all)"] if len(value) > LISTED else []
-        return ", ".join([*map(as_text, value[:LISTED]), *more]) or "none"
+        more = [f"… ({len(value):,} in all)"] if len(value) > MOST_ITEMS else []
+        return ", ".join([*map(as_text, value[:MOST_ITEMS]), *more]) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

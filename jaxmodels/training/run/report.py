@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.run.progress import as_text, describe_data, minutes
+from jaxmodels.training.run.progress import as_text, describe_data, duration
 from jaxmodels.training.run.workdir import Workdir
 from jaxmodels.training.task import Sample, Task
 
@@ -72,7 +72,7 @@ def write_report(
         has_preprocessing=(workdir.model / "preprocessing.json").exists(),
         parameters=results["parameters"],
         steps=results["steps"],
-        time=minutes(results["seconds"]),
+        time=duration(results["seconds"]),
         data=describe_data(data),
         settings={name: as_text(value) for name, value in _flat(experiment.describe()).items()},
         sessions=results["sessions"],

@@ -115,8 +115,8 @@ class Workdir:
         """What `begin` noted; ValueError if the file holds anything else."""
         run = read_json(self.run_file)
         parts = run if isinstance(run, dict) else {}
-        whole = isinstance(parts.get("experiment"), dict) and isinstance(parts.get("data"), dict)
-        if not whole or not isinstance(parts.get("sessions", []), list):
+        complete = isinstance(parts.get("experiment"), dict) and isinstance(parts.get("data"), dict)
+        if not complete or not isinstance(parts.get("sessions", []), list):
             raise ValueError(
                 f"{self.run_file} does not describe a run: it must be an object with the objects experiment and "
                 "data; choose another --workdir"

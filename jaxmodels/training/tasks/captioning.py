@@ -45,8 +45,10 @@ from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls
 
 
 END = "\n"  # after every caption
-EXACT = 256  # test images, evenly spaced, that get a whole caption: each byte takes one pass of the decoder
-CAPTIONED = 18  # of them, shown in the report
+CAPTIONED = (
+    256  # test images, evenly spaced, that get a whole caption: each byte takes one pass of the decoder
+)
+CAPTIONS_SHOWN = 18  # of them, shown in the report
 SEARCHED, FOUND = 8, 6  # captions in the report, and images found for each of them
 ORDERS = (0, 2, 6)  # how many bytes the byte counts look back
 MOST_COUNTED = 50_000  # captions
@@ -159,7 +161,7 @@ class Captioning:
             "caption_bits_per_byte": loss / math.log(2),
         }
         if split == "test":
-            chosen = evenly(len(part), EXACT)
+            chosen = evenly(len(part), CAPTIONED)
             metrics["exact_captions"] = self._exact(self._captions(call, part, chosen), chosen)
         return metrics
 
@@ -179,7 +181,7 @@ class Captioning:
             name = f"counts of bytes after the last {order}" if order else "counts of bytes"
             results[name] = {"caption_loss": bits * math.log(2), "caption_bits_per_byte": bits}
         nearest, scores = pixel_neighbours(train, test.images, test.captions)
-        chosen = evenly(len(test), EXACT)
+        chosen = evenly(len(test), CAPTIONED)
         results["nearest training image"] = {
             **_named("image_to_text", recalls(lambda rows: scores[rows], right_captions)),
             **_named("text_to_image", recalls(lambda rows: scores.T[rows], right_images)),
@@ -191,7 +193,7 @@ class Captioning:
         """Captions that the model wrote, and images that it found."""
         test = self.splits.test
         right_captions, right_images = right_answers(test.images, test.captions)
-        shown = evenly(len(test), CAPTIONED)
+        shown = evenly(len(test), CAPTIONS_SHOWN)
         made = self._captions(call, test, shown)
         right = [[test.captions[number] for number in right_captions[i]] for i in shown]
 

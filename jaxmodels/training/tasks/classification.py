@@ -31,7 +31,7 @@ from jaxmodels.training.tasks.evaluation import (
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
 
 
-SHOWN = 28  # predictions
+PREDICTIONS = 28  # predictions
 ROUTED = 6  # images whose routing is drawn
 
 
@@ -135,7 +135,7 @@ class Classification:
         guesses = logits.argmax(axis=-1)
         counts = np.zeros((len(names), len(names)), int)
         np.add.at(counts, (test.labels, guesses), 1)
-        shown = np.unique(np.linspace(0, len(test) - 1, SHOWN).round().astype(int))
+        shown = np.unique(np.linspace(0, len(test) - 1, PREDICTIONS).round().astype(int))
         right = int((guesses == test.labels).sum())
         samples = [
             training_inputs(self, ("images",)),

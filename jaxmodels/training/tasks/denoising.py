@@ -37,7 +37,7 @@ from jaxmodels.training.tasks.psnr import psnr
 
 
 FILTERED = 512  # training images to which the linear filter is fitted
-SHOWN = 8  # reconstructions
+RECONSTRUCTIONS = 8  # reconstructions
 ISLANDS = 2  # images whose columns are drawn
 
 
@@ -163,7 +163,7 @@ class Denoising:
     def samples(self, call: Call) -> list[Sample]:
         """Reconstructions, and islands of agreement."""
         clean, noised = self._held_out("test")
-        shown = np.unique(np.linspace(0, len(clean) - 1, SHOWN + 2).round().astype(int)[1:-1])
+        shown = np.unique(np.linspace(0, len(clean) - 1, RECONSTRUCTIONS + 2).round().astype(int)[1:-1])
         cleaned = call_in_batches(call, "clean", len(shown), lambda part: {"noised": noised[shown[part]]})
         rows = {
             "clean": clean[shown],

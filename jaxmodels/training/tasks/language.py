@@ -45,7 +45,7 @@ LONGEST_PROMPT = 160  # bytes
 LONGEST_CONTINUATION = 480  # bytes
 TEMPERATURE = 0.8
 SHARE_DRAWN_FROM = 0.1  # of the vocabulary, the likeliest; the default of `generate`
-LINE = 92  # characters
+LINE_LENGTH = 92  # characters
 
 
 class LanguageModelling:
@@ -279,7 +279,7 @@ def shown_continuation(prompt: Int[np.ndarray, " p"], drawn: Int[np.ndarray, " m
 def _in_lines(text: str) -> str:
     # Before it has learned much, a model draws control characters.
     printable = ("".join(c if c.isprintable() else "·" for c in line) for line in text.split("\n"))
-    return "\n".join(textwrap.fill(line.strip(), LINE) for line in printable)
+    return "\n".join(textwrap.fill(line.strip(), LINE_LENGTH) for line in printable)
 
 
 def image_shape(row: int | None) -> tuple[int, int, int] | None:

@@ -397,7 +397,7 @@ def test_labels_of_two_types_are_exact(tmp_path):
 
 
 def test_a_file_that_would_become_very_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "LARGE", 2**20)
+    monkeypatch.setattr(arrays, "ANY_COMPRESSION_BELOW", 2**20)
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((600, 64, 64), np.uint8))
     with pytest.raises(ValueError, match=r"a\.npz' \(its .* bytes would become 2,457,.* or more\)"):
         labelled_images(tmp_path / "a.npz", size=4)

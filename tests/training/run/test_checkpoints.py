@@ -24,7 +24,7 @@ def state_at(step: int) -> TrainState:
     parameters = {
         "layer.kernel": jnp.asarray(random.normal(size=(64, 48)), jnp.float32),
         "layer.bias": jnp.asarray(random.normal(size=48), jnp.float32),
-        "narrow": jnp.asarray(random.normal(size=5), jnp.bfloat16),
+        "bfloat16": jnp.asarray(random.normal(size=5), jnp.bfloat16),
     }
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.constant_schedule(1e-3)))
     return TrainState(jnp.int32(step), parameters, tx.init(parameters), None, jnp.zeros((), bool))

@@ -161,7 +161,7 @@ def island_figure(
     return figure
 
 
-def principal_colors(states: Float[np.ndarray, "t h w d"]) -> Float[np.ndarray, "t h w 3"]:
+def principal_colors(states: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b 3"]:
     """The first three principal components, each stretched to [0, 1], as red, green and blue."""
     flat = states.reshape(-1, states.shape[-1]).astype(np.float64)
     flat = flat - flat.mean(axis=0)
