@@ -1,4 +1,4 @@
-"""What both suites share: how garbage is collected, and what one test file leaves to the next."""
+"""For both suites: fewer garbage collections, and no compiled programs left over from the last test file."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """Spares the garbage collector what was imported, and calls it less often.
+    """Makes the garbage collector skip what was imported, and run less often.
 
     Tracing makes so many objects that by default a tenth of the main thread's time is spent in the collector.
     """

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 def count(call: Callable[[], Any]) -> int:
     """FLOP of matrix products, convolutions and attention in one call of an eager model.
 
-    `FlopCounterMode` errs twice, and both is corrected here. It ignores the groups of a convolution in the gradient of
-    its weights, and it counts nothing for the fused attention of CPUs: that is computed with matrix products instead.
+    Two errors of `FlopCounterMode` are corrected. It ignores the groups of a convolution in the gradient of its weight.
+    It counts nothing for fused attention on a CPU, so attention is computed with matrix products here.
     """
     backward = {torch.ops.aten.convolution_backward: convolution_backward}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=backward) as counter:

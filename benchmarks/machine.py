@@ -87,7 +87,7 @@ def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, floa
 
 
 def use_cores(threads: int) -> None:
-    """Binds this process to so many of its cores; XLA starts as many threads."""
+    """Binds this process to this many of its cores; XLA then starts as many threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 

@@ -1,4 +1,4 @@
-"""What a measuring process gets: plain Python and NumPy, so that it can hold one library alone."""
+"""What a measuring process reads: plain Python and NumPy, so that it can load JAX or PyTorch alone."""
 
 import pickle
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A workload without classes of JAX.
+    """A workload that a process without JAX can read.
 
     Attributes:
       model: name of the model.

@@ -1,4 +1,4 @@
-"""What is made of results.json: tables, results.md and one HTML page."""
+"""Tables, results.md and an HTML page from results.json."""
 
 import re
 from collections import Counter
@@ -180,13 +180,13 @@ def _quotient(value: float | None, divisor: float | None) -> float | None:
 
 
 def _call_mb(cell: Cell) -> float | None:
-    """Memory that a call adds to what stays between calls: weights, optimiser, libraries, compiled programs."""
+    """Peak memory of a call above what stays between calls: weights, optimiser, libraries, compiled programs."""
     peak, rest = cell.get("peak_mb"), cell.get("rest_mb")
     return None if peak is None or rest is None else peak - rest
 
 
 def _with_one_name_per_row(table: Table) -> Table:
-    """Model, size, mode and precision in one cell, whose lines break, so that a page is wide enough for the others."""
+    """Joins model, size, mode and precision in one cell of several lines, so that the table fits a page."""
     keys = ["model", "size", "mode", "precision"]
     if table.head[:4] != keys:
         return table
@@ -195,7 +195,7 @@ def _with_one_name_per_row(table: Table) -> Table:
 
 
 def _cell_html(cell: str) -> markupsafe.Markup:
-    """Bold text from Markdown; lines break neither inside of parentheses nor at ±."""
+    """Markdown's bold as HTML, without line breaks inside parentheses or at ±."""
     text = str(markupsafe.escape(cell)).replace(" ± ", "\u00a0±\u00a0")
     text = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", text)
     return markupsafe.Markup(re.sub(r"\(.*?\)", r'<span class="nowrap">\g<0></span>', text))

@@ -61,7 +61,7 @@ def analysis(workload: Workload, image_size: int) -> dict[str, float]:
 
     found: dict[str, float] = {"parameters": sum(p.size for p in jax.tree.leaves(parameters))}
     for name, function in (("forward", forward), ("train", training)):
-        # XLA's analysis counts once what a loop repeats: the steps of every loop are written out.
+        # XLA's analysis counts the body of a loop once, so loops are unrolled.
         with mock.patch.object(jax.lax, "scan", partial(jax.lax.scan, unroll=True)):
             cost = jax.jit(function).lower(parameters, batch).cost_analysis() or {}
         found |= {f"{name}_flop": cost["flops"], f"{name}_bytes": cost["bytes accessed"]}

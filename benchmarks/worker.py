@@ -155,7 +155,7 @@ def time_in_turn(job: Job) -> dict[str, Any]:
             values[name].append(values[name][0] - as_numpy(call()))
     errors = {name: difference(values[name], values[job.implementations[0]]) for name in calls}
     agreed = all(error <= AGREEMENT[job.precision] for error in errors.values())
-    # First, while the other one is last, so that both have the same neighbours.
+    # `again` is timed first and the same implementation last, so that both have the same neighbours.
     again = {"again": calls[job.implementations[-1]]} if job.time_again else {}
     times = interleaved(again | calls, rounds=job.rounds) if agreed else {}
     return {"times": times, "warm_first_call_s": firsts, "errors": errors}

@@ -26,14 +26,14 @@ class Triple:
     case: Case
     ours: nnx.Module
     reference: torch.nn.Module
-    upstream: torch.nn.Module | None
+    published: torch.nn.Module | None
     inputs: dict[str, np.ndarray]
 
-    def run_torch(self, model: torch.nn.Module, *, upstream: bool = False):
+    def run_torch(self, model: torch.nn.Module, *, published: bool = False):
         """Outputs, gradients of parameters and gradients of floating-point inputs of one PyTorch model."""
         inputs = {k: torch.from_numpy(v.copy()) for k, v in self.inputs.items()}
         floating = {k: v.requires_grad_() for k, v in inputs.items() if v.is_floating_point()}
-        call = self.case.call_upstream if upstream and self.case.call_upstream else self.case.call_torch
+        call = self.case.call_published if published and self.case.call_published else self.case.call_torch
         model.zero_grad(set_to_none=True)
         outputs = as_tuple(call(model, inputs))
         loss = sum(
@@ -85,10 +85,10 @@ def build_triple(case: Case, dtype: np.dtype) -> Triple:
         with torch.no_grad():  # with unit scales and zero biases some mistakes have no effect
             for p in reference.parameters():
                 p.add_(case.spread * torch.randn_like(p))
-        upstream = None
-        if case.upstream is not None:
-            upstream = case.upstream().to(torch_dtype).eval()
-            upstream.load_state_dict(reference.state_dict())
+        published = None
+        if case.published is not None:
+            published = case.published().to(torch_dtype).eval()
+            published.load_state_dict(reference.state_dict())
     finally:
         torch.set_default_dtype(torch.float32)
     ours = jm.load_state_dict(nnx.eval_shape(case.jax), reference.state_dict())
@@ -96,7 +96,7 @@ def build_triple(case: Case, dtype: np.dtype) -> Triple:
     inputs = {
         k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in case.inputs(rng).items()
     }
-    return Triple(case, ours, reference, upstream, inputs)
+    return Triple(case, ours, reference, published, inputs)
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Comparisons that nobody ran, to see what a browser makes of their report."""
+"""Invented comparisons, for tests of how a browser shows their report."""
 
 from dataclasses import replace
 

@@ -118,7 +118,7 @@ TINY_MODELS: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
 
 
 def tiny_pair(name: str) -> Pair:
-    """One of the five models, a few units wide, with weights moved off their initial values."""
+    """One of the five models, a few units wide, with weights away from their initial values."""
     model = nnx.eval_shape(lambda: TINY_MODELS[name](nnx.Rngs(0)))
     torch.manual_seed(0)
     theirs = reference_of(model)

@@ -1,4 +1,4 @@
-"""What of the benchmarks needs PyTorch; no time is asserted anywhere."""
+"""The parts of the benchmarks that need PyTorch. No test asserts a time."""
 
 import json
 import subprocess

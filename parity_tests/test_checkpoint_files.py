@@ -20,7 +20,7 @@ from tests.convert.shards import write_shards
 from torch_reference.glom import Glom
 
 
-# -- what is put around weights
+# -- entries and prefixes around weights
 
 
 @pytest.mark.parametrize("ending", [".ckpt", ".pth.tar", ".pt"])

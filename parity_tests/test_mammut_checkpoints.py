@@ -20,8 +20,8 @@ from parity_tests.mammut_pairs import GOLDEN, IMAGE_TOKENS, TEXT, both, golden_p
 @pytest.mark.parametrize("encoder", ["none", "SimpleViT"])
 def test_weights(encoder) -> None:
     config = jm.MaMMUTConfig(**GOLDEN | {"image_dim": 8})
-    published = mammut_pytorch.MaMMUT(**asdict(config), img_encoder=torch_encoder(encoder, upstream=True))
-    reference = torch_reference.MaMMUT(**asdict(config), img_encoder=torch_encoder(encoder, upstream=False))
+    published = mammut_pytorch.MaMMUT(**asdict(config), img_encoder=torch_encoder(encoder, of_package=True))
+    reference = torch_reference.MaMMUT(**asdict(config), img_encoder=torch_encoder(encoder, of_package=False))
     assert_layout_matches(reference, published)
     assert_round_trip(
         lambda: jm.MaMMUT(config, img_encoder=jax_encoder(encoder), rngs=nnx.Rngs(0)), published
@@ -31,7 +31,7 @@ def test_weights(encoder) -> None:
 def test_an_encoder_s_weights_may_come_without_the_extractor() -> None:
     config = jm.MaMMUTConfig(**GOLDEN | {"image_dim": 8})
     reference = torch_reference.MaMMUT(
-        **asdict(config), img_encoder=torch_encoder("SimpleViT", upstream=False)
+        **asdict(config), img_encoder=torch_encoder("SimpleViT", of_package=False)
     )
     inside = reference.state_dict()
     bare = {key.replace("img_encoder.vit.", "img_encoder."): value for key, value in inside.items()}

@@ -34,7 +34,7 @@ def test_errors_where_the_package_is_silent() -> None:
         reference(text, text_mask=torch.ones(2, 7), image_tokens=image_tokens)
     assert len(mammut_pytorch.MaMMUT(**GOLDEN | {"cross_attend_layers": (5,)}).layers) == 2
     seeing = torch_reference.MaMMUT(
-        **GOLDEN | {"image_dim": 8}, img_encoder=torch_encoder("SimpleViT", upstream=True)
+        **GOLDEN | {"image_dim": 8}, img_encoder=torch_encoder("SimpleViT", of_package=True)
     )
     seeing.img_encoder.return_embeddings_only = False
     with pytest.raises(TypeError, match="img_encoder must return one tensor of tokens; got a tuple"):

@@ -16,14 +16,14 @@ def test_parity(triple: Triple, dtype: str) -> None:
     """Outputs, gradients of all parameters and gradients of the inputs."""
     tolerance = TOLERANCE[np.dtype(dtype)]
     outputs, gradients, input_gradients = triple.run_torch(triple.reference)
-    if triple.upstream is not None:
-        published = triple.run_torch(triple.upstream, upstream=True)
+    if triple.published is not None:
+        published = triple.run_torch(triple.published, published=True)
         exact = 1e-12 if dtype == "float64" else tolerance
         for i, (actual, expected) in enumerate(zip(outputs, published[0], strict=True)):
             assert_close(actual, expected, exact, f"reference against package, output {i}")
         compare_gradients(gradients, published[1], tolerance)
     else:
-        assert triple.case.upstream_missing, "a row without the package must say why"
+        assert triple.case.published_missing, "a row without the package must say why"
 
     our_outputs, our_gradients, our_input_gradients = triple.run_jax()
     for i, (actual, expected) in enumerate(zip(our_outputs, outputs, strict=True)):

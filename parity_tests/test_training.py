@@ -23,7 +23,7 @@ from tests.training.small_tasks import TASKS
 
 
 class Sides:
-    """A task with one set of weights on both sides, moved off their initial values."""
+    """A task with one set of weights on both sides, away from their initial values."""
 
     def __init__(self, task: Task, folder: Path) -> None:
         self.task = task

@@ -33,9 +33,9 @@ ROWS = {
 
 def published(case: Case, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """The package's model off its initial values, so that no two entries are alike by chance."""
-    assert case.upstream is not None
+    assert case.published is not None
     torch.manual_seed(0)
-    model = case.upstream()
+    model = case.published()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -19,7 +19,7 @@ def full_disk(path: Path, arrays: object) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root reads and writes everything, so it steps back for a while."""
+    """Runs the block as another user, because root may read and write everything."""
     if os.geteuid() != 0:
         yield
         return

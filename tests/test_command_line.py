@@ -1,4 +1,4 @@
-"""What the command line answers before JAX is there, and how it words what is wrong."""
+"""What the command line answers without importing JAX, and its error messages."""
 
 import contextlib
 import io

@@ -20,7 +20,7 @@ CELLS = "".join(f"<td>cell {i}</td>" for i in range(60))
 PIXEL = (  # white
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAGUbAxwAAAABJRU5ErkJggg=="
 )
-# What is put into a page that is right -> the words that name it.
+# A fault that is put into a correct page -> the message that names it.
 FAULTS = {
     "wide table": (f"<table><tr>{CELLS}</tr></table>", r"outside of the page at 1200 px: \['<table> cell 0"),
     "wide table that scrolls": (

@@ -1,4 +1,4 @@
-"""Plots inside a page: the page's colours, identifiers of their own, nothing that is loaded."""
+"""Plots inside a page use its colours, have unique identifiers and load nothing."""
 
 import re
 from xml.etree import ElementTree

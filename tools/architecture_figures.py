@@ -72,7 +72,7 @@ class Drawing:
         return y + length
 
     def svg(self) -> str:
-        """The whole file."""
+        """The SVG file as text."""
         height = self.height + 8
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '

@@ -112,7 +112,7 @@ def measured_with(environment: dict[str, Any]) -> str:
 
 
 def texts() -> dict[str, str]:
-    """What stands between the markers of each name, from the committed numbers."""
+    """The generated text of each pair of markers, from the committed numbers."""
     summary = json.loads(SUMMARY.read_text())
     return {"compare": comparison_text(summary), "proof": proof_text(summary, rows.read(SPEED))}
 

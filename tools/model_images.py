@@ -94,7 +94,7 @@ def colt5() -> None:
 
 
 def mammut() -> None:
-    """What the model writes about images, always the likeliest byte."""
+    """Captions that the model writes."""
     model = trained("mammut-emoji")
     test = test_images()
     shown = np.linspace(20, len(test) - 20, 12).astype(int)
@@ -107,7 +107,7 @@ def mammut() -> None:
 
 
 def written(model: Any, images: np.ndarray, length: int = 40) -> list[str]:
-    """Captions, byte by byte."""
+    """Captions of the images; every byte is the likeliest one."""
     _, context = model.embed_image(images)
     logits = jax.jit(lambda model, text, context: model.decode(text, context))
     text = np.zeros((len(images), length), np.int32)
@@ -118,7 +118,7 @@ def written(model: Any, images: np.ndarray, length: int = 40) -> list[str]:
 
 
 def shortened(text: str, width: int = 20) -> str:
-    """At most two lines."""
+    """The text in at most two lines."""
     words, lines = text.split(), [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + len(word) >= width:
@@ -212,7 +212,7 @@ def surprise_svg(text: str, bits: list[float], bucket: int, columns: int = 33) -
 
 
 def write_sample(sample: str) -> None:
-    """Into the page, between its marks."""
+    """Writes the sample into the page, between its markers."""
     page = ROOT / "docs" / "models" / "hourglass.md"
     begin, end = "<!-- sample: begin -->\n", "<!-- sample: end -->\n"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
@@ -235,7 +235,7 @@ def draw(axes: Axes, image: np.ndarray) -> None:
 
 
 def save(figure: Figure, name: str) -> None:
-    """With few colours, so that the file stays below 100 kB."""
+    """Writes the figure with few colours, so that the file stays below 100 kB."""
     from PIL import Image
 
     path = IMAGES / name

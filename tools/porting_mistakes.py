@@ -122,7 +122,7 @@ def attention(
     turn: Callable[[Any], Any] = lambda x: x,
     turn_torch: Callable[[Any], Any] = lambda x: x,
 ) -> Pair:
-    """PyTorch's attention as it should be, and JAX's with what the arguments change."""
+    """PyTorch's correct attention, and JAX's with the mistakes that the arguments make."""
     t1, j1 = linear(WIDTH, 3 * WIDTH, bias=False)
     t2, j2 = linear(WIDTH, WIDTH)
     keep = np.tril(np.ones((LENGTH, LENGTH), bool))

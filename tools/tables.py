@@ -1,6 +1,6 @@
 """Generated text on pages, between the markers `<!-- name: begin -->` and `<!-- name: end -->`, and Markdown tables.
 
-A page gets a table by holding its two markers, each on a line of its own. Nothing else has to be told.
+A page that holds both markers of a table, each on a line of its own, gets that table.
 """
 
 import re
@@ -80,5 +80,5 @@ def replace_between(page: Path, name: str, text: str) -> str:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """What stands before and after the generated text."""
+    """The lines before and after the generated text."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

@@ -23,8 +23,8 @@ class AllGather(torch.autograd.Function):
     """The batches of all ranks in rank order, which may differ in size.
 
     Every rank computes the same loss from the result, and gradients are averaged over ranks afterwards. Hence the
-    gradient is the rank's own slice times the number of ranks. (Upstream leaves out this factor: below the latents
-    its gradients are the true ones divided by the number of ranks, at the temperature they are right.)
+    gradient is the rank's own slice times the number of ranks. (The package leaves out this factor: its
+    gradients below the latents are too small by the number of ranks; that of the temperature is right.)
     """
 
     @staticmethod

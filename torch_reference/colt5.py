@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Pre-norm two-layer MLP. (A Sequential: upstream names the layers 0, 1 and 3.)"""
+    """Pre-norm two-layer MLP. (A Sequential: the package names the layers 0, 1 and 3.)"""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__(RMSNorm(dim), nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
 class Attention(nn.Module):
     """Pre-norm attention of routed queries to routed tokens and a learned null pair: the heavy branch.
 
-    The heads are divided among the routes of the context, route-major.
+    Head i attends to the tokens of route i // (heads / routes).
     """
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, flash: bool) -> None:
@@ -91,7 +91,7 @@ class Attention(nn.Module):
         kernel = rearrange(self.to_kv.weight, "(r h e) d -> r h e d", r=r, h=self.heads // r)
         kv = torch.einsum("brjd,rhed->brhje", self.norm(context), kernel)
         k, v = kv.chunk(2, dim=-1)
-        v = v * scores[:, :, None, :, None]  # the only path by which the router of the context learns
+        v = v * scores[:, :, None, :, None]  # only here does the router of the context get a gradient
         null_k, null_v = repeat(self.null_kv, "kv h e -> kv b h 1 e", b=b)
         k = torch.cat([null_k, rearrange(k, "b r h j e -> b (r h) j e")], dim=2)
         v = torch.cat([null_v, rearrange(v, "b r h j e -> b (r h) j e")], dim=2)
@@ -207,7 +207,7 @@ def add_at(
 
 
 class Block(nn.ModuleList):
-    """Routed attention, then feed-forward; both include the residual. (A list: upstream has 0 and 1 here.)"""
+    """Routed attention, then feed-forward; both include the residual. (A list: the package has 0 and 1 here.)"""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class Block(nn.ModuleList):
         ff_args: Mapping[str, Any],
         router: Mapping[str, Any],
     ) -> None:
-        # The feed-forward first, so that the same seed draws the same weights as upstream.
+        # The feed-forward first, so that the same seed draws the same weights as in the package.
         ff = ConditionalRoutedFeedForward(dim, **ff_args, router=router)
         attn = ConditionalRoutedImageAttention(dim, **attn_args, router=router)
         super().__init__([attn, ff])
@@ -233,7 +233,7 @@ class Block(nn.ModuleList):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. (`layers`: upstream's name for it.)"""
+    """A stack of blocks. (`layers`: the package's name.)"""
 
     def __init__(self, dim: int, depth: int, **block: Mapping[str, Any]) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ class Transformer(nn.Module):
 
 
 def hidden_dim(dim: int, name: str, mult: float) -> int:
-    """Width of a hidden layer, int(dim · mult) as upstream; ValueError if that is not at least 1."""
+    """Width of a hidden layer, int(dim · mult) as in the package; ValueError if that is not at least 1."""
     is_number = isinstance(mult, int | float) and not isinstance(mult, bool)
     if not is_number or not 1 <= dim * mult < float("inf"):
         raise ValueError(f"int(dim * {name}) must be an integer ≥ 1; got dim={dim}, {name}={mult!r}")
@@ -286,7 +286,7 @@ class ConditionalRoutedViT(nn.Module):
 
     The arguments are those of CoLT5-attention's class, and `tie_break`: the order of tokens with equal scores,
     which are common, because the soft top-k gives many tokens exactly 1. "similarity" prefers the token most
-    similar to the routing vector, "index" the first one. Upstream calls `torch.topk`, whose order is undefined.
+    similar to the routing vector, "index" the first one. The package calls `torch.topk`, whose order is undefined.
     """
 
     def __init__(
@@ -341,7 +341,7 @@ class ConditionalRoutedViT(nn.Module):
         )
 
         patch_dim = channels * self.patch_size[0] * self.patch_size[1]
-        # Empty slots: upstream's patch rearrangement and its mean over the tokens are layers 0.
+        # Empty slots: the package's patch rearrangement and its mean over the tokens are layers 0.
         self.to_patch_embedding = nn.Sequential(
             nn.Identity(), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )

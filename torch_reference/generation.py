@@ -14,7 +14,7 @@ from torch_reference.losses import mean_cross_entropy
 
 
 class AutoregressiveWrapper(nn.Module):
-    """Next-token loss and sampling around a model. (A module: upstream prefixes its keys with `net`.)"""
+    """Next-token loss and sampling around a model. (A module: the package prefixes its keys with `net`.)"""
 
     def __init__(self, net: nn.Module, pad_value: int = 0) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ SELF_SIMILARITY = -5e-4
 
 
 class GroupedFeedForward(nn.Module):
-    """One two-layer MLP per group, hidden width mult · dim. (`net`: upstream names the layers net.1 and net.3.)"""
+    """One two-layer MLP per group, hidden width mult · dim. (`net`: the package names the layers net.1 and net.3.)"""
 
     def __init__(self, *, dim: int, groups: int, mult: int = 4) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Glom(nn.Module):
         self.image_size = image_size
         self.patch_size = patch_size
         self.init_levels = nn.Parameter(torch.randn(levels, dim))
-        # Sequential with an empty slot: upstream's patch rearrangement is layer 0.
+        # Sequential with an empty slot: the package's patch rearrangement is layer 0.
         self.image_to_tokens = nn.Sequential(nn.Identity(), nn.Linear(3 * patch_size**2, dim))
         self.pos_emb = nn.Embedding(side**2, dim)
         self.bottom_up = GroupedFeedForward(dim=dim, groups=levels)

@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two-layer MLP with the exact (erf) GELU. (Sequential: upstream names its layers 0 and 3.)"""
+    """Two-layer MLP with the exact (erf) GELU. (Sequential: the package names its layers 0 and 3.)"""
 
     def __init__(self, dim: int, *, mult: int, dropout: float) -> None:
         super().__init__(
@@ -75,7 +75,7 @@ class FeedForward(nn.Sequential):
 
 
 class PreNorm(nn.Module):
-    """`fn(norm(x))`; the context is not normalised. (A module: upstream names its parts `norm` and `fn`.)"""
+    """`fn(norm(x))`; the context is not normalised. (A module: the package names its parts `norm` and `fn`.)"""
 
     def __init__(self, dim: int, fn: nn.Module) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class PreNorm(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """Pre-norm residual block: attention, then feed-forward. (ModuleList: upstream names them 0 and 1.)"""
+    """Pre-norm residual block: attention, then feed-forward. (ModuleList: the package names them 0 and 1.)"""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from torch_reference.positions import RotaryEmbedding, rotate
 
 
 class LayerNorm(nn.Module):
-    """Layer norm without a trained bias. (`beta`: upstream keeps the absent bias as a buffer of zeros.)"""
+    """Layer norm without a trained bias. (`beta`: the package keeps the absent bias as a buffer of zeros.)"""
 
     beta: Tensor
 
@@ -82,7 +82,7 @@ class SwiGLU(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Gated two-layer MLP without biases. (Sequential: upstream names its layers 0 and 2.)"""
+    """Gated two-layer MLP without biases. (Sequential: the package names its layers 0 and 2.)"""
 
     def __init__(self, dim: int, *, mult: int) -> None:
         up, down = nn.Linear(dim, 2 * mult * dim, bias=False), nn.Linear(mult * dim, dim, bias=False)
@@ -100,7 +100,7 @@ class ParallelTransformerBlock(nn.Module):
         self.rotary_emb = RotaryEmbedding(dim_head)
         self.fused_attn_ff_proj = nn.Linear(dim, sum(self.widths), bias=False)
         self.attn_out = nn.Linear(heads * dim_head, dim, bias=False)
-        # Sequential: upstream names the layer ff_out.1.
+        # Sequential: the package names the layer ff_out.1.
         self.ff_out = nn.Sequential(SwiGLU(), nn.Linear(ff_mult * dim, dim, bias=False))
 
     def forward(
@@ -150,7 +150,7 @@ class CrossAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """`x + fn(x)`. (A module: upstream names its part `fn`.)"""
+    """`x + fn(x)`. (A module: the package names its part `fn`.)"""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Residual(nn.Module):
 
 
 class Layer(nn.ModuleList):
-    """A text block and, in some layers, cross-attention to the image. (ModuleList: upstream names them 0 and 1.)"""
+    """A text block and, in some layers, cross-attention to the image. (ModuleList: the package names them 0 and 1.)"""
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, ff_mult: int, cross_attend: bool) -> None:
         sizes: dict[str, Any] = {"dim_head": dim_head, "heads": heads, "ff_mult": ff_mult}
@@ -249,7 +249,7 @@ class MaMMUT(nn.Module):
             Layer(dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult, cross_attend=i in cross)
             for i in range(1, depth + 1)
         )
-        # Tied: upstream lists the embedding a second time, as to_logits.1.weight.
+        # Tied: the package lists the embedding a second time, as to_logits.1.weight.
         self.to_logits = nn.Sequential(LayerNorm(dim), nn.Linear(dim, num_tokens, bias=False))
         self.to_logits[1].weight = self.token_emb.weight
         nn.init.normal_(self.token_emb.weight, std=0.02)
@@ -264,7 +264,7 @@ class MaMMUT(nn.Module):
         return_loss: bool = False,
         return_embeddings: bool = False,
     ) -> Float[Tensor, "..."] | tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Logits, or the loss, or the two embeddings; the last take precedence, as upstream.
+        """Logits, or the loss, or the two embeddings; the last take precedence, as in the package.
 
         With `return_loss` and without `labels`, text[:, :-1] predicts text[:, 1:]; the embeddings then are
         those of the shortened text too. `text_mask` has no effect: padding is what equals `pad_id`.

@@ -33,7 +33,7 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, n: int) -> Float[Tensor, "{n} k"]:
         inv_freq = self.inv_freq.to(torch.promote_types(self.inv_freq.dtype, torch.float32))
-        # Positions in bfloat16, as upstream counts them in a bfloat16 model, collide from 257 on.
+        # Positions in bfloat16, as the package counts them in a bfloat16 model, collide from 257 on.
         positions = torch.arange(n, device=inv_freq.device, dtype=inv_freq.dtype)
         angles = torch.outer(positions, inv_freq)
         return torch.cat([angles, angles], dim=-1)

@@ -105,7 +105,7 @@ class PEG(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Pre-norm two-layer MLP per pixel. (`net`: upstream names its layers net.0, net.1 and net.4.)"""
+    """Pre-norm two-layer MLP per pixel. (`net`: the package names its layers net.0, net.1 and net.4.)"""
 
     def __init__(self, dim: int, *, expansion_factor: int, dropout: float) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class InteractiveWindowedSelfAttention(nn.Module):
 class Block(nn.ModuleList):
     """Global attention, then windows, with a feed-forward before the windows and not after them.
 
-    That order contradicts the paper; every published checkpoint depends on it. (ModuleList: upstream names
+    That order contradicts the paper; every published checkpoint depends on it. (ModuleList: the package names
     the parts 0 to 4; slot 2 has parameters only in the first block of a stage.)
     """
 
@@ -261,7 +261,7 @@ class Stage(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the map, rounding up. (A module: upstream names its part `conv`.)"""
+    """Halves the map, rounding up. (A module: the package names its part `conv`.)"""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ class ScalableViT(nn.Module):
         )
         last = len(self.stages) - 1
         self.to_patches = nn.Conv2d(channels, dim, 7, stride=4, padding=3)
-        # Pairs of a stage and what follows it, because upstream names them layers.*.0 and layers.*.1.
+        # Pairs of a stage and what follows it, because the package names them layers.*.0 and layers.*.1.
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -319,7 +319,7 @@ class ScalableViT(nn.Module):
             )
             for i, stage in enumerate(self.stages)
         )
-        # Sequential with an empty slot: upstream's mean over the map is layer 0.
+        # Sequential with an empty slot: the package's mean over the map is layer 0.
         self.mlp_head = nn.Sequential(
             nn.Identity(),
             nn.LayerNorm(self.stages[-1].dim),

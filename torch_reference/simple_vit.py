@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Pre-norm two-layer MLP. (`net`: upstream names its layers net.0, net.1 and net.3.)"""
+    """Pre-norm two-layer MLP. (`net`: the package names its layers net.0, net.1 and net.3.)"""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """Attention and feed-forward, each with a residual. (ModuleList: upstream names them 0 and 1.)"""
+    """Attention and feed-forward, each with a residual. (ModuleList: the package names them 0 and 1.)"""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int) -> None:
         super().__init__([Attention(dim, heads=heads, dim_head=dim_head), FeedForward(dim, mlp_dim)])
@@ -125,7 +125,7 @@ class SimpleViT(nn.Module):
         require_integer("depth", depth, minimum=0)
         self.channels = channels
         self.patch_size = height, width = require_height_width("patch_size", patch_size, minimum=1)
-        # Sequential with an empty slot: upstream's patch rearrangement is layer 0.
+        # Sequential with an empty slot: the package's patch rearrangement is layer 0.
         self.to_patch_embedding = nn.Sequential(
             nn.Identity(),
             nn.LayerNorm(channels * height * width),

@@ -1,4 +1,4 @@
-"""What is put around weights: checkpoints that hold more than them, and prefixes that wrappers add to every key.
+"""What training code puts around weights: other entries of a checkpoint, and prefixes that wrappers add to keys.
 
 Removing it changes no number. What was chosen or removed is logged in one line; the keys that remain are checked as
 strictly as before.

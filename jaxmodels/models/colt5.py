@@ -173,7 +173,7 @@ class SelfAttention(AttentionModule):
 class Attention(AttentionModule):
     """Pre-norm attention of routed queries to routed tokens and a learned null pair: the heavy branch.
 
-    The heads are divided among the routes of the context, route-major.
+    Head i attends to the tokens of route i // (heads / routes).
     """
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, **layer: Unpack[LayerOptions]) -> None:
@@ -199,7 +199,7 @@ class Attention(AttentionModule):
         rows = rearrange(self.norm(context), "b r j d -> r (b j) d")
         kv = jnp.einsum("rnd,rdf->rnf", rows, kernel)
         k, v = rearrange(kv, "r (b j) (h kv e) -> kv b r h j e", b=b, kv=2, h=self.heads // r)
-        v = v * scores[:, :, None, :, None]  # the only path by which the router of the context learns
+        v = v * scores[:, :, None, :, None]  # only here does the router of the context get a gradient
         null_k, null_v = repeat(self.null_kv[...].astype(q.dtype), "kv h e -> kv b h 1 e", b=b)
         k = jnp.concatenate([null_k, rearrange(k, "b r h j e -> b (r h) j e")], axis=2)
         v = jnp.concatenate([null_v, rearrange(v, "b r h j e -> b (r h) j e")], axis=2)
@@ -318,7 +318,7 @@ class Transformer(nnx.Module):
 class ConditionalRoutedViT(Model):
     """Vision transformer that spends a heavy branch on routed tokens only; mean pooling, no class token.
 
-    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+    It has no dropout. A call accepts `rngs`, as with every model, and ignores it.
 
     Args:
       config: sizes and options.

@@ -141,7 +141,7 @@ class Glom(Model):
 
     A new state is the mean of the old state, the bottom-up and top-down networks, and the consensus of the columns.
 
-    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+    It has no dropout. A call accepts `rngs`, as with every model, and ignores it.
 
     Args:
       config: sizes and options.

@@ -185,7 +185,7 @@ class HourglassTransformer(Model):
 
     The valley is a transformer or, for a nested `depth`, another hourglass.
 
-    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+    It has no dropout. A call accepts `rngs`, as with every model, and ignores it.
 
     Args:
       config: sizes and options.
@@ -285,7 +285,7 @@ class HourglassTransformer(Model):
 class HourglassTransformerLM(Model):
     """A language model: token and position embeddings, an hourglass (for integer depth a transformer), logits.
 
-    Has no dropout; `rngs` is accepted by the call, as by that of every model, and not used.
+    It has no dropout. A call accepts `rngs`, as with every model, and ignores it.
 
     Args:
       config: sizes and options.

@@ -124,8 +124,8 @@ class Routed(NamedTuple):
 class CoordinateDescentRouter(nnx.Module):
     """Selects the tokens most similar to a learned vector and gates them with a differentiable score.
 
-    Differs from upstream in two ways: ties are decided by a rule (`tie_break`), and with several routes each
-    sample is routed to its own tokens (upstream gathers from other samples). Computed in at least float32 with
+    Differs from the package in two ways: ties are decided by a rule (`tie_break`), and with several routes each
+    sample is routed to its own tokens (the package gathers from other samples). Computed in at least float32 with
     the most precise matrix product: a rounding error can select another token.
     """
 

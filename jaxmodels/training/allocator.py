@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
     zeroed anew: 101,000 page faults, 0.2 s of the system's time, in a training step of 0.65 s
     (`benchmarks/LOG.md`). PyTorch's operators gain as well, if less, because they ask for smaller pieces.
 
-    To be called before JAX makes its first array: threads keep the pool of memory that they began with. The
+    Call it before JAX makes its first array: threads keep the pool of memory that they began with. The
     process then stays as large as it once was. Without glibc nothing is done.
     """
     if platform.libc_ver()[0] != "glibc":

@@ -143,7 +143,7 @@ class ImageExperiment(Experiment):
 
     image_size: int = 32  # side to which images are resized
     protocol: Literal["across-styles", "within-style"] = "across-styles"  # how embedded emoji are split
-    shift: int = 2  # images are moved by up to so many pixels, at random
+    shift: int = 2  # shift images by up to this many pixels, at random
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,8 +167,8 @@ class ClassificationExperiment(ImageExperiment):
 
     model: ScalableViTConfig | ConditionalRoutedViTConfig
     flip: bool = False  # mirror images at random
-    zoom: float = 0.0  # images are enlarged or reduced by up to this share, at random
-    recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
+    zoom: float = 0.0  # enlarge or reduce images by up to this share, at random
+    recolor: float = 0.0  # multiply and shift their channels by up to this share, at random
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -232,9 +232,9 @@ class MaMMUTExperiment(Experiment):
     encoder: SimpleViTConfig
     image_size: int = 32  # side to which images are resized
     context: int = 64  # longest caption, in bytes with its two marks
-    shift: int = 2  # images are moved by up to so many pixels, at random
-    zoom: float = 0.0  # they are enlarged or reduced by up to this share, at random
-    recolor: float = 0.0  # their channels are multiplied and shifted by up to this share, at random
+    shift: int = 2  # shift images by up to this many pixels, at random
+    zoom: float = 0.0  # enlarge or reduce images by up to this share, at random
+    recolor: float = 0.0  # multiply and shift their channels by up to this share, at random
     skip_long: bool = False  # leave out captions that do not fit, and count them
 
     def __post_init__(self) -> None:

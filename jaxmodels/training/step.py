@@ -41,7 +41,7 @@ def initial_state(
     *,
     average: bool,
 ) -> TrainState:
-    """The state before the first step. To be traced: each array is then created on its own device."""
+    """The state before the first step. Under `jax.jit` each array is created on its own device."""
     parameters = functional.split(make())
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -193,12 +193,12 @@ def unhealthy(
 
 
 def _floating(x: Array) -> Array:
-    """Counts become numbers that have a derivative."""
+    """Converts integer outputs, such as counts, to floats, which have a derivative."""
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
 
 
 def _cut(x: Array, parts: int) -> Array:
-    """(b, …) → (parts, b / parts, …), every part from all over the batch, hence from every device."""
+    """(b, …) → (parts, b / parts, …), with examples from all over the batch, so from every device, in each part."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 

@@ -41,7 +41,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What of a trained model is saved for its use.
+    """What is saved of a trained model.
 
     Attributes:
       model: the published model inside what was trained.
@@ -77,17 +77,17 @@ class Task(Protocol):
     def functions(self) -> Mapping[str, Callable[[Any, Batch], Any]]: ...
 
     def model(self, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
-        """Everything that is trained, freshly initialised; traceable, so that it can be born in shards."""
+        """What is trained, with fresh weights. Traceable, so that every array can be created on its own device."""
         ...
 
     def batch(
         self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
     ) -> dict[str, np.ndarray]:
-        """The training examples of these indices; draws[i] serves whatever is random in example i."""
+        """The training examples of these indices; draws[i] is the random generator of example i."""
         ...
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
-        """What the loss needs to know of every example of the batch, or of a part of it."""
+        """What the loss is a function of: an entry for every example of the batch, or of a part of it."""
         ...
 
     def loss(self, model: Any, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -99,7 +99,7 @@ class Task(Protocol):
         ...
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Metrics on the test split of what needs no such model: {baseline: {metric: value}}."""
+        """Test metrics of simple methods: {baseline: {metric: value}}."""
         ...
 
     def samples(self, call: Call) -> list[Sample]:

@@ -22,12 +22,12 @@ class Case:
       config: the dataclass that builds all three.
       jax: builds the JAX model; its weights are replaced afterwards.
       reference: builds the model of `torch_reference`.
-      upstream: builds the published package's model; None where the package cannot run this row.
-      upstream_missing: why `upstream` is None.
+      published: builds the published package's model; None where the package cannot run this row.
+      published_missing: why `published` is None.
       inputs: draws the inputs in PyTorch's layout (float64 and integers).
       to_jax: turns them into the layout of `jaxmodels` (channels last).
-      call_torch, call_jax, call_upstream: run the mode; return an array or a tuple of arrays. Without
-        `call_upstream` the published model is called like the reference.
+      call_torch, call_jax, call_published: run the mode; return an array or a tuple of arrays. Without
+        `call_published` the published model is called like the reference.
       spread: standard deviation of the noise that is added to every parameter.
       options: options and modes beyond the config's fields that this row varies.
     """
@@ -36,13 +36,13 @@ class Case:
     config: Any
     jax: Callable[[], nnx.Module]
     reference: Callable[[], nn.Module]
-    upstream: Callable[[], nn.Module] | None
-    upstream_missing: str = ""
+    published: Callable[[], nn.Module] | None
+    published_missing: str = ""
     inputs: Callable[[np.random.Generator], Arrays]
     to_jax: Callable[[Arrays], Arrays] = field(default=lambda arrays: arrays)
     call_torch: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
     call_jax: Callable[[Any, Mapping[str, Any]], Any] = field(default=lambda model, x: model(**x))
-    call_upstream: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    call_published: Callable[[Any, Mapping[str, Any]], Any] | None = None
     spread: float = 0.1
     options: frozenset[str] = frozenset()
 

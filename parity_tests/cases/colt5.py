@@ -79,7 +79,9 @@ def selecting(model: Published, choose: Choice | None) -> Iterator[None]:
     def gather_own(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         if indices.ndim == 2:
             return gather(x, indices)
-        b, r, k = indices.shape  # upstream has repeated x to (b r), and then takes its rows as if they were b
+        b, r, k = (
+            indices.shape
+        )  # the package has repeated x to (b r), and then takes its rows as if they were b
         return gather(x, indices.reshape(b * r, k)).unflatten(0, (b, r))
 
     def route_all_back(self: Any, src: torch.Tensor, routed: torch.Tensor, indices: Any) -> torch.Tensor:
@@ -134,7 +136,7 @@ def row(
             arrays[key] = order[:, None, :selected]
         return arrays
 
-    def call_upstream(model: Published, x: Mapping[str, Any]) -> torch.Tensor:
+    def call_published(model: Published, x: Mapping[str, Any]) -> torch.Tensor:
         given = routing_in(x)
         choose = None if how == RAW else topk_by(how)
         if how == GIVEN:
@@ -147,7 +149,7 @@ def row(
         config=config,
         jax=lambda: ConditionalRoutedViT(config, rngs=nnx.Rngs(0)),
         reference=reference,
-        upstream=lambda: published(config),
+        published=lambda: published(config),
         inputs=inputs,
         to_jax=lambda x: {
             ("images" if k == "img" else k): (v.transpose(0, 2, 3, 1) if k == "img" else v)
@@ -155,7 +157,7 @@ def row(
         },
         call_torch=lambda model, x: model(x["img"], routing_in(x)),
         call_jax=lambda model, x: model(x["images"], routing_in(x)),
-        call_upstream=call_upstream,
+        call_published=call_published,
         options=frozenset({mode} if mode else set()),
     )
 

@@ -40,7 +40,7 @@ def row(
         config=config,
         jax=lambda: Glom(config, rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.Glom(**asdict(config)),
-        upstream=lambda: glom_pytorch.Glom(**asdict(config)),
+        published=lambda: glom_pytorch.Glom(**asdict(config)),
         inputs=inputs,
         to_jax=lambda x: {"images": x["img"].transpose(0, 2, 3, 1)} | {k: x[k] for k in x if k == "levels"},
         call_torch=lambda model, x: model(**x, **call),

@@ -51,7 +51,7 @@ def row(
     if pad_value is not None:
         calls = {
             "call_torch": lambda model, x: torch_reference.AutoregressiveWrapper(model, pad_value)(**x),
-            "call_upstream": lambda model, x: AutoregressiveWrapper(model, pad_value)(**x),
+            "call_published": lambda model, x: AutoregressiveWrapper(model, pad_value)(**x),
             "call_jax": lambda model, x: next_token_loss(model, pad_value=pad_value, **x),
         }
     return Case(
@@ -59,7 +59,7 @@ def row(
         config=config,
         jax=lambda: HourglassTransformerLM(config, rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.HourglassTransformerLM(**asdict(config)),
-        upstream=lambda: hourglass_transformer_pytorch.HourglassTransformerLM(**asdict(config)),
+        published=lambda: hourglass_transformer_pytorch.HourglassTransformerLM(**asdict(config)),
         inputs=inputs,
         to_jax=lambda arrays: {{"x": "tokens"}.get(k, k): v for k, v in arrays.items()},
         options=frozenset({mode} if mode else set()),
@@ -82,7 +82,7 @@ def bare(
         config=config,
         jax=lambda: HourglassTransformer(config, rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.HourglassTransformer(**asdict(config)),
-        upstream=lambda: hourglass_transformer_pytorch.HourglassTransformer(**asdict(config)),
+        published=lambda: hourglass_transformer_pytorch.HourglassTransformer(**asdict(config)),
         inputs=inputs,
         options=frozenset({"embeddings"}),
     )

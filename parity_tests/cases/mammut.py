@@ -42,13 +42,13 @@ LEFT_PADDED = RIGHT_PADDED[:, ::-1].copy()
 LABELS = np.array([[11, 9, 8, 8, 0, 11, 1], [1, 5, 10, 3, 10, 5, 1], [0, 0, 0, 0, 0, 0, 0]])
 
 
-def torch_encoder(encoder: Encoder, *, upstream: bool) -> Callable | None:
+def torch_encoder(encoder: Encoder, *, of_package: bool) -> Callable | None:
     match encoder:
         case "none":
             return None
         case "function":
             return lambda images: images.flatten(2).transpose(1, 2)
-        case _ if upstream:
+        case _ if of_package:
             vit = published("simple_vit_with_patch_dropout").SimpleViT(**asdict(VIT))
             return published("extractor").Extractor(vit, return_embeddings_only=True, detach=False)
         case _:
@@ -65,7 +65,7 @@ def jax_encoder(encoder: Encoder) -> Callable | None:
             return SimpleViT(VIT, rngs=nnx.Rngs(1))
 
 
-def upstream_call(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
+def published_call(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
     def call(model: torch.nn.Module, x: Any) -> Any:
         with default_dtype(model.temperature.dtype):  # for the position table of vit-pytorch
             return model(**x, **arguments)
@@ -111,22 +111,22 @@ def row(
     def call_torch(model: torch.nn.Module, x: Any) -> Any:
         return model(**x, **arguments)
 
-    call_upstream = upstream_call(arguments)
+    call_published = published_call(arguments)
     return Case(
         name=f"mammut/{name}",
         config=config,
         jax=lambda: MaMMUT(config, img_encoder=jax_encoder(encoder), rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.MaMMUT(
-            **asdict(config), img_encoder=torch_encoder(encoder, upstream=False)
+            **asdict(config), img_encoder=torch_encoder(encoder, of_package=False)
         ),
-        upstream=lambda: mammut_pytorch.MaMMUT(
-            **asdict(config), img_encoder=torch_encoder(encoder, upstream=True)
+        published=lambda: mammut_pytorch.MaMMUT(
+            **asdict(config), img_encoder=torch_encoder(encoder, of_package=True)
         ),
         inputs=inputs,
         to_jax=channels_last("images"),
         call_torch=dropping_patches(call_torch, "images", 4) if drop else call_torch,
         call_jax=call_jax,
-        call_upstream=dropping_patches(call_upstream, "images", 4) if drop else call_upstream,
+        call_published=dropping_patches(call_published, "images", 4) if drop else call_published,
         options=frozenset({mode, encoder, *(["labels"] if labels else [])}),
     )
 

@@ -75,7 +75,7 @@ def row(
     def call_torch(model: Any, x: Any) -> Any:
         return model.features(**x) if features else model(**x)
 
-    def call_upstream(model: Any, x: Any) -> Any:
+    def call_published(model: Any, x: Any) -> Any:
         return published_features(model, **x) if features else model(**x)
 
     return Case(
@@ -83,12 +83,12 @@ def row(
         config=config,
         jax=lambda: ScalableViT(config, rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.ScalableViT(**asdict(config)),
-        upstream=lambda: published("scalable_vit").ScalableViT(**asdict(config)),
+        published=lambda: published("scalable_vit").ScalableViT(**asdict(config)),
         inputs=lambda rng: {"img": offset + rng.normal(size=(2, config.channels, *size))},
         to_jax=lambda x: {"images": x["img"].transpose(0, 2, 3, 1)},
         call_torch=training_torch(call_torch) if training else call_torch,
         call_jax=call_jax,
-        call_upstream=training_torch(call_upstream) if training else call_upstream,
+        call_published=training_torch(call_published) if training else call_published,
         options=frozenset({"features"} if features else ()) | frozenset({"dropout"} if training else ()),
     )
 

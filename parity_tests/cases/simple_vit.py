@@ -82,7 +82,7 @@ def row(
     def call_torch(model: Any, x: Any) -> torch.Tensor:
         return model.tokens(**x) if tokens else model(**x)
 
-    def call_upstream(model: Any, x: Any) -> torch.Tensor:
+    def call_published(model: Any, x: Any) -> torch.Tensor:
         with default_dtype(x["img"].dtype):
             return published_tokens(model, **x) if tokens else model(**x)
 
@@ -91,12 +91,12 @@ def row(
         config=config,
         jax=lambda: SimpleViT(config, rngs=nnx.Rngs(0)),
         reference=lambda: torch_reference.SimpleViT(**asdict(config)),
-        upstream=lambda: published("simple_vit_with_patch_dropout").SimpleViT(**asdict(config)),
+        published=lambda: published("simple_vit_with_patch_dropout").SimpleViT(**asdict(config)),
         inputs=lambda rng: {"img": offset + rng.normal(size=(2, config.channels, *size))},
         to_jax=lambda x: {"images": x["img"].transpose(0, 2, 3, 1)},
         call_torch=dropping_patches(call_torch, "img", n) if drop else call_torch,
         call_jax=call_jax,
-        call_upstream=dropping_patches(call_upstream, "img", n) if drop else call_upstream,
+        call_published=dropping_patches(call_published, "img", n) if drop else call_published,
         options=frozenset({"tokens"} if tokens else ()) | frozenset({"patch dropout"} if drop else ()),
     )
 

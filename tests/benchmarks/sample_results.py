@@ -1,4 +1,4 @@
-"""Results that nobody measured, to see what the reports make of them."""
+"""Invented results, for tests of the reports."""
 
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,12 @@ def cell(
 
 
 def results(*cells: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A whole file."""
+    """The content of a results.json."""
     return {"environment": dict(ENVIRONMENT), "cells": list(cells), **more}
 
 
 def curve() -> list[dict[str, Any]]:
-    """Three points of a curve whose places are pairs."""
+    """Three points of a scaling curve with two coordinates each."""
     return [
         cell(side, time * 2**i, curve="levels, iterations", at=[3, 3 * 2**i])
         for i in range(3)

@@ -17,7 +17,7 @@ def call(*flags: str) -> int:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """Plans that would have been measured; the answer is one row."""
+    """Collects the plans instead of measuring them; the result is one row."""
     plans: list[Plan] = []
 
     class Timed:

@@ -27,7 +27,7 @@ def plan(**changes: Any) -> Plan:
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """The jobs that would have had a process; every side takes the same, and agrees."""
+    """Collects the jobs instead of running them; all implementations take the same time and agree."""
     asked: list[Job] = []
 
     def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:

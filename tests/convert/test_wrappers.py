@@ -1,4 +1,4 @@
-"""What is put around weights – entries, prefixes – is removed, said, and changes nothing else."""
+"""Entries and prefixes around weights are removed, which is logged, and nothing else changes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -146,7 +146,7 @@ def test_the_same_public_methods_in_the_same_order(ours: str, theirs: str) -> No
 
 
 def test_every_twin_has_a_model() -> None:
-    """But for what belongs to no model: PyTorch files that have no partner above."""
+    """Except files that belong to no model."""
     known = {theirs for _, theirs in pairs()}
     found = {f"torch_reference/{path.name}" for path in (ROOT / "torch_reference").glob("*.py")}
     without_classes = {"__init__", "checks", "losses", "generation", "all_gather"}

@@ -50,7 +50,7 @@ def test_every_attention_obeys_the_switch(
 
 
 def test_no_model_computes_a_softmax_of_its_own() -> None:
-    """But for GLOM without self-consensus, whose reason stands beside the line."""
+    """Except GLOM without self-consensus; a comment in glom.py says why."""
     folder = Path(jaxmodels.models.__file__).parent
     found = {file.name: file.read_text().count("softmax(") for file in folder.glob("*.py")}
     assert {name: count for name, count in found.items() if count} == {"glom.py": 1}

@@ -37,7 +37,7 @@ def test_same_gradients(make: Callable) -> None:
 
 @pytest.mark.parametrize("make", MODELS)
 def test_fewer_residuals(make: Callable) -> None:
-    """What the backward pass asks for, before XLA sees the program."""
+    """Counts what the traced program keeps for the backward pass, before XLA optimises it."""
     model, call = make()
     kept = {}
     for remat in (False, True):

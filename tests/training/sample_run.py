@@ -1,4 +1,4 @@
-"""The report of a run that nobody made, with every kind of figure, to see what a browser makes of it."""
+"""The report of an invented run with every kind of figure, for tests of how a browser shows it."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The stream of batches: shuffled epochs, the same numbers wherever and whenever they are asked for."""
+"""The stream of batches: shuffled epochs, the same numbers on every process and after every restart."""
 
 from itertools import islice
 

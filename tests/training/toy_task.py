@@ -1,4 +1,4 @@
-"""A task that compiles in a moment: a small SimpleViT whose loss couples the examples of a batch."""
+"""A task that compiles quickly: a small SimpleViT whose loss couples the examples of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

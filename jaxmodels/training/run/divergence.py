@@ -30,7 +30,7 @@ def require_finite(
     batch: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> None:
-    """Diverged, with a diagnosis, unless loss and gradient of step `number` are finite.
+    """Raises Diverged, with a diagnosis, unless loss and gradient of step `number` are finite.
 
     Args:
       program: of the run; computes the step again to find what is not finite.
@@ -53,7 +53,7 @@ def require_finite(
 
 
 def require_finite_state(checkpoints: Checkpoints, state: TrainState) -> None:
-    """Diverged unless all numbers of the state are finite: to be asked before it is evaluated or saved.
+    """Raises Diverged unless all numbers of the state are finite. Call it before the state is evaluated or saved.
 
     The last step may have had a finite loss and gradient, and an update that is too large for the number format.
     """

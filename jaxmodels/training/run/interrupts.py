@@ -17,7 +17,7 @@ HANG_UP_SIGNALS = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Window
 class Interrupts:
     """Listens for SIGTERM, SIGHUP and Ctrl-C while the block runs; a second Ctrl-C ends the process at once.
 
-    SIGHUP is the terminal that was closed. A program that was started with `nohup` goes on ignoring it.
+    SIGHUP means that the terminal was closed. A program that was started with `nohup` goes on ignoring it.
 
     Python runs signal handlers only between two instructions, and compiling is one long instruction. A thread
     therefore reads the signals as the operating system notes them, so that Ctrl-C is answered without delay.
@@ -59,7 +59,7 @@ class Interrupts:
         os.close(self.reader)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer on all processes. To be asked after every step."""
+        """Whether to stop after this step; the same answer on all processes. Call it after every step."""
         if self.distributed:
             if multihost_utils.reached_preemption_sync_point(step):
                 self.signal = self.signal or signal.SIGTERM

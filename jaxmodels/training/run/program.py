@@ -100,7 +100,7 @@ class Program:
         return self.functional.merge(parameters)
 
     def _require_data_fits(self) -> None:
-        """Traces the loss of one example: what a model says about the shape of its input, it says here."""
+        """Traces the loss of one example, so that a model refuses data of a wrong shape before training begins."""
         example = self.task.batch(np.zeros(1, int), [np.random.default_rng(0)])
         forward, total = loss_of_outputs(self.task, self.functional, remat=False)
         jax.eval_shape(

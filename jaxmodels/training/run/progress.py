@@ -109,9 +109,8 @@ class Reporter:
 
 
 def duration(seconds: float) -> str:
-    """Hours, duration and seconds as people write them."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
+    """Seconds as "2:05" or "1:02:05"."""
+    hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was started with, its log, and whether it may be gone on with."""
+"""The folder of a run: its settings, its log, and whether it can be continued."""
 
 import contextlib
 import datetime
@@ -39,7 +39,7 @@ class Workdir:
         self.tensorboard = folder / "tensorboard"
 
     def check(self, experiment: Experiment, data: dict[str, Any]) -> None:
-        """Refuses to overwrite a run, and to go on with a run under other settings. Writes nothing.
+        """Refuses to overwrite a run, and to continue a run with other settings. Writes nothing.
 
         Raises:
           ValueError: the folder holds a run and `resume` is off, or its settings or data differ, or it has gone
@@ -131,7 +131,7 @@ class Workdir:
         if not self.writes or not self.metrics_file.exists():
             return
         *lines, last = self.metrics_file.read_bytes().split(b"\n")
-        if last and _parsed(last) is not None:  # whole but for its line break
+        if last and _parsed(last) is not None:  # complete except for its line break
             lines.append(last)
         kept = [line for line in lines if (found := _parsed(line)) is None or found["step"] <= step]
         with atomic_write(self.metrics_file) as path:
@@ -208,7 +208,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed; to be called under the lock."""
+    """Removes the temporary files of a process that was killed; call it under the lock."""
     if folder.is_dir():
         for path in folder.iterdir():
             if re.fullmatch(r"\..+\.(\d+-)?[0-9a-f]{8}\.tmp", path.name) and path.is_file():

@@ -1,4 +1,4 @@
-"""Training images, changed at random: moved, mirrored, enlarged, recoloured. Shapes: b batch, n pixels."""
+"""Training images, changed at random: shifted, mirrored, enlarged, recoloured. Shapes: b batch, n pixels."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def shift_images(
     flip: bool = False,
     zoom: float = 0.0,
 ) -> UInt8[np.ndarray, "b height width c"]:
-    """Each image, moved by up to `shift` pixels either way and perhaps mirrored; its border is continued.
+    """Shifts each image by up to `shift` pixels either way and perhaps mirrors it; its border is continued.
 
     With `zoom` each is also enlarged or reduced by up to that share, about its middle.
     """
@@ -55,7 +55,7 @@ def recolor_images(
 
 
 def require_shift(shift: int, sides: tuple[int, int]) -> int:
-    """Returns `shift`; ValueError unless some of an image stays when it is moved that far."""
+    """Returns `shift`; ValueError unless a part of an image stays visible after such a shift."""
     require_integer("shift", shift, minimum=0)
     if shift >= min(sides):
         raise ValueError(f"shift must be smaller than the images' sides, {sides}; got shift={shift}")

@@ -62,7 +62,7 @@ class Captioning:
       encoder: of the SimpleViT; the number of channels is that of the images.
       splits: the data.
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
-      shift: training images are moved by up to so many pixels, at random.
+      shift: training images are shifted by up to this many pixels, at random.
       zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
       resize: how the images of `splits` were resized; saved with the model.
 

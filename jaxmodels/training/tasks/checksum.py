@@ -1,4 +1,4 @@
-"""Is the data of a continued run that with which the run began? A checksum of its content says so, wherever it lies."""
+"""A checksum of the content of the data: a continued run must read what it began with, wherever that lies."""
 
 import hashlib
 from collections.abc import Sequence

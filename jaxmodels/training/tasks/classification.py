@@ -42,7 +42,7 @@ class Classification:
       config: of either model. The number of classes, the channels and the image size are replaced by those of
         the data; the attribute `config` has the result.
       splits: the data.
-      shift: training images are moved by up to so many pixels, at random.
+      shift: training images are shifted by up to this many pixels, at random.
       flip: mirror every second training image, at random.
       zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.

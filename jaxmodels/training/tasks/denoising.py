@@ -65,7 +65,7 @@ class Denoising:
       config: `image_size` is replaced by that of the data, see the attribute `config`.
       splits: the data; grey images are repeated in three channels. The classes serve the probe only.
       noise: standard deviation of the noise, for pixels between -1 and 1.
-      shift: training images are moved by up to so many pixels, at random.
+      shift: training images are shifted by up to this many pixels, at random.
       resize: how the images of `splits` were resized; saved with the model.
 
     Raises:

@@ -61,6 +61,6 @@ def training_inputs(task: Task, names: Sequence[str]) -> Sample:
     batch = task.batch(indices, [np.random.default_rng((3, int(index))) for index in indices])
     return Sample(
         title="Training inputs",
-        caption="Training images as the model sees them, moved and changed at random.",
+        caption="Training images as the model sees them, shifted and changed at random.",
         figure=input_figure({name: batch[name] for name in names}),
     )

@@ -55,7 +55,7 @@ class LanguageModelling:
       config: of the model, which must be causal.
       splits: the text.
       validation_windows: the evenly spaced windows of the validation text that are looked at during training;
-        the test text is always predicted whole.
+        of the test text every byte is predicted.
 
     Raises:
       ValueError: model and text do not fit, or the text is too short.
@@ -249,7 +249,7 @@ def require_fit(config: HourglassTransformerLMConfig, splits: TextSplits) -> Non
 def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n+1"]) -> Float[Array, "b n"]:
     """Cross-entropy of every byte after the first, in nats; 0 where there is padding."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    # Padding stands behind all that counts, where a causal model does not see it; it only must be some id.
+    # Padding follows all that counts, so a causal model does not see it; any id will do.
     return cross_entropy(model(jnp.maximum(inputs, 0)), targets, ignored=PADDING)
 
 

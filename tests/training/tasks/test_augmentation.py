@@ -1,4 +1,4 @@
-"""Images on their way into a model: moved as their own generator says, evaluated in batches of one size."""
+"""Augmentation, shifted by each image's own generator, and evaluation in batches of one size."""
 
 import numpy as np
 import pytest

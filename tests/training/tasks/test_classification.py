@@ -1,4 +1,4 @@
-"""Classification: the loss, the metrics, what the routers are said to select, and wrong data."""
+"""Classification: the loss, the metrics, the routing that the report shows, and wrong data."""
 
 import json
 from dataclasses import replace
