@@ -95,7 +95,7 @@ def compare_training(
         _check_tensors(subject, training, runs)
         _note_kinks(subject, first, training)
     training.losses = run.losses
-    training.loss_checks = _check_losses(subject, run.losses, outputs)
+    training.loss_checks = _check_losses(subject, run.losses, outputs, explain=_all_ok(training))
     training.gradient_factor = _common_factor(subject, run)
     return training
 
@@ -148,13 +148,13 @@ def _note_kinks(subject: Subject, first: list[Check], training: Backward) -> Non
     )
 
 
-def _check_losses(subject: Subject, losses: Losses, outputs: list[Check]) -> list[Check]:
+def _check_losses(subject: Subject, losses: Losses, outputs: list[Check], *, explain: bool) -> list[Check]:
     """Of every step at equal weights; in float64 also of every step of the two runs."""
     at_equal_weights, runs = loss_checks(subject.floor, losses, outputs)
     if subject.dtype == "float64":
         return at_equal_weights + runs
     first = next((check for check in runs if not check.ok), None)
-    if first and all(check.ok for check in at_equal_weights):
+    if explain and first and all(check.ok for check in at_equal_weights):
         subject.notes.append(
             f"{first.name}: the two runs have drifted apart (by {first.error:.1e}); at equal weights no loss differs. "
             "In float32 one ReLU that takes the other branch is enough; in float64 runs stay together"
@@ -179,4 +179,4 @@ def _common_factor(subject: Subject, run: Training) -> float | None:
         factors.append(factor)
     if len(factors) < 2 or max(factors) - min(factors) > LARGEST_TOLERANCE * abs(factors[0]):
         return None
-    return None if abs(factors[0] - 1) < LARGEST_TOLERANCE else factors[0]
+    return None if abs(factors[0] - 1) < LARGEST_TOLERANCE else factors[0] or None

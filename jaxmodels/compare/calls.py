@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 
 def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Calls a model with inputs by name where it has parameters of these names, else by position.
@@ -33,6 +35,17 @@ def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
 
 class PairError(ValueError):
     """Something about the pair that its author can change; the sentence says what and how."""
+
+
+@contextmanager
+def layer_by_layer() -> Generator[None]:
+    """PyTorch's transformers compute as in training while the block runs, not in one kernel that leaves padding out."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

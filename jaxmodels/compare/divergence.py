@@ -42,6 +42,7 @@ class Findings:
       parameters: the names of all parameters, in the order of the table.
       tied: names of parameters that are one in PyTorch and several in Flax, each with another one of its names.
       losses: the first loss in JAX and in PyTorch.
+      own_loss: whether the pair brings its losses along.
       gradient_factor: by which every gradient of JAX is PyTorch's, where there is such a number.
       routing: how far routers agree on the inputs.
       later_fault: the first router that overturned a clear choice in training, and the step.
@@ -57,6 +58,7 @@ class Findings:
     parameters: Sequence[str] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     losses: tuple[float, float] | None = None
+    own_loss: bool = True
     gradient_factor: float | None = None
     routing: Routing | None = None
     later_fault: tuple[RouterAgreement, int] | None = None
@@ -199,9 +201,12 @@ def _in_gradients(findings: Findings) -> Divergence | None:
     if findings.gradient_factor is not None:
         detail = (
             "outputs and the value of the loss agree, but every gradient in JAX is "
-            f"{findings.gradient_factor:.4g} times PyTorch's: the loss is differentiated differently"
+            f"{findings.gradient_factor:.4g} times PyTorch's: "
         )
-        return Divergence(LOSS, detail, max(check.error for check in wrong))
+        error = max(check.error for check in wrong)
+        if findings.own_loss:
+            return Divergence(LOSS, f"{detail}the loss is differentiated differently", error)
+        return Divergence(MODEL, f"{detail}what follows the last layer is differentiated differently", error)
     # The gradient flows backwards: the last parameter is the first that it reaches.
     order = {name: i for i, name in enumerate(findings.parameters)}
     last = max(wrong, key=lambda check: order.get(check.name, -1))

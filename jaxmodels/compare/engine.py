@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxmodels.compare.backward import Backward, compare_training
+from jaxmodels.compare.calls import layer_by_layer
 from jaxmodels.compare.divergence import Findings, find_divergence, uncounted_difference
 from jaxmodels.compare.forward import (
     DTYPES,
@@ -22,11 +23,18 @@ from jaxmodels.compare.forward import (
     refuse_random_jax,
     refuse_random_torch,
 )
+from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
 from jaxmodels.compare.noise import Check, DType, LayerCheck, is_inexact
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.precision import Evidence, full_precision
-from jaxmodels.compare.preparation import Subject, nearby_models, prepare, tied_in_torch_alone
+from jaxmodels.compare.preparation import (
+    Subject,
+    names_of_parameters,
+    nearby_models,
+    prepare,
+    tied_in_torch_alone,
+)
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.routing import Routing
 
@@ -70,28 +78,38 @@ def compare(
       ReducedPrecisionError: float32 products are computed with fewer digits.
     """
     _check_arguments(dtype, steps)
-    with full_precision() as evidence:
+    with full_precision() as evidence, layer_by_layer():
         stages = _Stages(progress, steps if gradients else 0)
-        stages.begin("weights")
-        subject = prepare(pair, dtype)
-        router, routing = None, None
-        if subject.pair.routing_ours and subject.pair.routing_theirs:
-            stages.begin("routing")
-            router = Router(subject)
-            routing = compare_routing(subject, router)
-        outputs, layers, not_compared = _compare_forward(subject, stages)
-        training = Backward()
-        if gradients and _has_loss(subject, outputs):
-            stages.begin("gradients")
-            training = compare_training(
-                subject,
-                steps=steps,
-                learning_rate=learning_rate,
-                outputs=outputs.checks,
-                router=router,
-                report_step=stages.begin_step,
-            )
-        return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing)
+
+        def run(coarser: str | None = None) -> tuple[Subject, Result]:
+            stages.begin("weights")
+            subject = prepare(pair, dtype, coarser)
+            training = {"steps": steps, "learning_rate": learning_rate} if gradients else None
+            return subject, _run(subject, evidence, stages, training)
+
+        subject, result = run()
+        # A side may compute in float32 inside, on purpose. Then a difference below float32's digits is none.
+        coarser = coarser_inside(subject) if result.divergence and dtype == "float64" else None
+        return run(coarser)[1] if coarser else result
+
+
+def _run(
+    subject: Subject, evidence: Evidence, stages: "_Stages", options: Mapping[str, Any] | None
+) -> Result:
+    """Compares everything once; without `options`, those of the training, the forward pass alone."""
+    router, routing = None, None
+    if subject.pair.routing_ours and subject.pair.routing_theirs:
+        stages.begin("routing")
+        router = Router(subject)
+        routing = compare_routing(subject, router)
+    outputs, layers, not_compared = _compare_forward(subject, stages)
+    training = Backward()
+    if options is not None and _has_gradient(subject, outputs):
+        stages.begin("gradients")
+        training = compare_training(
+            subject, outputs=outputs.checks, router=router, report_step=stages.begin_step, **options
+        )
+    return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing)
 
 
 def _check_arguments(dtype: str, steps: int) -> None:
@@ -152,7 +170,7 @@ def _compare_forward(subject: Subject, stages: _Stages) -> tuple[_Outputs, list[
     return outputs, layers, not_compared
 
 
-def _jax_events(subject: Subject, outputs: _Outputs) -> Mapping[Key, Event]:
+def _jax_events(subject: Subject, outputs: _Outputs) -> Mapping[Key, Event] | None:
     eager, events = jax_layers(subject)
     refuse_random_jax(subject, outputs.ours, eager)
     return events
@@ -164,8 +182,11 @@ def _keep_larger(noise: dict[Any, float], other: Mapping[Any, float]) -> None:
             noise[key] = max(noise[key], value)
 
 
-def _has_loss(subject: Subject, outputs: _Outputs) -> bool:
-    """Whether there is something to differentiate."""
+def _has_gradient(subject: Subject, outputs: _Outputs) -> bool:
+    """Whether there is something to differentiate, and by which to do so."""
+    if not names_of_parameters(subject):
+        subject.notes.append("the models share no parameter that is learned, so no gradient was compared")
+        return False
     values = [*outputs.ours.values(), *outputs.theirs.outputs[subject.dtype].values()]
     if subject.pair.loss_theirs is not None or any(is_inexact(value) for value in values):
         return True
@@ -197,6 +218,7 @@ def _result(
             parameters=[entry.theirs for entry in parameters_of(subject.pair.table)],
             tied=tied_in_torch_alone(subject),
             losses=(losses.jax[0], losses.pytorch[0]) if losses.jax else None,
+            own_loss=subject.pair.loss_ours is not None,
             gradient_factor=training.gradient_factor,
             routing=routing,
             later_fault=training.later_fault,

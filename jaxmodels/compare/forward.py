@@ -1,6 +1,7 @@
 """The forward pass of both sides: outputs, every layer, every router, and whether a second run returns the same."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -21,11 +22,12 @@ from jaxmodels.compare.noise import (
     LayerCheck,
     NoiseFloor,
     coarsest_epsilon,
+    is_inexact,
     output_check,
     relative_error,
     rounding_noise,
 )
-from jaxmodels.compare.outputs import as_array, matched, named_leaves, to_our_axes
+from jaxmodels.compare.outputs import as_array, fits_axes, matched, named_leaves, to_our_axes
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
@@ -122,6 +124,8 @@ def _torch_run(subject: Subject, model: torch.nn.Module, dtype: DType) -> tuple[
     call = _repeating(subject.pair.call_theirs, subject, torch_routing)
     inputs = as_tensors(cast(subject.inputs, dtype))
     way_out = "its inputs are those of the pair, passed by call_theirs"
+    if dtype == "float64":
+        way_out += "; it must run in float64 as well, from which its noise is measured"
     with torch.no_grad(), failures_explained("the PyTorch model", way_out):
         result, events = torch_events(model, lambda: call(model, inputs))
         outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
@@ -174,18 +178,24 @@ def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
     return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
 
 
-def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event]]:
-    """The Flax model once more, operation by operation and with other random keys: outputs and every call."""
+def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event] | None]:
+    """The Flax model once more, operation by operation and with other random keys: outputs and every call.
+
+    None in place of the calls where they cannot be recorded, such as inside of jax.vmap or jax.checkpoint.
+    """
     call = _repeating(subject.pair.call_ours, subject, _jax_routing)
     inputs = as_jax_arrays(subject.pair, subject.inputs)
     model = _with_other_keys(subject.pair.ours)
-    with failures_explained(
-        "the Flax model, run without jax.jit",
-        "its layers can only be compared where it runs under jax.disable_jit()",
-    ):
-        result, events = flax_events(model, lambda model: call(model, inputs))
-        outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
-    return outputs, events
+    try:
+        with failures_explained(
+            "the Flax model, run under jax.disable_jit()",
+            "calls of layers inside of vmap or jax.checkpoint cannot be recorded; those inside of nnx.remat can",
+        ):
+            result, events = flax_events(model, lambda model: call(model, inputs))
+            return {name: as_array(leaf) for name, leaf in named_leaves(result).items()}, events
+    except PairError as error:
+        subject.notes.append(f"no layer was compared: {error}")
+        return jax_outputs(subject, _with_other_keys(subject.pair.ours)), None
 
 
 def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> None:
@@ -216,14 +226,14 @@ def _with_other_keys(model: nnx.Module) -> nnx.Module:
     return model
 
 
-def note_coarser_types(subject: Subject, events: Mapping[Key, Event], theirs: TorchForward) -> None:
+def note_coarser_types(subject: Subject, events: Mapping[Key, Event] | None, theirs: TorchForward) -> None:
     """Finds a layer that computes in a coarser type in JAX than in PyTorch.
 
     In float64 it is a layer with a fixed `dtype`, and the comparison shows no more than in float32.
     """
     twins = {twin.theirs: twin.ours for twin in subject.pair.twins}
     for event in theirs.events[subject.dtype]:
-        ours = events.get((twins.get(event.path, ""), event.call, event.kind))
+        ours = (events or {}).get((twins.get(event.path, ""), event.call, event.kind))
         if event.kind == "input" or event.path not in twins or ours is None:
             continue
         floors = [coarsest_epsilon(one.arrays[:1]) for one in (ours, event)]
@@ -250,6 +260,7 @@ def output_checks(
         raise PairError(
             "the models return nothing that can be compared: return arrays from call_ours and call_theirs"
         )
+    _check_axes(subject, theirs.outputs[subject.dtype])
     keys = list(theirs.outputs[subject.dtype])
     checks = []
     for key, (name, mine, expected) in zip(keys, matched(ours, theirs.outputs[subject.dtype]), strict=True):
@@ -259,15 +270,46 @@ def output_checks(
             subject.notes.append(
                 f"{name}: PyTorch's channels, on axis 1, are compared with the last axis in JAX"
             )
-        checks.append(output_check(subject.floor, name, mine, by_type, noise.get(key, 0.0)))
+        check = output_check(subject.floor, name, mine, by_type, noise.get(key, 0.0))
+        if not check.ok and axes == "... -> ..." and mine.ndim > 2:
+            moved = {dtype: np.moveaxis(value, 1, -1) for dtype, value in by_type.items()}
+            check = _ambiguous(output_check(subject.floor, name, mine, moved, noise.get(key, 0.0))) or check
+        checks.append(check)
+    ours_alike = (np.size(value) and np.all(value == np.ravel(value)[0]) for value in ours.values())
+    if not any(map(is_inexact, ours.values())) and all(ours_alike):
+        subject.unjudged.append("no output is floating-point, and all values of each are the same")
     return checks
 
 
+def _check_axes(subject: Subject, outputs: Outputs) -> None:
+    """Refuses a pattern that fits no output."""
+    axes = subject.pair.output_axes
+    if not any(fits_axes(value, axes) for value in outputs.values()):
+        shapes = ", ".join(str(value.shape) for value in outputs.values())
+        raise PairError(
+            f"output_axes must be an einops pattern for an output of PyTorch, which have the shapes {shapes}; got "
+            f"output_axes={axes!r}"
+        )
+
+
+def _ambiguous(check: Check) -> Check | None:
+    """An output that agrees once PyTorch's channels are moved, where the shapes agree without that too."""
+    if not check.ok:
+        return None
+    reason = (
+        f"{check.name} agrees only if PyTorch's channels, on axis 1, are compared with the last axis in JAX; if that "
+        "is meant, give output_axes, such as 'b c h w -> b h w c'"
+    )
+    return replace(check, undecided=reason)
+
+
 def layer_checks(
-    subject: Subject, events: Mapping[Key, Event], theirs: TorchForward, noise: Mapping[Key, float]
+    subject: Subject, events: Mapping[Key, Event] | None, theirs: TorchForward, noise: Mapping[Key, float]
 ) -> tuple[list[LayerCheck], dict[str, str]]:
     """One check per call of a module and kind, in PyTorch's order; and the modules without one, with a reason."""
     pair = subject.pair
+    if events is None:
+        return [], {twin.theirs: "calls in JAX could not be recorded" for twin in pair.twins}
     known = standard_layers(pair.ours, subject.models[subject.dtype], pair.twins)
     found, missing = differences(theirs.events[subject.dtype], events, pair.twins, known=known)
     by_key = {event.key: event for event in theirs.events[subject.dtype]}

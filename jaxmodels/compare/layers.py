@@ -19,12 +19,13 @@ from einops import EinopsError, rearrange
 from flax import nnx
 
 from jaxmodels.compare.alignment import aligned
-from jaxmodels.compare.noise import relative_error, rounding_noise
+from jaxmodels.compare.noise import is_inexact, relative_error, rounding_noise
 from jaxmodels.convert.table import Twin
 from jaxmodels.convert.torch_io import to_numpy
 
 
 Kind = Literal["input", "output"]
+LARGEST_MASK = -1e4  # or less is added to the logits of masked places
 KINDS: tuple[Kind, ...] = ("input", "output")
 # Under which names modules record their calls.
 SOWN: dict[Kind, str] = {"input": "_recorded_inputs", "output": "_recorded_outputs"}
@@ -115,7 +116,7 @@ def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[A
     for kind, state in zip(KINDS, states, strict=True):
         for path, module in _modules_of(nnx.to_pure_dict(state)):
             for call_index, value in enumerate(module.get(SOWN[kind], ())):
-                event = Event(path, call_index, kind, _arrays(value))
+                event = Event(path, call_index, kind, tuple(map(np.asarray, value)))
                 events[event.key] = event
     return result, events
 
@@ -185,12 +186,37 @@ def _inferred_error(theirs: Event, ours: Event, channels_first: bool) -> float:
     """The same where the shapes must tell the layout; of several that fit the closest counts."""
     error = 0.0
     for i, (a, b) in enumerate(zip(theirs.arrays, ours.arrays, strict=False)):
-        errors = [relative_error(y, x) for x, y in aligned(a, b, channels_first=channels_first)]
+        errors = [_argument_error(y, x) for x, y in aligned(a, b, channels_first=channels_first)]
         if errors:
             error = max(error, min(errors))
         elif i == 0:
             return float("inf")
     return error
+
+
+def _argument_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The relative error; 0 for masks that say the same, be it by True, by False or by what is added to logits."""
+    masks = _as_mask(ours), _as_mask(theirs)
+    if (
+        masks[0] is not None
+        and masks[1] is not None
+        and np.all(masks[0] ^ masks[1] == (masks[0] ^ masks[1]).flat[0])
+    ):
+        return 0.0
+    return relative_error(ours, theirs)
+
+
+def _as_mask(array: np.ndarray) -> np.ndarray | None:
+    if array.dtype == bool and array.size:
+        return array
+    if (
+        array.size
+        and is_inexact(array)
+        and np.all((array == 0) | (array <= LARGEST_MASK))
+        and (array != 0).any()
+    ):
+        return array == 0
+    return None
 
 
 def _to_our_axes(array: np.ndarray, counterpart: np.ndarray, axes: str) -> np.ndarray:
@@ -206,16 +232,22 @@ def _to_our_axes(array: np.ndarray, counterpart: np.ndarray, axes: str) -> np.nd
 
 
 def _arrays(tree: Any) -> tuple[np.ndarray, ...]:
-    """All arrays in nested tuples, lists and dicts, in order, as NumPy."""
+    """All tensors in nested tuples, lists and dicts, in order, as NumPy; without sparse and nested ones."""
+    tensors = (leaf for leaf in _leaves(tree) if isinstance(leaf, torch.Tensor))
+    return tuple(to_numpy(one) for one in tensors if one.layout == torch.strided and not one.is_nested)
+
+
+def _leaves(tree: Any) -> tuple[Any, ...]:
+    """The same as they are: JAX's may be traced, inside of `nnx.remat`."""
     match tree:
-        case torch.Tensor():
-            return (to_numpy(tree),)
-        case jax.Array() | np.ndarray():
-            return () if jax.dtypes.issubdtype(tree.dtype, jax.dtypes.prng_key) else (np.asarray(tree),)
+        case torch.Tensor() | np.ndarray():
+            return (tree,)
+        case jax.Array():
+            return () if jax.dtypes.issubdtype(tree.dtype, jax.dtypes.prng_key) else (tree,)
         case Mapping():
-            return tuple(array for value in tree.values() for array in _arrays(value))
+            return tuple(array for value in tree.values() for array in _leaves(value))
         case tuple() | list():
-            return tuple(array for value in tree for array in _arrays(value))
+            return tuple(array for value in tree for array in _leaves(value))
         case _:
             return ()
 
@@ -252,13 +284,13 @@ def _with_sowing(method: Callable, running: list[int]) -> Callable:
     def sowing(self, *args, **kwargs):
         if id(self) in running:
             return method(self, *args, **kwargs)
-        self.sow(ModuleInput, SOWN["input"], _arrays((args, kwargs)))
+        self.sow(ModuleInput, SOWN["input"], _leaves((args, kwargs)))
         running.append(id(self))
         try:
             result = method(self, *args, **kwargs)
         finally:
             running.pop()
-        self.sow(ModuleOutput, SOWN["output"], _arrays(result))
+        self.sow(ModuleOutput, SOWN["output"], _leaves(result))
         return result
 
     return sowing

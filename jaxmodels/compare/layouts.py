@@ -12,6 +12,8 @@ from jaxmodels.convert.table import Entry, Parameter, Twin
 NORM_NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
 NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.BatchNorm)
 STANDARD = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.Embed, *NORMS)
+# Rates and momenta that are closer are one number, written in another way.
+SETTINGS_AGREE = 1e-6
 # Names of a kernel's spatial axes by their number.
 SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
 # Modules whose activations have their channels on axis 1 in PyTorch and on the last axis in Flax.
@@ -97,6 +99,34 @@ def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[T
         if isinstance(module, STANDARD) and type(torch_module).__module__.startswith("torch.nn."):
             found[twin.theirs] = isinstance(torch_module, CHANNELS_FIRST)
     return found
+
+
+def unequal_settings(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[Twin]) -> list[str]:
+    """Settings of standard layers that take part in training mode alone, and differ: a sentence for each."""
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
+    torch_modules = dict(theirs.named_modules())
+    found = []
+    for twin in twins:
+        module, torch_module = modules.get(twin.ours), torch_modules.get(twin.theirs)
+        for name, a, b in _training_settings(module, torch_module):
+            if abs(a - b) > SETTINGS_AGREE:
+                found.append(
+                    f"{twin.theirs}: {name} is {b:g} in PyTorch and {a:g} in JAX; it takes no part in evaluation "
+                    "mode, which is what was compared"
+                )
+    return found
+
+
+def _training_settings(module: object, torch_module: object) -> Iterator[tuple[str, float, float]]:
+    """(name, ours, theirs) of what a pair of layers is set to."""
+    match module, torch_module:
+        case nnx.Dropout(), torch.nn.modules.dropout._DropoutNd():
+            yield "the rate of dropout", module.rate, torch_module.p
+        case nnx.MultiHeadAttention(), torch.nn.MultiheadAttention():
+            yield "the rate of dropout", module.dropout_rate, torch_module.dropout
+        case nnx.BatchNorm(), torch.nn.modules.batchnorm._BatchNorm() if torch_module.momentum is not None:
+            # PyTorch's momentum is the share of the new statistics, Flax's that of the old ones.
+            yield "the share of the old statistics", module.momentum, 1 - torch_module.momentum
 
 
 def _check_names(

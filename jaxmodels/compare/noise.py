@@ -27,6 +27,9 @@ LEAST_NOISE = 2
 LARGEST_TOLERANCE = 1e-2
 # A gradient below this share of the model's largest is measured against the latter.
 SMALL_GRADIENT = 1e-6
+# Values that fill masked places are larger than all others by this factor, and equal but for what they were added to.
+FILL_RATIO = 1e3
+FILL_SPREAD = 1e-2
 # Ends the name of a loss that both sides compute at the same weights.
 EQUAL_WEIGHTS = " at equal weights"
 
@@ -143,7 +146,8 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """max |actual - expected| / max |expected|; infinite for unlike shapes.
 
     Integers and booleans have no scale: their error is the share of elements that differ. Where one side is
-    not finite the other must hold the same value.
+    not finite the other must hold the same value. A value that fills masked places, such as -1e9, is no scale for
+    the others.
     """
     if actual.shape != expected.shape:
         return float("inf")
@@ -157,7 +161,9 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
         return float("inf")
     if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
         return float("inf")
-    return _distance(actual[finite], expected[finite])
+    actual, expected = actual[finite], expected[finite]
+    filled = _fill_values(expected)
+    return max(_distance(actual[part], expected[part]) for part in (filled, ~filled))
 
 
 def rounding_noise(float32: np.ndarray, float64: np.ndarray) -> float:
@@ -166,7 +172,11 @@ def rounding_noise(float32: np.ndarray, float64: np.ndarray) -> float:
         return relative_error(float32, float64)
     float32, float64 = _as_float64(float32), _as_float64(float64)
     finite = np.isfinite(float32) & np.isfinite(float64)
-    return _distance(float32[finite], float64[finite])
+    float32, float64 = float32[finite], float64[finite]
+    filled = _fill_values(float64)
+    if np.array_equal(filled, _fill_values(float32)):  # they may be the least number of each type
+        float32, float64 = float32[~filled], float64[~filled]
+    return _distance(float32, float64)
 
 
 def output_check(floor: NoiseFloor, name: str, ours: np.ndarray, theirs: ByType, noise: float) -> Check:
@@ -332,6 +342,17 @@ def _distance(actual: np.ndarray, expected: np.ndarray, least_scale: float = 0.0
     if difference == 0.0:
         return 0.0
     return difference / scale if scale > 0 else float("inf")
+
+
+def _fill_values(array: np.ndarray) -> np.ndarray:
+    """Where a finite array holds a value that fills masked places: repeated, and far larger than all others."""
+    sizes = np.abs(array)
+    largest = sizes.max(initial=0.0)
+    filled = sizes >= (1 - FILL_SPREAD) * largest
+    others = sizes[~filled].max(initial=0.0)
+    if others > 0 and filled.sum() > 1 and largest > FILL_RATIO * others:
+        return filled
+    return np.zeros_like(filled)
 
 
 def _largest(array: np.ndarray) -> float:

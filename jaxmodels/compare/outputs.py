@@ -92,15 +92,21 @@ def to_our_axes(theirs: np.ndarray, ours: np.ndarray, axes: str) -> np.ndarray:
     only that makes the shapes equal.
     """
     if axes != "... -> ...":
-        try:
-            return rearrange(theirs, axes)
-        except EinopsError:
-            return theirs
+        return rearrange(theirs, axes) if fits_axes(theirs, axes) else theirs
     if theirs.ndim > 2 and theirs.shape != ours.shape:
         last = np.moveaxis(theirs, 1, -1)
         if last.shape == ours.shape:
             return last
     return theirs
+
+
+def fits_axes(array: np.ndarray, axes: str) -> bool:
+    """Whether an einops pattern can be applied to an output."""
+    try:
+        rearrange(array, axes)
+    except (EinopsError, ValueError):
+        return False
+    return True
 
 
 def _shown(name: str) -> str:

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.divergence import MODEL
+from jaxmodels.compare.layouts import unequal_settings
 from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
 from jaxmodels.convert.core import fit, variable_at
@@ -55,31 +56,66 @@ class Subject:
         return self.floor.dtype
 
 
-def prepare(pair: Pair, dtype: DType) -> Subject:
+def prepare(pair: Pair, dtype: DType, coarser: str | None = None) -> Subject:
     """Copies the PyTorch model, gives the Flax model its weights, and turns randomness off on both sides.
+
+    Args:
+      pair: as the caller gave it.
+      dtype: the compared type.
+      coarser: for float64, why the digits of float32 are all that can be compared.
 
     Raises:
       PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
     """
+    _check_types(pair)
     inputs = cast(_checked(pair.inputs), dtype)
     source = _copied(pair.theirs)
     notes = _with_plain_weights(source, pair.table)
     theirs = source.to(getattr(torch, dtype))
     models = _in_both_types(theirs)
-    for path, value in fit(pair.ours, pair.table, loadable_arrays(theirs, pair.table)).items():
+    for path, value in _fitted(pair, theirs).items():
         variable_at(pair.ours, path).set_value(jnp.asarray(value))
     ours = nnx.view(pair.ours, deterministic=True, use_running_average=True, raise_if_not_found=False)
     ours.eval()  # also modules with such an attribute and no view of their own
-    bad_weight = _not_finite(theirs)
+    notes += unequal_settings(ours, theirs, pair.twins)
+    unjudged = [coarser] if coarser else []
+    if bad_weight := _not_finite(theirs):
+        unjudged.append(f"the weight {bad_weight} holds values that are not finite")
     return Subject(
         pair=replace(pair, ours=ours, theirs=models[dtype]),
         models=models,
         inputs=inputs,
-        floor=NoiseFloor(dtype),
+        floor=NoiseFloor(dtype, float(np.finfo(np.float32).eps) if coarser else 0.0),
         parameters=sum(parameter.numel() for parameter in theirs.parameters()),
         notes=notes,
-        unjudged=[f"the weight {bad_weight} holds values that are not finite"] if bad_weight else [],
+        unjudged=unjudged,
     )
+
+
+def _fitted(pair: Pair, theirs: torch.nn.Module) -> dict[str, np.ndarray]:
+    try:
+        return fit(pair.ours, pair.table, loadable_arrays(theirs, pair.table))
+    except (AttributeError, IndexError, KeyError) as error:
+        raise PairError(f"the table names what the Flax model does not have: {error}") from error
+    except ValueError as error:
+        if not str(error).startswith("the state_dict does not fit"):
+            raise
+        raise PairError(
+            f"{error}\n"
+            "every weight of the PyTorch model needs one in the Flax model: give table_from_names the names that "
+            "differ, and write a Parameter for what is laid out in another way"
+        ) from error
+
+
+def _check_types(pair: Pair) -> None:
+    if not isinstance(pair.ours, nnx.Module):
+        raise PairError(f"ours must be an nnx.Module; got a {type(pair.ours).__name__}")
+    if not isinstance(pair.theirs, torch.nn.Module):
+        raise PairError(f"theirs must be a torch.nn.Module; got a {type(pair.theirs).__name__}")
+    if not isinstance(pair.table, tuple | list) or not all(isinstance(entry, Entry) for entry in pair.table):
+        raise PairError(
+            "table must be a tuple of Parameter, Twin, Derived and Tied, as table_from_names returns it"
+        )
 
 
 def nearby_models(subject: Subject, seed: int) -> dict[DType, torch.nn.Module]:
@@ -147,7 +183,11 @@ def _not_finite(model: torch.nn.Module) -> str | None:
 
 def cast(inputs: Inputs, dtype: DType) -> dict[str, np.ndarray]:
     """The inputs as arrays: floating-point ones as `dtype`, complex ones alike."""
-    return {name: _cast(np.asarray(value), dtype) for name, value in inputs.items()}
+    with failures_explained("reading the inputs", "pass arrays, or dense tensors"):
+        return {
+            name: _cast(to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value), dtype)
+            for name, value in inputs.items()
+        }
 
 
 def as_tensors(inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -172,7 +212,7 @@ def _checked(inputs: Inputs) -> Inputs:
         raise PairError(f"inputs must be a dict of arrays by name; got a {type(inputs).__name__}")
     for name, value in inputs.items():
         if isinstance(value, torch.Tensor):
-            value = value.detach().cpu()
+            continue
         try:
             kind = np.asarray(value).dtype
         except (ValueError, TypeError) as error:
@@ -184,10 +224,7 @@ def _checked(inputs: Inputs) -> Inputs:
                 f"inputs[{name!r}] must be an array of numbers; got a {type(value).__name__}: leave it out, and "
                 "let call_ours and call_theirs pass it"
             )
-    return {
-        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        for name, value in inputs.items()
-    }
+    return inputs
 
 
 def _copied(model: torch.nn.Module) -> torch.nn.Module:

@@ -240,15 +240,18 @@ class FlaxTrainer:
         learned = {name for name, _ in _named(pair.theirs)}
         paths = {entry.ours for entry in parameters_of(pair.table) if entry.theirs in learned}
         graphdef, params, rest = nnx.split(pair.ours, lambda path, _: ".".join(map(str, path)) in paths, ...)
+
+        # A copy, so that a call may change what is no parameter, such as the statistics of a BatchNorm.
+        def merge(params: nnx.State) -> nnx.Module:
+            return nnx.merge(graphdef, params, rest, copy=True)
+
         optimizer = optax.adamw(learning_rate, **ADAMW)
         names: list[str] = []  # of the inputs: JAX sorts the keys of a dict
 
         @jax.jit
         def differentiate(params, values, options):
             inputs = dict(zip(names, values, strict=True))
-            return jax.value_and_grad(
-                lambda params: _jax_loss(pair, nnx.merge(graphdef, params, rest), inputs, options)
-            )(params)
+            return jax.value_and_grad(lambda params: _jax_loss(pair, merge(params), inputs, options))(params)
 
         @jax.jit
         def update(masters, gradients, moments):
@@ -257,7 +260,7 @@ class FlaxTrainer:
 
         self.names, self.differentiate, self.update = names, differentiate, update
         self.optimizer = optimizer
-        self.merge = lambda params: nnx.merge(graphdef, params, rest)
+        self.merge = merge
         self.begin(params)
 
     def begin(self, params: nnx.State) -> None:
@@ -339,7 +342,8 @@ def _named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
 def _batch(pair: Pair, step: int) -> Inputs:
     if pair.batches is None:
         return pair.inputs
-    batch = pair.batches(step)
+    with failures_explained(f"batches({step})", "it gets the number of a step and returns arrays by name"):
+        batch = dict(pair.batches(step))
     shapes, expected = ({key: np.shape(x) for key, x in part.items()} for part in (batch, pair.inputs))
     if shapes != expected:
         raise ValueError(
