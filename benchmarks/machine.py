@@ -15,7 +15,7 @@ from benchmarks.problem import Device
 
 
 ROOT = Path(__file__).parents[1]
-BUSY_CORES = 0.3  # more than this, kept busy by other processes, is worth a warning
+BUSY_CORES = 0.3  # a warning is printed when other processes use more than this
 GEMM_SIZES = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices
 
 

@@ -240,7 +240,7 @@ def inputs(workload: Workload, image_size: int) -> dict[str, np.ndarray]:
 
 
 def _fill(caption: str, length: int) -> str:
-    """The caption again and again, in at most so many bytes; a character is not cut in two."""
+    """Repeats the caption up to `length` bytes, without a part of a character at the end."""
     return (f"{caption} " * length).encode()[:length].decode(errors="ignore")
 
 

@@ -1,4 +1,4 @@
-"""Precision, compilation and the three-way triple that every parity test uses."""
+"""Precision and compilation of the parity tests, and the fixture with the three models of a row."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.quick_compilation import WITHOUT_EMITTERS
 
 # Read when jax first looks for its devices.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_EMITTERS}"
-# Two suites share the cores: a thread of PyTorch that waits must not hold one. Read at the first import as well.
+# Two suites share the cores, so waiting threads of PyTorch must not spin. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
@@ -31,7 +31,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request: pytest.FixtureRequest) -> str:
-    """float64 shows that the algorithm is the same, float32 that it stays the same as users run it."""
+    """float64 shows that the algorithm is the same, float32 that the precision of most users keeps it so."""
     return request.param
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.quick_compilation import WITHOUT_EMITTERS
 
 
-# Read when jax first looks for its devices. Eight of them stand for a machine with as many; what does not ask for them
-# runs on the first one. They share few cores: XLA would end the process if one waits for the others for 40 seconds.
+# Read when jax first looks for its devices: eight simulated ones. Tests that do not ask for them run on the first.
+# They share few cores, so one may wait long for the others; by default XLA ends the process after 40 seconds.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -31,7 +31,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.fixture
 def full_optimisation() -> Iterator[None]:
-    """For tests that look at what XLA leaves of a program."""
+    """For tests of the optimised program."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

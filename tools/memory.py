@@ -43,7 +43,7 @@ def main(*, tables: bool = False) -> None:
 
 
 def measure(*, devices: int, **changes: Any) -> dict[str, int]:
-    """Bytes of one device: state and batch, and what the step needs besides."""
+    """Bytes on one device: "state" with the batch, and "step", the temporary memory of a step."""
     import jax
 
     from jaxmodels.training.command import parse

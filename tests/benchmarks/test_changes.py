@@ -1,3 +1,5 @@
+"""The text that says what changed between two runs of the benchmarks."""
+
 from benchmarks.changes import changes_since
 from tests.benchmarks.sample_results import cell, results
 

@@ -1,3 +1,5 @@
+"""The tables and plots of the benchmarks on the pages are those of benchmarks/results."""
+
 import shutil
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Ratios, noise and verdicts of rows, the tables made of them, and results.json itself."""
+
 import json
 from pathlib import Path
 

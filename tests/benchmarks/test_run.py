@@ -1,3 +1,5 @@
+"""Which processes a run of the benchmarks starts, and what happens when one fails."""
+
 import subprocess
 import sys
 from pathlib import Path

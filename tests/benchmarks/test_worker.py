@@ -1,3 +1,5 @@
+"""One measuring process: turns, agreement of the outputs, memory."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""The routed ViT without PyTorch: errors, gradients, routing, windows."""
+
 import dataclasses
 import json
 import re

@@ -1,3 +1,5 @@
+"""GLOM without PyTorch: errors, gradients, steps, geometry of the consensus."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

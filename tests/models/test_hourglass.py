@@ -1,3 +1,5 @@
+"""The Hourglass Transformer without PyTorch: errors, gradients, causality, masks, sampling."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

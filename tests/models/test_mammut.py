@@ -1,3 +1,5 @@
+"""MaMMUT without PyTorch: errors, gradients, causality, padding, image encoders."""
+
 from typing import Any
 
 import jax
@@ -34,7 +36,7 @@ def model() -> MaMMUT:
 
 
 @pytest.fixture(scope="module")
-def seeing() -> MaMMUT:
+def with_encoder() -> MaMMUT:
     """A model with its own encoder."""
     config = MaMMUTConfig(**SIZES | {"image_dim": 8})
     return MaMMUT(config, img_encoder=SimpleViT(VIT, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(0))
@@ -258,23 +260,23 @@ def test_empty_text_and_no_image_tokens(model) -> None:
     assert jnp.isfinite(logits(model, TEXT, TOKENS[:, :0])).all()
 
 
-def test_an_encoder_is_a_part_of_the_model(seeing) -> None:
+def test_an_encoder_is_a_part_of_the_model(with_encoder) -> None:
     def embed(model: MaMMUT) -> jax.Array:
         return model.embed_image(IMAGES)[0]
 
-    tokens = seeing.img_encoder.tokens(IMAGES)
-    np.testing.assert_array_equal(embed(seeing), seeing.embed_image(image_tokens=tokens)[0])
-    gradient = jax.jit(jax.grad(lambda model: jnp.sum(jnp.sin(embed(model)))))(seeing)
+    tokens = with_encoder.img_encoder.tokens(IMAGES)
+    np.testing.assert_array_equal(embed(with_encoder), with_encoder.embed_image(image_tokens=tokens)[0])
+    gradient = jax.jit(jax.grad(lambda model: jnp.sum(jnp.sin(embed(model)))))(with_encoder)
     assert jnp.any(gradient.img_encoder.patch_to_token.kernel[...] != 0)
     assert jnp.all(gradient.img_encoder.linear_head.kernel[...] == 0)
 
 
-def test_patches_are_dropped_on_request(seeing) -> None:
+def test_patches_are_dropped_on_request(with_encoder) -> None:
     def embed(model, seed):
         return model.embed_image(IMAGES, rngs=nnx.Rngs(dropout=seed))[0]
 
-    dropping = nnx.view(seeing, deterministic=False)
-    np.testing.assert_array_equal(embed(seeing, 0), embed(seeing, 1))
+    dropping = nnx.view(with_encoder, deterministic=False)
+    np.testing.assert_array_equal(embed(with_encoder, 0), embed(with_encoder, 1))
     np.testing.assert_array_equal(embed(dropping, 0), embed(dropping, 0))
     assert jnp.any(embed(dropping, 0) != embed(dropping, 1))
     for method in (dropping.loss, dropping.latents, dropping):

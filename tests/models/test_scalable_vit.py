@@ -1,3 +1,5 @@
+"""ScalableViT without PyTorch: errors, gradients, features, dropout."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

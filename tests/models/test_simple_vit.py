@@ -1,3 +1,5 @@
+"""SimpleViT without PyTorch: errors, gradients, positions, patch dropout."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""Coordinate descent and the router: schedule, budget, gradients, ties."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""Generated tables and the markers between which they stand."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The allocator keeps freed memory, counted in page faults."""
+
 import platform
 import resource
 import subprocess

@@ -190,7 +190,7 @@ def test_every_flag_can_be_completed() -> None:
 
 
 def test_docstrings_of_presets_give_the_measured_numbers() -> None:
-    """What docs/results.json says of a preset's time and main metric stands in its description."""
+    """The description of a preset gives the time and the main metric of docs/results.json."""
     rows = json.loads((Path(__file__).parents[2] / "docs" / "results.json").read_text())["rows"]
     for row in rows:
         description = DESCRIPTIONS[row["command"].split()[0]]

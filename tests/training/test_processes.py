@@ -1,4 +1,4 @@
-"""What happens to processes: killed anywhere, asked to stop, several that train together, a full disk."""
+"""Processes of training: killed at any moment, asked to stop, several that train together, on a full disk."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ KILLS = 20
 
 @pytest.fixture(scope="module")
 def fork() -> Callable[..., Any]:
-    """Starts a run in a process that has the imports behind it."""
+    """Starts a run in a forked process, which need not import anything again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.run_in_process"])
     from tests.training.run_in_process import child

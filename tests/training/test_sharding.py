@@ -1,4 +1,4 @@
-"""One device or eight: the five tasks compute the same, and the parts of a model lie where they should."""
+"""On one device or on eight the five tasks compute the same, and parameters are on the devices they should be on."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ STEPS = 3
 
 
 def sharded(task: Task, config: MeshConfig, dtype: Any) -> tuple[Any, TrainState, Any]:
-    """Compiled step, state born in shards, stream of batches."""
+    """The compiled step, the sharded initial state, and the stream of batches."""
     mesh = make_mesh(config)
 
     def make() -> nnx.Module:

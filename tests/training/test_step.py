@@ -46,7 +46,7 @@ def batch_of(task: ToyTask, seed: int, size: int = 8) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_gradient_is_that_of_the_large_batch(parts: int) -> None:
-    """Although the loss couples all examples: the mean over the parts of their own gradients is far away."""
+    """Also for a loss that couples all examples, where the mean of the gradients of the parts is far away."""
     trainer = Trainer(ToyTask())
     parameters, batch = trainer.state.parameters, batch_of(trainer.task, 0)
     whole = jax.jit(loss_and_gradient(trainer.task, trainer.functional))

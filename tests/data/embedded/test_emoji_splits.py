@@ -23,7 +23,7 @@ def splits(protocol):
 
 
 def concepts_of(protocol: str, split: str) -> dict[bytes, set[str]]:
-    """The concepts that each image of a side shows."""
+    """The concept of each image in one of the splits."""
     found: dict[bytes, set[str]] = {}
     emoji_set = emoji(
         split=split, holdout="fluent" if protocol == "across-styles" else None, skin_tones=False

@@ -163,7 +163,7 @@ def test_idx_folder_without_labels(tmp_path):
     "read", [lambda path: labelled_images(path, size=4), texts], ids=["labelled_images", "texts"]
 )
 class TestErrors:
-    """Both readers of arrays find them, because both read them with `read_arrays`."""
+    """Both readers of arrays raise them, because both call `read_arrays`."""
 
     @pytest.mark.parametrize(
         ("arrays", "message"),

@@ -15,7 +15,7 @@ from jaxmodels.training.run.checkpoints import Checkpoints, fingerprint
 from jaxmodels.training.step import TrainState
 
 
-# Reads of damaged files end after tensorstore's event loop has; that is its own affair.
+# Reads of damaged files may end after tensorstore's event loop; only a warning comes of it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 

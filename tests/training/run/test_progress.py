@@ -1,4 +1,4 @@
-"""What people read while a run goes on."""
+"""What a run prints while it trains."""
 
 import io
 from typing import Any

@@ -1,3 +1,5 @@
+"""Baselines of the byte tasks, on texts whose entropy or counts are known."""
+
 import gzip
 import lzma
 import math

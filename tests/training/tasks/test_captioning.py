@@ -1,3 +1,5 @@
+"""Captioning and retrieval: the loss, the metrics, the figures, and wrong data."""
+
 import json
 import math
 from collections.abc import Callable
@@ -84,7 +86,7 @@ def training(model) -> MaMMUT:
     return nnx.view(model, deterministic=False)
 
 
-def test_batch_holds_whole_captions_with_an_end(task) -> None:
+def test_batch_holds_complete_captions_with_an_end(task) -> None:
     batch = task.batch(np.array([2, 0]), generators(2))
     assert batch["text"].tolist() == [
         [BOS_ID, *(byte + 1 for byte in b"a cow\n"), PAD_ID],
@@ -95,12 +97,12 @@ def test_batch_holds_whole_captions_with_an_end(task) -> None:
     assert -1 <= batch["images"].min() < -0.9 < 0.9 < batch["images"].max() <= 1
 
 
-def test_images_are_moved(task) -> None:
+def test_images_are_shifted(task) -> None:
     original = SPLITS.train.images[3] / np.float32(127.5) - 1
     still = Captioning(CONFIG, ENCODER, SPLITS, context=CONTEXT, shift=0)
     np.testing.assert_allclose(still.batch(np.array([3]), generators(1))["images"][0], original, atol=1e-6)
-    moved = [task.batch(np.array([3]), [np.random.default_rng(i)])["images"] for i in range(20)]
-    assert len({image.tobytes() for image in moved}) > 4
+    shifted = [task.batch(np.array([3]), [np.random.default_rng(i)])["images"] for i in range(20)]
+    assert len({image.tobytes() for image in shifted}) > 4
 
 
 def test_loss_is_the_published_one(task, training, forward) -> None:

@@ -149,7 +149,7 @@ def test_noise_has_the_scale_that_was_asked_for(noise):
     difference = batch["noised"] - batch["clean"]
     assert np.std(difference) == pytest.approx(noise, rel=0.05)
     assert abs(np.mean(difference)) < 0.05 * noise
-    assert len(np.unique(batch["clean"], axis=0)) > 5, "moved at random"
+    assert len(np.unique(batch["clean"], axis=0)) > 5, "shifted at random"
 
 
 def test_evaluation(task):

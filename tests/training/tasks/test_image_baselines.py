@@ -1,4 +1,4 @@
-"""What models for images have to beat, each on data whose answer is known."""
+"""Baselines of the image tasks, each on data whose answer is known."""
 
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""Language modelling: windows and records, the loss, bits per byte, and wrong data."""
+
 import json
 import math
 from collections.abc import Callable
@@ -78,7 +80,7 @@ def test_a_window_depends_on_its_own_generator_only(task) -> None:
     assert not np.array_equal(task.batch(indices, generators(3, seed=1))["tokens"], tokens)
 
 
-def test_records_are_read_whole_after_a_start() -> None:
+def test_records_are_complete_and_follow_a_start() -> None:
     task = LanguageModelling(CONFIG, RECORDS)
     assert task.examples == 6
     tokens = task.batch(np.array([4, 0]), generators(2))["tokens"]

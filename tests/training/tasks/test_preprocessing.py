@@ -1,4 +1,4 @@
-"""Whoever uses a trained model gets its inputs as training did: the hub folder carries the functions."""
+"""The preprocessing in a hub folder makes the inputs that training made."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.training.small_tasks import TASKS
 
 
 class FirstBatch(Exception):
-    """Ends an evaluation when it has shown what it gives to the model."""
+    """Raised to end an evaluation once its first batch is known."""
 
 
 def evaluated(task: Task) -> dict[str, np.ndarray]:

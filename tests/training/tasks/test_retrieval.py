@@ -1,3 +1,5 @@
+"""Recall where several answers are right or score the same."""
+
 from itertools import permutations
 
 import numpy as np
