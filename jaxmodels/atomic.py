@@ -26,7 +26,7 @@ def atomic_write_all(paths: Sequence[Path], *, remove: Iterable[Path] = ()) -> G
 
     Args:
       paths: in the order in which the files take their places.
-      remove: files that go when the others have come.
+      remove: files that are removed once the others are in place.
 
     Raises:
       OSError: a file cannot be written, or something else is in its place.
@@ -107,7 +107,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    if os.name != "posix":  # there, signal 0 is no question but Ctrl-C
+    if os.name != "posix":  # there, signal 0 does not ask but is Ctrl-C
         return True
     try:
         os.kill(pid, 0)

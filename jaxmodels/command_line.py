@@ -38,7 +38,7 @@ def local_path(name: str, path: Any) -> Any:
 
 
 def require_no_empty(arguments: Sequence[str]) -> None:
-    """ValueError where a shell variable that is not set left nothing behind a flag, or a word without a letter."""
+    """ValueError for an empty argument or flag, as a shell variable that is not set leaves it."""
     for before, word in zip(["", *arguments], arguments, strict=False):
         name, equals, value = word.partition("=")
         if equals and name.startswith("--") and not value.strip():
@@ -99,7 +99,7 @@ def _pattern(before: Sequence[str]) -> str:
 
 @contextmanager
 def plain_help() -> Generator[None]:
-    """Honours NO_COLOR: tyro asks for the kind of terminal only."""
+    """Applies NO_COLOR, which tyro ignores: it looks at the kind of terminal only."""
     before = os.environ.get("TERM")
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"

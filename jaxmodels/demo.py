@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(output: Path) -> int:
-    """Everything in turn; returns 0 when training ended well and all comparisons are inside tolerance.
+    """Runs all parts in turn; returns 0 when training ended well and all comparisons are inside tolerance.
 
     Raises:
       ValueError, OSError: `output` is a file, or cannot be written.

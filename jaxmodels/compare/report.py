@@ -169,7 +169,7 @@ def environment(command: str = "") -> dict[str, str]:
 
 
 def write(results: Sequence[Result], folder: Path, *, command: str = "") -> None:
-    """Writes report.json and report.html into `folder`, each whole or not at all."""
+    """Writes report.json and report.html into `folder`, each complete or not at all."""
     report = to_json(results, command=command)
     with atomic_write(folder / "report.json") as path:
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

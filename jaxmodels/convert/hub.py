@@ -40,7 +40,7 @@ def save_pretrained(
     preprocessing: Preprocessing | None = None,
     decoder: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes config.json, model.safetensors and a README card into `folder`, which is made if need be.
+    """Writes config.json, model.safetensors and a README card into `folder`, which is created if it does not exist.
 
     The files change together: an error, for instance a full disk, leaves what the folder held before.
     A README.md that somebody else wrote is kept.
@@ -52,7 +52,7 @@ def save_pretrained(
       decoder: arrays that were trained beside the model; written as decoder.safetensors.
 
     Raises:
-      ValueError: `model`, or its image encoder, is none of this package's.
+      ValueError: `model`, or its image encoder, is not a model of this package.
       OSError: the folder cannot be written.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
+"""The settings of a run: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -59,7 +59,7 @@ class Experiment:
     batch_size: int  # examples per step, over all devices and hosts
     seed: int = 0  # of the initial weights, the order of the data, and whatever is random in it
     data: Path | None = None  # your own data, see docs/train.md; by default the data in the package
-    resume: bool = False  # go on from the newest checkpoint in workdir, or begin if there is none
+    resume: bool = False  # continue from the newest checkpoint in workdir, or begin if there is none
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
     # Type of the computation; parameters, optimiser and losses are float32 (float64 with float64).
     # "float32" really is: accelerators that would round products to fewer digits are told not to.

@@ -1,4 +1,4 @@
-"""Weight files: what is damaged is refused by name, and a write happens whole or not at all."""
+"""Weight files: what is damaged is refused by name, and a write is complete or does not happen."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_a_broken_pytorch_says_so_itself(monkeypatch: pytest.MonkeyPatch, tmp_pa
         read_state_dict(tmp_path / "w.pt")
 
 
-# -- whole or not at all
+# -- complete or not at all
 
 
 def interrupted(path: Path, arrays: object) -> None:

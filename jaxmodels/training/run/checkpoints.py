@@ -125,7 +125,7 @@ class Checkpoints:
         return state
 
     def _set_aside(self, step: int) -> None:
-        """Damaged files keep out of the way of the step's next checkpoint, but nothing is deleted."""
+        """Renames a damaged checkpoint, so that its step can be saved again; nothing is deleted."""
         if jax.process_index() == 0:
             damaged = self.folder.with_name("damaged-checkpoints") / str(step)
             shutil.rmtree(damaged, ignore_errors=True)

@@ -60,7 +60,7 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """What the steps of this and of all earlier sessions have taken, without compilation and evaluation."""
+        """Seconds that the steps of this and all earlier sessions took, without compilation and evaluation."""
         return self.seconds_before + self.clock.total
 
     def _introduce(self, state: TrainState) -> None:
@@ -90,7 +90,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """What the block takes is not counted."""
+        """The time of the block is not counted."""
         began = time.monotonic()
         yield
         self.mark += time.monotonic() - began

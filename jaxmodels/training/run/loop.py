@@ -1,4 +1,4 @@
-"""The training loop: from an experiment to a trained model, through interruptions."""
+"""The training loop: from an experiment to a trained model, across interruptions."""
 
 from collections.abc import Collection, Generator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -161,7 +161,7 @@ def run_steps(
         if stopping and not final:
             checkpoints.wait()
             log.reporter.stop()
-            log.reporter.print(f"stopped and saved at step {number}; go on with --resume")
+            log.reporter.print(f"stopped and saved at step {number}; continue with --resume")
             return state, interrupts.status
     checkpoints.wait()
     return state, 0
@@ -173,7 +173,7 @@ def _restore_or_begin(program: Program, checkpoints: Checkpoints, reporter: Repo
         return program.initial_state()
     state = checkpoints.restore(program.abstract_state)
     if state is None:
-        reporter.print("no checkpoint to go on from: beginning")
+        reporter.print("no checkpoint to continue from: beginning")
         return program.initial_state()
     reporter.print(f"going on from the checkpoint of step {int(state.step)}")
     return state

@@ -1,4 +1,4 @@
-"""What a run computes: its compiled step, its first state, its evaluation. Files and messages are elsewhere."""
+"""The computation of a run: its compiled step, initial state and evaluation."""
 
 import math
 import os

@@ -23,8 +23,8 @@ MOST_ITEMS = 12  # items of a list that are printed
 class Reporter:
     """Prints messages and the progress of a run; nothing at all unless `active`, which is the first process.
 
-    A run is worth more than its messages. Characters that the console cannot encode are replaced, and when the
-    terminal is closed the run goes on without it.
+    A message never ends a run: characters that the console cannot encode are replaced, and the run continues when
+    the terminal is closed.
     """
 
     def __init__(self, console: Console, *, active: bool = True) -> None:
@@ -54,7 +54,7 @@ class Reporter:
         self.progress = self.bar.add_task("compiling", total=steps, completed=step)
 
     def first_step_done(self, step: int) -> None:
-        """The time that is left is estimated from here on: compilation does not come again."""
+        """From here on the time left is estimated, without that of the compilation."""
         self._mark(step)
         if self.bar is not None:
             self.bar.reset(self.progress, total=self.steps, completed=step, description="")

@@ -31,7 +31,7 @@ def write_report(
     results: Mapping[str, Any],
     samples: Sequence[Sample],
 ) -> None:
-    """Writes report.html into the run's folder, whole or not at all.
+    """Writes report.html into the run's folder, complete or not at all.
 
     Args:
       workdir: of the run; its metrics are plotted.

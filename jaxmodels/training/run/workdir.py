@@ -56,7 +56,7 @@ class Workdir:
             return
         if not experiment.resume:
             raise ValueError(
-                f"{self.folder} already holds a run; pass --resume to go on with it, or choose another --workdir"
+                f"{self.folder} already holds a run; pass --resume to continue it, or choose another --workdir"
             )
         before = self.read_run()
         lines = differences(before["experiment"], experiment.describe())
@@ -152,7 +152,7 @@ class Workdir:
         return [line for line in map(_parsed, lines) if line is not None]
 
     def seconds(self) -> float:
-        """What the steps of all sessions so far have taken."""
+        """Seconds that the steps of all sessions so far took."""
         return max((line.get("seconds") or 0.0 for line in self.read_metrics()), default=0.0)
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def naming(path: Path) -> Generator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """What a session was made with."""
+    """Versions and device of a session."""
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),

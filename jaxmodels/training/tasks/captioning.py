@@ -58,12 +58,12 @@ class Captioning:
     """MaMMUT writes the caption of an image byte by byte, and finds images and captions by each other.
 
     Args:
-      config: of MaMMUT.
-      encoder: of the SimpleViT; the number of channels is that of the images.
+      config: sizes of MaMMUT.
+      encoder: sizes of the SimpleViT; its number of channels becomes that of the images.
       splits: the data.
       context: ids of the longest caption: its bytes, one for the beginning and one for the end.
       shift: training images are shifted by up to this many pixels, at random.
-      zoom, recolor: they are enlarged or reduced, and their channels changed, by up to this share, at random.
+      zoom, recolor: enlarge or reduce training images, and change their channels, by up to this share, at random.
       resize: how the images of `splits` were resized; saved with the model.
 
     Raises:
@@ -256,14 +256,14 @@ class Captioning:
         return [decode(row).partition(END)[0] for row in ids]
 
     def _exact(self, made: Sequence[str], numbers: Int[np.ndarray, " b"]) -> float:
-        """Share of captions of these test images that are right to the letter."""
+        """Share of these test images whose caption is right to the letter."""
         test = self.splits.test
         right_captions, _ = right_answers(test.images, test.captions)
         answers = [{test.captions[right] for right in right_captions[number]} for number in numbers]
         return float(np.mean([caption in right for caption, right in zip(made, answers, strict=True)]))
 
     def _caption(self, model: MaMMUT, batch: Batch) -> Int[Array, "b n"]:
-        """The likeliest id after the other, until every row has ended or is full; padded after the end."""
+        """Takes the likeliest id at every position, until each row has ended or is full; padding follows the end."""
         _, context = model.embed_image(batch["images"])
         b = context.shape[0]
         end = ord(END) + 1
@@ -321,7 +321,7 @@ def require_context(splits: CaptionedSplits, context: int) -> None:
 
 
 def with_single_spaces(part: CaptionedImages) -> CaptionedImages:
-    """The same with every stretch of white space, line breaks among them, as one space."""
+    """The captions with every run of white space, line breaks included, as one space."""
     return CaptionedImages(
         images=part.images, captions=tuple(" ".join(caption.split()) for caption in part.captions)
     )

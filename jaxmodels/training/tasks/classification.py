@@ -44,7 +44,7 @@ class Classification:
       splits: the data.
       shift: training images are shifted by up to this many pixels, at random.
       flip: mirror every second training image, at random.
-      zoom, recolor: enlarge or reduce them, and change their channels, by up to this share, at random.
+      zoom, recolor: enlarge or reduce training images, and change their channels, by up to this share, at random.
       label_smoothing: share of the target spread evenly over all classes.
       resize: how the images of `splits` were resized; saved with the model.
 

@@ -230,7 +230,7 @@ class Denoising:
 
     @cached_property
     def _filter(self) -> LinearFilter:
-        """Fitted to training images at equal distances."""
+        """A linear filter, fitted to evenly spaced training images."""
         count = min(FILTERED, self.examples)
         chosen = np.linspace(0, self.examples - 1, count).round().astype(int)
         clean = scale_pixels(self.splits.train.images[chosen])
@@ -260,7 +260,7 @@ def _features(model: Denoiser, batch: Batch) -> Float[Array, "b f"]:
 
 
 def probe_grid(height: int, width: int, patch_size: int) -> dict[str, int]:
-    """Parts in a column and in a row, x and y, each of i × j columns of GLOM: the most, up to 4, that fit."""
+    """Cuts the columns of GLOM into x × y equal parts of i × j; x and y are the largest divisors up to 4."""
     rows, columns = height // patch_size, width // patch_size
     x, y = (max(k for k in range(1, 5) if side % k == 0) for side in (rows, columns))
     return {"x": x, "i": rows // x, "y": y, "j": columns // y}

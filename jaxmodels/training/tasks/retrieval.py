@@ -88,7 +88,7 @@ def chance(right: Answers, candidates: int) -> dict[str, float]:
 def pixel_neighbours(
     train: CaptionedImages, images: UInt8[np.ndarray, "i height width c"], captions: Sequence[str]
 ) -> tuple[Int[np.ndarray, " i"], Float[np.ndarray, "i m"]]:
-    """What the distance between pixels says: the nearest training image, and a score for every caption.
+    """Retrieval by the distance between pixels: the nearest training image, and a score for every caption.
 
     The score of a caption is minus the squared distance to the nearest training image that has it; -∞ if
     none has.

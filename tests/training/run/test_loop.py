@@ -118,7 +118,7 @@ def test_a_second_run_is_the_same(finished: tuple[Path, str], tmp_path: Path) ->
 def test_a_run_is_not_overwritten(finished: tuple[Path, str]) -> None:
     before = (finished[0] / "metrics.jsonl").read_bytes()
     with pytest.raises(
-        ValueError, match=r"already holds a run; pass --resume to go on with it, or choose another"
+        ValueError, match=r"already holds a run; pass --resume to continue it, or choose another"
     ):
         run(experiment(finished[0]))
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     monkeypatch.setattr(interrupts.Interrupts, "requested", lambda self, step: step == 5)
     status, output = run(experiment(tmp_path / "run"))
     assert status == 128 + 15
-    assert "stopped and saved at step 5; go on with --resume" in output
+    assert "stopped and saved at step 5; continue with --resume" in output
     assert not (tmp_path / "run" / "model").exists()
     monkeypatch.undo()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
@@ -175,7 +175,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
     status, output = run(experiment(tmp_path / "run", resume=True, steps=2))
     assert status == 0
-    assert "no checkpoint to go on from: beginning" in output
+    assert "no checkpoint to continue from: beginning" in output
 
 
 def test_resuming_a_complete_run_only_evaluates(finished: tuple[Path, str], tmp_path: Path) -> None:
