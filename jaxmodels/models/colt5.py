@@ -51,7 +51,7 @@ class ConditionalRoutedViTConfig:
     """Hyperparameters under the names and with the defaults of CoLT5-attention's `ConditionalRoutedViT`.
 
     Its kernel switches `flash_attn` and `router_use_triton` are left out. A router is disabled when it may
-    select every token: then all tokens take the heavy branch.
+    select every token: then all tokens take the heavy branch. A wrong value raises ValueError.
     """
 
     image_size: int | tuple[int, int]  # nominal sides in pixels; other sizes that windows divide work as well

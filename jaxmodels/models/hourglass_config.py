@@ -11,12 +11,14 @@ Depth = int | tuple[int, "Depth", int]
 
 @dataclass(frozen=True, kw_only=True)
 class HourglassTransformerConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformer`."""
+    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformer`.
+
+    A wrong value raises ValueError.
+    """
 
     dim: int
-    depth: tuple[
-        int, Depth, int
-    ]  # layers before, in and after the valley; a nested one makes the valley an hourglass
+    # Layers before, in and after the valley; a nested triple makes the valley an hourglass.
+    depth: tuple[int, Depth, int]
     shorten_factor: int | tuple[int, ...] = 2  # one for all levels, or one each, outermost first
     attn_resampling: bool = True  # one attention layer after each shortening and each lengthening
     updown_sample_type: Literal["naive", "linear"] = "naive"  # mean and repetition, or linear maps
@@ -33,7 +35,10 @@ class HourglassTransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HourglassTransformerLMConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformerLM`."""
+    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformerLM`.
+
+    A wrong value raises ValueError.
+    """
 
     num_tokens: int
     dim: int

@@ -66,7 +66,7 @@ class ScalableViTConfig:
     """Hyperparameters under the names and with the defaults of vit-pytorch's `ScalableViT`.
 
     `depth` has one entry per stage. A field whose type includes a tuple takes one value for all stages, or one
-    value per stage.
+    value per stage. A wrong value raises ValueError.
     """
 
     num_classes: int

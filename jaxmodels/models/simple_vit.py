@@ -40,7 +40,10 @@ from jaxmodels.nn import (
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleViTConfig:
-    """Hyperparameters under the names and with the defaults of vit-pytorch's SimpleViT with patch dropout."""
+    """Hyperparameters under the names and with the defaults of vit-pytorch's SimpleViT with patch dropout.
+
+    A wrong value raises ValueError.
+    """
 
     image_size: int | tuple[int, int]  # sides in pixels; images of other multiples of patch_size work as well
     patch_size: int | tuple[int, int]

@@ -127,6 +127,18 @@ class CoordinateDescentRouter(nnx.Module):
     Differs from the package in two ways: ties are decided by a rule (`tie_break`), and with several routes each
     sample is routed to its own tokens (the package gathers from other samples). Computed in at least float32 with
     the most precise matrix product: a rounding error can select another token.
+
+    Args:
+      dim: width of the tokens.
+      num_tokens: tokens that each route selects; it selects all if there are no more.
+      num_routes: independent selections, each with a routing vector of its own.
+      straight_through: gates are 1, with the gradient of the soft top-k.
+      tie_break: the order of equal scores: by similarity to the routing vector, or by position.
+      n_iters, eps, eps_decay, eps_init: see `coordinate_descent`.
+      fetch_k_ratio: the scores sum to `num_tokens` times this, at most to the number of tokens.
+      cosine_sim_routing: the similarity is a cosine times `cosine_sim_scale` instead of an inner product.
+      param_dtype: type of the fresh routing vectors.
+      rngs: `params` draws them.
     """
 
     def __init__(
