@@ -48,7 +48,7 @@ from jaxmodels.nn.coordinate_descent import CoordinateDescentRouter, Routed, che
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalRoutedViTConfig:
-    """Hyperparameters under the names and with the defaults of CoLT5-attention's `ConditionalRoutedViT`.
+    """Hyperparameters with the names and defaults of CoLT5-attention's `ConditionalRoutedViT`.
 
     Its kernel switches `flash_attn` and `router_use_triton` are left out. A router is disabled when it may
     select every token: then all tokens take the heavy branch. A wrong value raises ValueError.

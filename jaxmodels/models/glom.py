@@ -45,7 +45,7 @@ SELF_SIMILARITY = -5e-4
 
 @dataclass(frozen=True, kw_only=True)
 class GlomConfig:
-    """Hyperparameters under the names and with the defaults of glom-pytorch's `Glom`; ValueError for a wrong one."""
+    """Hyperparameters with the names and defaults of glom-pytorch's `Glom`; ValueError for a wrong one."""
 
     dim: int = 512
     levels: int = 6

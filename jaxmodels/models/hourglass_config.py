@@ -11,7 +11,7 @@ Depth = int | tuple[int, "Depth", int]
 
 @dataclass(frozen=True, kw_only=True)
 class HourglassTransformerConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformer`.
+    """Hyperparameters with the names and defaults of the package's `HourglassTransformer`.
 
     A wrong value raises ValueError.
     """
@@ -35,7 +35,7 @@ class HourglassTransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HourglassTransformerLMConfig:
-    """Hyperparameters under the names and with the defaults of the package's `HourglassTransformerLM`.
+    """Hyperparameters with the names and defaults of the package's `HourglassTransformerLM`.
 
     A wrong value raises ValueError.
     """

@@ -49,7 +49,7 @@ from jaxmodels.nn import (
 
 @dataclass(frozen=True, kw_only=True)
 class MaMMUTConfig:
-    """Hyperparameters under the names and with the defaults of MaMMUT-pytorch's `MaMMUT`; ValueError for a wrong one."""
+    """Hyperparameters with the names and defaults of MaMMUT-pytorch's `MaMMUT`; ValueError for a wrong one."""
 
     dim: int
     num_tokens: int

@@ -63,7 +63,7 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalableViTConfig:
-    """Hyperparameters under the names and with the defaults of vit-pytorch's `ScalableViT`.
+    """Hyperparameters with the names and defaults of vit-pytorch's `ScalableViT`.
 
     `depth` has one entry per stage. A field whose type includes a tuple takes one value for all stages, or one
     value per stage. A wrong value raises ValueError.

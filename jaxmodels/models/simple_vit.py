@@ -40,7 +40,7 @@ from jaxmodels.nn import (
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleViTConfig:
-    """Hyperparameters under the names and with the defaults of vit-pytorch's SimpleViT with patch dropout.
+    """Hyperparameters with the names and defaults of vit-pytorch's SimpleViT with patch dropout.
 
     A wrong value raises ValueError.
     """
