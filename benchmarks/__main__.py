@@ -33,11 +33,11 @@ class Options:
       output: folder for the results.
       compare: an earlier results.json; prints what changed by more than the noise.
       models: which of the five.
-      sizes: of the models on a CPU; a GPU has a size of its own.
+      sizes: sizes of the models on a CPU; a GPU has a size of its own.
       implementations: the columns.
-      device: of all implementations.
-      precisions: of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
-      attention: of JAX in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
+      device: where all implementations run.
+      precisions: types of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
+      attention: JAX's attention kernel in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
       rounds: how often every implementation is timed in a row; by default 9, or 5 with --quick.
       threads: cores that every implementation may use.
       curves: also measure how time and memory grow with the size of the input.

@@ -36,9 +36,9 @@ class JaxSide:
     Args:
       workload: the model and its sizes.
       weights: a safetensors file with PyTorch's names.
-      inputs: as from `benchmarks.sizes.inputs`.
+      inputs: what `benchmarks.sizes.inputs` returns.
       mode: "forward", or "train": one step of AdamW.
-      precision: of the computation; parameters, optimiser and loss are float32.
+      precision: type of the computation; parameters, optimiser and loss are float32.
       attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
     """
 

@@ -40,7 +40,7 @@ def full(results: Results, plots_folder: Path, page_folder: Path) -> str:
     """All tables and plots of one machine.
 
     Args:
-      results: of that machine.
+      results: what was measured on that machine.
       plots_folder: where the plots are written.
       page_folder: the folder of the page, from which its links start.
     """

@@ -33,10 +33,10 @@ class Problem:
 
     Attributes:
       model: name of the model.
-      arguments: of the PyTorch twin's constructor.
+      arguments: arguments of the PyTorch twin's constructor.
       encoder: arguments of the constructor of MaMMUT's image encoder.
       iters: GLOM's steps in the forward pass; None is twice the number of levels.
-      inputs: one batch, as from `benchmarks.sizes.inputs`.
+      inputs: one batch, from `benchmarks.sizes.inputs`.
     """
 
     model: "ModelName"

@@ -46,7 +46,7 @@ class Row:
 
     Attributes:
       key: (model, size, mode, precision).
-      cells: by implementation.
+      cells: the cell of each implementation.
     """
 
     key: tuple[str, str, str, str]

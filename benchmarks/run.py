@@ -37,8 +37,8 @@ class Plan:
       rounds: how often every implementation is timed in a row.
       alone: also measure first call and memory, in processes that hold one implementation.
       curves: also measure the scaling curves.
-      device, threads: of all implementations.
-      attention: of JAX in bfloat16, see `jaxmodels.nn.attend`.
+      device, threads: where all implementations run, and how many cores each may use.
+      attention: JAX's attention kernel in bfloat16, see `jaxmodels.nn.attend`.
     """
 
     models: tuple[ModelName, ...]
@@ -239,8 +239,8 @@ def cell(
     """One cell of results.json.
 
     Args:
-      job: of the row.
-      name: of the implementation.
+      job: the job of the row.
+      name: the implementation.
       alone: what the processes with one implementation measured.
       in_turn: what the process with all implementations measured, if there was one.
     """

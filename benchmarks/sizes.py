@@ -30,10 +30,10 @@ class Workload:
     """A model and the shape of its inputs.
 
     Attributes:
-      config: of the model.
+      config: the model's configuration.
       batch: number of examples.
-      length: of a text in ids, for the models that read one.
-      encoder: of MaMMUT's images.
+      length: ids of a text, for the models that read one.
+      encoder: configuration of MaMMUT's image encoder.
       iters: GLOM's steps in the forward pass; None is twice the number of levels.
     """
 

@@ -28,7 +28,7 @@ class TorchSide:
       problem: the model, its sizes and its inputs.
       weights: a safetensors file with PyTorch's names.
       mode: "forward", or "train": one step of AdamW.
-      precision: of the computation; bfloat16 is autocast, so parameters and optimiser stay float32.
+      precision: type of the computation; bfloat16 is autocast, so parameters and optimiser stay float32.
       compiled: with `torch.compile`.
       device: "cpu" or "cuda".
     """

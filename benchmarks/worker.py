@@ -40,14 +40,14 @@ class Job:
 
     Attributes:
       model, size: name the workload.
-      mode, precision: of the computation.
+      mode, precision: forward pass or training step, and the type of the computation.
       implementations: one, whose first call and memory are measured; or several, which are timed in turn.
       rounds: how often each implementation is timed.
-      threads: of every implementation.
+      threads: cores that every implementation may use.
       weights, problem: files with the shared weights and the `Problem`.
       point: index of a point on the model's scaling curve, which then takes the place of `size`.
-      device: of every implementation.
-      attention: of JAX, see `jaxmodels.nn.attend`.
+      device: where every implementation runs.
+      attention: JAX's attention kernel, see `jaxmodels.nn.attend`.
       time_again: also time the last implementation as if it were one more, named "again".
     """
 

@@ -49,7 +49,7 @@ def compare(
         config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
         steps: AdamW steps after which the weights are compared; 0 leaves them out.
         dtype: precision of weights and inputs on both sides.
-        seed: of fresh weights.
+        seed: seed of the fresh weights.
         output: folder for report.json and report.html.
     """
     checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)

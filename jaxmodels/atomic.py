@@ -25,7 +25,7 @@ def atomic_write_all(paths: Sequence[Path], *, remove: Iterable[Path] = ()) -> G
     that no longer run on this machine are removed.
 
     Args:
-      paths: in the order in which the files take their places.
+      paths: the files, in the order in which they take their places.
       remove: files that are removed once the others are in place.
 
     Raises:

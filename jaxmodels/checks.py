@@ -28,7 +28,7 @@ def require_integer_fields(config: Any, **minimum: int) -> None:
 
     Args:
       config: a dataclass.
-      minimum: by name of the field; 1 for the others.
+      minimum: the smallest value of each named field; 1 for the others.
     """
     for field in fields(config):
         value = getattr(config, field.name)

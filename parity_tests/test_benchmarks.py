@@ -84,7 +84,7 @@ def test_arithmetic_of_every_model_is_counted(model: ModelName, tmp_path: Path) 
         step = 7 * 2 * 2 * 256 * 64 * 256 + 4 * 2 * 2 * 256 * 64 * 64
         patches = 2 * 256 * 192 * 64
         assert counts["forward"] == 8 * step + patches
-        # Five steps, the decoder, and their gradients; images and level vectors beneath the first step need none.
+        # Five steps, the decoder, and their gradients; images and level vectors before the first step need none.
         assert counts["train"] == pytest.approx(3 * (5 * step + 2 * patches), rel=0.03)
     elif model != "mammut":  # which reads the text twice
         assert 2.9 * counts["forward"] < counts["train"] <= 3 * counts["forward"]
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 
 
 @dataclass
-class Nothing:
+class NoTraining:
     """A training run without training."""
 
     workdir: Path | None = None
@@ -174,7 +174,7 @@ class Nothing:
 def fast_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo without training and comparing."""
 
-    def train(experiment: Nothing, preset: str) -> int:
+    def train(experiment: NoTraining, preset: str) -> int:
         experiment.workdir.mkdir(parents=True)
         (experiment.workdir / "results.json").write_text('{"test": {"top1": 0.5}}')
         (experiment.workdir / "report.html").write_text("<body>trained</body>")
@@ -187,7 +187,7 @@ def fast_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0
 
     twin = SimpleNamespace(load=lambda folder: SimpleNamespace(call=None))
-    monkeypatch.setattr(demo, "PRESETS", {demo.PRESET: Nothing()})
+    monkeypatch.setattr(demo, "PRESETS", {demo.PRESET: NoTraining()})
     monkeypatch.setattr(demo, "train", train)
     monkeypatch.setattr(demo.command, "run", compare)
     monkeypatch.setattr(demo, "TorchTask", lambda task: twin)

@@ -1,4 +1,4 @@
-"""The parity matrix: published package, clean reference and JAX on every option and mode."""
+"""The parity matrix: published package, reference and JAX on every option and mode."""
 
 import numpy as np
 import pytest

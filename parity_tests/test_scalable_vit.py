@@ -292,7 +292,7 @@ def test_dropout_sites() -> None:
 
 
 def test_dropout_is_seeded_like_the_package() -> None:
-    """The clean reference draws the same masks in the same order, so a training run can be repeated."""
+    """The reference draws the same masks in the same order, so a training run can be repeated."""
     options = GOLDEN | {"dropout": 0.25}
     package = published("scalable_vit").ScalableViT(**options)
     reference = torch_reference.ScalableViT(**options)

@@ -89,7 +89,7 @@ def test_image_tokens_of_mammut() -> None:
     tokens.sum().backward()
     assert clean.vit.to_patch_embedding[2].weight.grad.abs().max() > 0
     assert clean.vit.linear_head.weight.grad is None
-    # The package's Extractor can also read the clean model.
+    # The package's Extractor can also read the reference.
     torch.testing.assert_close(published_tokens(clean.vit, image), tokens, rtol=0, atol=0)
 
 

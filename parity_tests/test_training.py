@@ -73,7 +73,7 @@ def test_loss_and_metrics(sides: Sides) -> None:
         assert others[name] == pytest.approx(value, rel=1e-5), name
 
 
-class Given(Experiment):
+class ExperimentWithTask(Experiment):
     """An experiment on a task that is there already."""
 
     def task(self) -> Task:
@@ -81,7 +81,7 @@ class Given(Experiment):
 
 
 def test_trained_in_jax_scored_in_pytorch(tmp_path: Path) -> None:
-    experiment = Given(
+    experiment = ExperimentWithTask(
         workdir=tmp_path / "run",
         steps=30,
         batch_size=16,

@@ -72,7 +72,7 @@ def measure(pages: Mapping[str, Page], folder: Path) -> dict[str, Views]:
     """Looks at all pages with one start of Chromium.
 
     Args:
-      pages: by name, below `folder`.
+      pages: the pages by name; their files are below `folder`.
       folder: served to the browser, which also keeps its profile there.
 
     Returns:

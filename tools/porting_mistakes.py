@@ -241,7 +241,7 @@ class Mistake(NamedTuple):
     """A row of the table.
 
     Attributes:
-      name: of the mistake, and how it comes about.
+      name: the mistake, and how it comes about.
       cure: what to write instead.
       make: the pair, wrong or right.
       in_gradient: whether only gradients show it.

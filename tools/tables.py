@@ -46,7 +46,7 @@ def update(name: str, text: str | Callable[[Path], str], root: Path = ROOT) -> l
     """Writes `text` between the markers of `name` on every page that has them.
 
     Args:
-      name: of the markers.
+      name: the name in the markers.
       text: ends with a newline. A function is called with the folder of the page, for relative links.
       root: folder of the repository.
 

@@ -64,7 +64,7 @@ def compare(
       steps: optimiser steps (AdamW) of a training run on each side. Before each, the loss is compared at equal
         weights; in float64 so are the losses of the two runs and the weights after them, in float32 the weights
         after the first three steps. With 0 only the first loss and its gradient are.
-      learning_rate: of those steps.
+      learning_rate: the learning rate of those steps.
       gradients: False compares the forward pass alone.
       progress: called with the name of each stage and of each step, and the share of the work that is done.
 

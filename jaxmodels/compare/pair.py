@@ -20,7 +20,7 @@ class Pair:
     """A Flax model, a PyTorch model and how they correspond.
 
     Attributes:
-      name: for the report.
+      name: what the report calls the pair.
       ours: the Flax model; its weights are overwritten with PyTorch's.
       theirs: the PyTorch model; its weights are the ones that both sides use.
       table: which parameter and which module is which. For your own models `table_from_names` writes it.

@@ -60,7 +60,7 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None) -> Subject:
     """Copies the PyTorch model, gives the Flax model its weights, and turns randomness off on both sides.
 
     Args:
-      pair: as the caller gave it.
+      pair: the caller's pair.
       dtype: the compared type.
       coarser: for float64, why the digits of float32 are all that can be compared.
 

@@ -20,9 +20,9 @@ class Result:
       outputs, layers, gradients, weights, loss_checks: what was compared, each against its tolerance.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
       weight_steps: after how many steps the weights were compared.
-      losses: of all training runs.
+      losses: the losses of all training runs.
       divergence: where the two sides first differ; None where they agree.
-      precision: of matrix products on this machine.
+      precision: that of matrix products on this machine.
       routing: for models that choose tokens, how far the choices agree.
       unjudged: reasons against a verdict that no check has, such as a weight that is NaN.
       notes: what else the reader should know.

@@ -99,9 +99,9 @@ def train(
       models: the PyTorch model in both types.
       ours: started with the same weights.
       dtype: in which of them JAX is compared with it.
-      steps: of AdamW; at least 1.
+      steps: number of AdamW steps, at least 1.
       weights_after: the step, counted from 1, whose weights are kept.
-      learning_rate: of PyTorch's AdamW.
+      learning_rate: that of PyTorch's AdamW.
       before_step: called with the number of each step, its inputs, the Flax model with the weights of the
         moment, and PyTorch with these same weights.
 
@@ -178,7 +178,7 @@ class TorchTrainer:
 
     Args:
       pair, model: what is trained; `pair` has the loss.
-      learning_rate: of AdamW.
+      learning_rate: that of AdamW.
       threads: how many compute it.
       in_float64: whether the optimiser computes in float64 rather than in the type of the model.
     """

@@ -90,7 +90,7 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None
     """The model in `folder`, with the class that its config.json names.
 
     Args:
-      folder: as written by `save_pretrained`.
+      folder: a folder that `save_pretrained` has written.
       dtype: converts the weights; by default they keep the type they are stored in.
 
     Raises:

@@ -16,7 +16,7 @@ def require_plausible(arguments: Any, arrays: Mapping[str, np.ndarray]) -> None:
     memory, or hours.
 
     Args:
-      arguments: of the constructor, as JSON has them.
+      arguments: the constructor's arguments, as JSON has them.
       arrays: the weights.
     """
     if not isinstance(arguments, Mapping):

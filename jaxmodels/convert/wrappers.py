@@ -87,7 +87,7 @@ def strip_prefixes(
     copy is left out. Everything else stays, for the caller to refuse.
 
     Args:
-      arrays: by key.
+      arrays: the weights by their keys.
       known: keys of the model, all or some; without any, only parts such as `module.` are removed.
       entry: the prefix to take where there are several copies, without its last dot.
       source: what the messages begin with.

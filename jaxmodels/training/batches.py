@@ -23,8 +23,8 @@ def batches(
     Args:
       task: gives the examples.
       batch_size: examples of the global batch.
-      seed: of the order and of whatever is random in an example.
-      sharding: of the first axis, over the devices of all processes.
+      seed: decides the order of the examples and what is random in them.
+      sharding: how the first axis is divided among the devices of all processes.
       start: the first step.
     """
     rows = _own_rows(sharding, batch_size)

@@ -57,7 +57,7 @@ class Experiment:
     workdir: Path  # everything that the run writes goes here
     steps: int  # optimiser steps
     batch_size: int  # examples per step, over all devices and hosts
-    seed: int = 0  # of the initial weights, the order of the data, and whatever is random in it
+    seed: int = 0  # of the initial weights, the order of the data, and what is random in it
     data: Path | None = None  # your own data, see docs/train.md; by default the data in the package
     resume: bool = False  # continue from the newest checkpoint in workdir, or begin if there is none
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -286,7 +286,7 @@ def require_given(wanted: Experiment, fitted: Experiment, given: Collection[str]
     """ValueError where a setting that the user gave is not the one that fits the data.
 
     Args:
-      wanted: as the user gave it.
+      wanted: the experiment that the user described.
       fitted: `wanted.fitted_to(task)`.
       given: the settings that were given, such as "model.num_classes".
     """

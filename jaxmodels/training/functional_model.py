@@ -46,7 +46,7 @@ class FunctionalModel:
         """The model with these parameters.
 
         Args:
-          parameters: as from `split`.
+          parameters: what `split` returns.
           training: with dropout.
           remat: with dropout, and layers that compute activations again in the backward pass.
         """

@@ -70,12 +70,12 @@ def make_step(
 
     Args:
       task: gives the loss.
-      functional: of the task's model.
+      functional: the structure of the task's model.
       tx: the update rule.
-      key: of dropout; the step number is folded in, so that a resumed run repeats an unbroken one.
+      key: random key of dropout; the step number is folded in, so that a resumed run repeats an unbroken one.
       accumulate: parts into which the batch is cut to save memory; the gradient is that of the whole batch.
       learning_rate: the schedule inside `tx`, for the log.
-      ema_decay: of the moving average, if the state has one.
+      ema_decay: decay of the moving average, if the state has one.
       remat: recompute activations in the backward pass, all but the inputs of layers.
       gathered: where parameters that are cut over devices go for their use; None leaves that to the compiler.
     """

@@ -13,7 +13,7 @@ from jaxmodels.data.preprocessing import Preprocessing
 
 
 Batch = Mapping[str, Any]  # arrays whose first axis is the example
-Outputs = Mapping[str, Array]  # likewise, of one forward pass
+Outputs = Mapping[str, Array]  # the same, of one forward pass
 Split = Literal["validation", "test"]
 
 # `call(name, batch)` runs the function of that name (one of `Task.functions`) on the trained model, whatever
@@ -58,7 +58,7 @@ class Task(Protocol):
     """A model and the data it is trained on.
 
     Attributes:
-      name: of the task, for instance "classification".
+      name: what the task is called, for instance "classification".
       examples: how many training examples there are.
       metric: the main one of those that `evaluate` returns.
       functions: what evaluation runs on the model, by name; each takes (model, batch) and is compiled.

@@ -39,7 +39,7 @@ class Block:
     Attributes:
       language: "python", "sh" or "text".
       text: its lines.
-      line: of the page, counted from 1.
+      line: line number in the page, counted from 1.
       reason: why it is not run, or None.
       is_output: whether it is what the Python block before it prints.
     """

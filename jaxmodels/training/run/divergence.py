@@ -33,11 +33,11 @@ def require_finite(
     """Raises Diverged, with a diagnosis, unless loss and gradient of step `number` are finite.
 
     Args:
-      program: of the run; computes the step again to find what is not finite.
+      program: the run's program; computes the step again to find what is not finite.
       checkpoints: the newest one is named in the message.
       state: after this step or a later one. A step that is not finite changes nothing in it.
-      number: of the step, from 1.
-      batch, metrics: of that step.
+      number: the step's number, from 1.
+      batch, metrics: those of that step.
     """
     loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
     if math.isfinite(loss) and math.isfinite(norm):

@@ -15,7 +15,7 @@ class Lock:
     Where the system or the file system has no locks, nothing is locked.
 
     Args:
-      path: of a file that says who holds it.
+      path: a file that says which process holds the lock.
 
     Raises:
       ValueError: on entering, if another process holds it; the message names the process.

@@ -149,8 +149,8 @@ def _require_memory(make_model: Callable[[], nnx.Module], experiment: Experiment
 
     Args:
       make_model: traced, so that not one array is allocated.
-      experiment: for the message and the number of arrays per parameter.
-      devices: over which each parameter is cut.
+      experiment: tells the number of arrays per parameter, and is named in the message.
+      devices: how many devices share each parameter.
     """
     leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(make_model)))
     parameters = sum(math.prod(leaf.shape) for leaf in leaves)

@@ -34,13 +34,13 @@ def write_report(
     """Writes report.html into the run's folder, complete or not at all.
 
     Args:
-      workdir: of the run; its metrics are plotted.
-      preset: for the title.
+      workdir: the run's folder; its metrics are plotted.
+      preset: name of the preset, for the title.
       experiment: whose settings are listed.
       task: what was trained.
-      data: from `task.describe()`.
-      results: as in results.json.
-      samples: from `task.samples()`, drawn under `pages.plot_settings`.
+      data: what `task.describe()` returned.
+      results: the content of results.json.
+      samples: what `task.samples()` returned, drawn under `pages.plot_settings`.
     """
     template = resources.files("jaxmodels.training.run").joinpath("report.html.j2").read_text()
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)

@@ -39,8 +39,8 @@ class Classification:
     """One label per image: cross-entropy, top-1 and top-5 accuracy.
 
     Args:
-      config: of either model. The number of classes, the channels and the image size are replaced by those of
-        the data; the attribute `config` has the result.
+      config: configuration of either model. The number of classes, the channels and the image size are replaced
+        by those of the data; the attribute `config` has the result.
       splits: the data.
       shift: training images are shifted by up to this many pixels, at random.
       flip: mirror every second training image, at random.

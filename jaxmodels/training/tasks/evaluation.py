@@ -25,7 +25,7 @@ def call_in_batches(
 
     Args:
       call: runs a function of the task.
-      name: of that function.
+      name: the function's name.
       n: images in all.
       batch: gives what the function reads, for these numbers of images. The last image fills up the last
         batch, so that only one shape is compiled.

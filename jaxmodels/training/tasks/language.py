@@ -52,7 +52,7 @@ class LanguageModelling:
     """The Hourglass language model and the bytes of a text.
 
     Args:
-      config: of the model, which must be causal.
+      config: the model's configuration, which must be causal.
       splits: the text.
       validation_windows: the evenly spaced windows of the validation text that are looked at during training;
         of the test text every byte is predicted.

@@ -95,7 +95,7 @@ def test_logistic_regression_minimises_its_objective():
 
 
 def test_the_penalty_is_chosen_on_the_validation_data(monkeypatch):
-    """As many features as examples and random labels: nothing can be learnt, and only a strong penalty admits it."""
+    """As many features as examples and random labels: nothing can be learned, and only a strong penalty admits it."""
     random = np.random.default_rng(0)
     train_x, x, test_x = random.normal(size=(3, 60, 40)).astype(np.float32)
     train_y, y, test_y = random.integers(0, 3, (3, 60))

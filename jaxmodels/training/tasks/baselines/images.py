@@ -168,7 +168,7 @@ class LinearFilter:
 
     Args:
       noised, clean: the images to fit it to.
-      radius: of the square that is looked at, beside the pixel itself.
+      radius: the filter reads a square of 2 · radius + 1 pixels a side.
     """
 
     def __init__(
