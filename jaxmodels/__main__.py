@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,11 +19,15 @@ from jaxmodels.command_line import (
     completion_script,
     local_path,
     plain_help,
+    require_between,
     require_name,
     require_no_empty,
     version,
 )
 from jaxmodels.models import MODEL_NAMES, ModelName
+
+
+MOST_COMPARED_STEPS = 10_000  # differences add up with every step; more of them tell nothing
 
 
 def compare(
@@ -53,9 +57,13 @@ def compare(
         output: folder for report.json and report.html.
     """
     checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
+    require_between("steps", steps, 0, MOST_COMPARED_STEPS)
+    require_between("seed", seed, 0, 2**63 - 1)
     with _torch_needed("comparing"):
         from jaxmodels.compare import command
+    from jaxmodels.training.mesh import require_device
 
+    require_device()
     return command.run(
         models,
         checkpoint=checkpoint,
@@ -79,7 +87,8 @@ def train(preset: Annotated[str, tyro.conf.Positional], /) -> int:
 def _train(arguments: list[str]) -> int:
     """Presets have flags of their own, which only their own parser knows."""
     if arguments and not {"-h", "--help"} & set(arguments):
-        print(f"jaxmodels train {arguments[0]}: starting JAX", flush=True)
+        with suppress(OSError):  # a run is worth more than its messages
+            print(f"jaxmodels train {arguments[0]}: starting JAX", flush=True)
     from jaxmodels.training import command
 
     return command.run(arguments)
@@ -110,7 +119,9 @@ def convert(
     """
     source, destination = local_path("source", source), local_path("destination", destination)
     from jaxmodels.convert import command
+    from jaxmodels.training.mesh import require_device
 
+    require_device()
     return command.run(
         source,
         destination,
@@ -158,6 +169,8 @@ def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional], /
     return 0
 
 
+BROKEN_PIPE = 141  # by convention 128 + the number of the signal SIGPIPE
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
     "train": train,
@@ -189,8 +202,11 @@ def main() -> None:
     _use_compilation_cache()
     # PyTorch's waiting threads would hold cores that JAX needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files; a notebook's setting is of no use here
     try:
         status = _run(sys.argv[1:])
+    except BrokenPipeError:  # `jaxmodels … | head` has read enough
+        status = BROKEN_PIPE
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxmodels: {_message(error)}", file=sys.stderr)
         status = 2
@@ -200,7 +216,20 @@ def main() -> None:
     except KeyboardInterrupt:
         print("jaxmodels: interrupted", file=sys.stderr)
         status = 130
+    _discard_unwritable_output()
     sys.exit(status)
+
+
+def _discard_unwritable_output() -> None:
+    """Python writes what is left when it ends, and would call a run failed whose messages cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                print(f"jaxmodels: the output could not be written: {error.strerror}", file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> int:
@@ -209,6 +238,8 @@ def _run(arguments: list[str]) -> int:
         case ["--version", *_]:
             print(version())
             return 0
+        case ["help", *_]:
+            arguments = ["--help"]
         case ["--tyro-print-completion", shell]:
             arguments = ["completion", shell]
         case ["train", *rest]:
@@ -244,7 +275,7 @@ def _json(text: str | None, argument: str = "config") -> dict | None:
     if text is None:
         return None
     is_json = text.lstrip().startswith("{")
-    if not is_json and not Path(text).exists():
+    if not is_json and not Path(text).is_file():
         raise ValueError(f"{argument} must be a JSON object or the path of a file with one; got {text!r}")
     try:
         value = json.loads(text if is_json else Path(text).read_text(encoding="utf-8"))

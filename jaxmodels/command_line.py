@@ -27,14 +27,22 @@ def local_path(name: str, path: Any) -> Any:
     if not text:
         raise ValueError(f"{name} must not be empty; '.' is the current folder")
     if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        shown = re.sub(":/+", "://", text, count=1)  # Path keeps one slash
         raise ValueError(
             f"{name} must be a path in the file system, not an address that begins with {found[1]}://; mount it "
-            f"first, or copy it; got {name}={text!r}"
+            f"first, or copy it; got {name}={shown!r}"
         )
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # nobody of that name, or no home folder
         raise ValueError(f"{name}: {text!r} names a home folder that is not known here") from error
+
+
+def require_between(name: str, value: int, least: int, most: int) -> None:
+    """ValueError unless `value` is an integer from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"≥ {least}" if isinstance(value, int) and value < least else f"between {least} and {most}"
+        raise ValueError(f"{name} must be an integer {limits}; got {name}={value!r}")
 
 
 def require_no_empty(arguments: Sequence[str]) -> None:

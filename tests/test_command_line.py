@@ -87,10 +87,20 @@ def test_models_may_be_spelled_as_in_the_presets() -> None:
             ("compare", "--output", "gs://bucket/a"),
             "output must be a path in the file system, not an address that",
         ),
+        (
+            ("convert", "a", "b", "--config", "/dev/zero"),
+            "config must be a JSON object or the path of a file",
+        ),
+        (("compare", "--seed", str(2**64)), "seed must be an integer between 0 and 9223372036854775807; got"),
+        (("compare", "--seed", "-1"), "seed must be an integer ≥ 0; got seed=-1"),
+        (
+            ("compare", "--steps", "1000000000000"),
+            "steps must be an integer between 0 and 10000; got steps=1000",
+        ),
         (("convert", "hf://a/b", "model"), "source must be a path in the file system, not an address that"),
     ],
 )
-def test_paths_of_all_commands(
+def test_paths_and_numbers_of_all_commands(
     arguments: tuple[str, ...],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -132,6 +142,42 @@ def test_a_console_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> No
     assert main(monkeypatch, "train", "猫") == 2
     sys.stderr.flush()
     assert raw.getvalue().startswith(b"jaxmodels: there is no preset '?'")
+
+
+def test_a_platform_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def devices() -> None:
+        raise RuntimeError("Unable to initialize backend 'cpuu'")
+
+    monkeypatch.setattr("jax.devices", devices)
+    assert main(monkeypatch, "convert", "a", "b") == 2
+    assert capsys.readouterr().err.startswith("jaxmodels: JAX must find a device; got JAX_PLATFORMS=")
+
+
+@pytest.mark.parametrize("redirected", ["reader that has gone", "full disk"])
+def test_output_that_cannot_be_written(redirected: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    if redirected == "full disk":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writing)
+    command = [sys.executable, "-m", "jaxmodels", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    if redirected == "full disk":
+        assert "No space left on device" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_training_begins_without_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jaxmodels.training import command
+
+    monkeypatch.setattr(command, "run", lambda arguments: 7)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert program._train(["glom-emoji"]) == 7
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is left goes there
 
 
 def test_nothing_heavy_is_imported_before_the_first_line() -> None:

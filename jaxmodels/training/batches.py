@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from jaxmodels.training.experiment import MOST_STEPS
+from jaxmodels.training.optimizer import MOST_STEPS
 from jaxmodels.training.task import Task
 
 

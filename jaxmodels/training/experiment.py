@@ -1,15 +1,17 @@
 """The settings of a run: one frozen dataclass per model, whose fields are the flags of `jaxmodels train`."""
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from jaxmodels.command_line import local_path
+from jaxmodels.command_line import local_path, require_between
 from jaxmodels.data import captioned_images, labelled_images, texts
 from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
 from jaxmodels.data.readers.image_files import Resize
+from jaxmodels.data.readers.paths import displayed
 from jaxmodels.models.colt5 import ConditionalRoutedViTConfig
 from jaxmodels.models.glom import GlomConfig
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
@@ -18,11 +20,10 @@ from jaxmodels.models.scalable_vit import ScalableViTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
 from jaxmodels.nn import Implementation
 from jaxmodels.training.mesh import HostsConfig, MeshConfig
-from jaxmodels.training.optimizer import LARGEST_FLOAT32, OptimizerConfig
+from jaxmodels.training.optimizer import LARGEST_FLOAT32, MOST_STEPS, OptimizerConfig
 from jaxmodels.training.task import Task
 
 
-MOST_STEPS = 2**31 - 1  # the number of a step is an int32
 # Larger numbers are mistakes. They are refused before an array of that size is asked for.
 LARGEST_SETTING = {"batch_size": 2**24, "image_size": 2**13, "context": 2**16}
 LARGEST_IN_MODEL = 2**24
@@ -80,12 +81,13 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("workdir", "data"):
             object.__setattr__(self, name, local_path(name, getattr(self, name)))
+        _require_workdir(self.workdir, self.data)
         for name in ("steps", "batch_size", "accumulate", "keep"):
-            _require_between(name, getattr(self, name), 1, LARGEST_SETTING.get(name, MOST_STEPS))
+            require_between(name, getattr(self, name), 1, LARGEST_SETTING.get(name, MOST_STEPS))
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) is not None:
-                _require_between(name, getattr(self, name), 1, MOST_STEPS)
-        _require_between("seed", self.seed, 0, 2**63 - 1)
+                require_between(name, getattr(self, name), 1, MOST_STEPS)
+        require_between("seed", self.seed, 0, 2**63 - 1)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate={self.accumulate}; "
@@ -128,7 +130,7 @@ class HourglassExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_between("first_year", self.first_year, 0, 9999)
+        require_between("first_year", self.first_year, 0, 9999)
 
     def task(self) -> Task:
         from jaxmodels.training.tasks.language import LanguageModelling
@@ -147,8 +149,8 @@ class ImageExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
-        _require_between("shift", self.shift, 0, self.image_size - 1)
+        require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
+        require_between("shift", self.shift, 0, self.image_size - 1)
 
     def splits(self, *, require_classes: bool):
         if self.data is None:
@@ -239,9 +241,9 @@ class MaMMUTExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
-        _require_between("context", self.context, 3, LARGEST_SETTING["context"])
-        _require_between("shift", self.shift, 0, self.image_size - 1)
+        require_between("image_size", self.image_size, 1, LARGEST_SETTING["image_size"])
+        require_between("context", self.context, 3, LARGEST_SETTING["context"])
+        require_between("shift", self.shift, 0, self.image_size - 1)
         for name in ("zoom", "recolor"):
             require_share(name, getattr(self, name))
 
@@ -309,10 +311,23 @@ def require_share(name: str, value: float) -> float:
     return value
 
 
-def _require_between(name: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"≥ {least}" if isinstance(value, int) and value < least else f"between {least} and {most}"
-        raise ValueError(f"{name} must be an integer {limits}; got {name}={value!r}")
+def _require_workdir(workdir: Any, data: Any) -> None:
+    """ValueError where checkpoints cannot be written, or where the run's own files would become data."""
+    if not isinstance(workdir, Path):  # tyro's mark for a value that must be given
+        return
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "workdir must have a name in UTF-8, which the files of checkpoints need; "
+            f"got workdir={displayed(str(workdir))!r}"
+        ) from error
+    inside = isinstance(data, Path) and Path(os.path.realpath(workdir)).is_relative_to(os.path.realpath(data))
+    if inside and data.is_dir():
+        raise ValueError(
+            "workdir must be outside of the folder of the data, or the files of the run would be read as data; "
+            f"got workdir={str(workdir)!r}, data={str(data)!r}"
+        )
 
 
 def _require_sizes(name: str, config: Any) -> None:

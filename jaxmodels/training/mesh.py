@@ -1,6 +1,7 @@
 """Where arrays live: a mesh of `data × fsdp`, one rule that shards every parameter, and several hosts."""
 
 import math
+import os
 from dataclasses import dataclass
 
 import jax
@@ -60,6 +61,18 @@ def join_hosts(config: HostsConfig) -> None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process)
     elif config.join:
         jax.distributed.initialize()
+
+
+def require_device() -> None:
+    """ValueError where JAX finds no device, as when JAX_PLATFORMS names one that is not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a platform without a plugin is there
+        reason = str(error).partition("\n")[0] or "no such platform"
+        raise ValueError(
+            f"JAX must find a device; got JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r} ({reason}); "
+            "unset JAX_PLATFORMS to take what is there"
+        ) from error
 
 
 def barrier(name: str) -> None:

@@ -14,6 +14,7 @@ DECAYED_NAMES = ("kernel", "to_kv")
 DECAYED_TABLE = "token_emb.embedding"
 
 
+MOST_STEPS = 2**31 - 1  # the number of a step is an int32
 DEFAULT_WARMUP = 50  # steps
 LARGEST_FLOAT32 = 3.4028234663852886e38
 
@@ -54,8 +55,9 @@ class OptimizerConfig:
                 "final_learning_rate is a share of learning_rate and must lie in [0, 1]; "
                 f"got final_learning_rate={self.final_learning_rate!r}"
             )
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be ≥ 0; got warmup_steps={self.warmup_steps!r}")
+        if self.warmup_steps is not None and not 0 <= self.warmup_steps < MOST_STEPS:
+            limits = "≥ 0" if self.warmup_steps < 0 else f"below {MOST_STEPS}"
+            raise ValueError(f"warmup_steps must be {limits}; got warmup_steps={self.warmup_steps!r}")
 
 
 def is_decayed(name: str) -> bool:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from jaxmodels.training.batches import batches
-from jaxmodels.training.mesh import MeshConfig, batch_sharding, make_mesh, parameter_sharding, replicated
+from jaxmodels.training.mesh import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_sharding,
+    replicated,
+    require_device,
+)
 from tests.training.toy_task import ToyTask
 
 
@@ -109,6 +116,23 @@ def test_a_mesh_that_does_not_fit(config: dict) -> None:
         ValueError, match=r"mesh\.data × mesh\.fsdp must be the number of devices, 8; got data="
     ):
         make_mesh(MeshConfig(**config))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to initialize backend 'cpuu': not known\nmore"), "Unable .*: not known"),
+        (AssertionError(), "no such platform"),
+    ],
+)
+def test_no_device(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+    def devices() -> None:
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpuu")
+    with pytest.raises(ValueError, match=rf"got JAX_PLATFORMS='cpuu' \({reason}\); unset JAX_PLATFORMS"):
+        require_device()
 
 
 def test_a_mesh_may_leave_devices_out() -> None:

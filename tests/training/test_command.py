@@ -143,6 +143,16 @@ def test_depth_of_an_hourglass(words: list[str], depth: Any) -> None:
             "label_smoothing must be a number",
         ),
         (["glom-emoji", "--workdir", "gs://bucket/run"], "not an address that begins with gs://"),
+        (["glom-emoji", "--workdir", "gs:///bucket//run"], "got workdir='gs://bucket/run'"),
+        (["glom-emoji", "--workdir", "a\udcff/run"], r"workdir must have a name in UTF-8, which the files"),
+        (
+            ["glom-emoji", "--workdir", "./tests/run", "--data", "tests"],
+            "workdir must be outside of the folder of",
+        ),
+        (
+            ["glom-emoji", "--workdir", "tests", "--data", "./tests/"],
+            "workdir must be outside of the folder of",
+        ),
         (["glom-emoji", "--workdir", "run", "--data", "https://example.com/data"], "begins with https://"),
         (
             ["glom-emoji", "--workdir", "~nobody-of-that-name/run"],
@@ -171,6 +181,13 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 def test_what_is_refused_before_it_is_parsed(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parse(arguments)
+
+
+def test_the_workdir_beside_the_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "images.csv").touch()
+    for data in ("data", "images.csv"):
+        parse(["mammut-emoji", "--workdir", f"{tmp_path}/data-run", "--data", f"{tmp_path}/{data}"])
 
 
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

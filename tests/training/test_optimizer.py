@@ -26,6 +26,7 @@ from jaxmodels.training.optimizer import OptimizerConfig, is_decayed, optimizer,
         ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\); got ema_decay=1.5"),
         ({"final_learning_rate": 2}, r"must lie in \[0, 1\]; got final_learning_rate=2"),
         ({"warmup_steps": -1}, r"warmup_steps must be ≥ 0; got warmup_steps=-1"),
+        ({"warmup_steps": 10**14}, r"warmup_steps must be below 2147483647; got warmup_steps=1000"),
     ],
 )
 def test_wrong_values(change: dict, message: str) -> None:

@@ -16,13 +16,15 @@ class Lock:
 
     Args:
       path: a file that says which process holds the lock.
+      announce: write into the file that this process holds the lock.
 
     Raises:
       ValueError: on entering, if another process holds it; the message names the process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, announce: bool = True) -> None:
         self.path = path
+        self.announce = announce
         self.file: Any = None
 
     def __enter__(self) -> "Lock":
@@ -42,6 +44,8 @@ class Lock:
                     "another --workdir"
                 ) from error
             return self
+        if not self.announce:
+            return self
         self.file.truncate(0)
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.file.write(json.dumps({"process": os.getpid(), "host": platform.node(), "since": since}) + "\n")
@@ -52,6 +56,13 @@ class Lock:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def require_free(path: Path) -> None:
+    """ValueError, as on entering a `Lock`, if another process holds it. Nothing is created."""
+    if path.is_file():
+        with Lock(path, announce=False):
+            pass
 
 
 def _read(file: Any) -> str:

@@ -1,9 +1,8 @@
 """The training loop: from an experiment to a trained model, across interruptions."""
 
-from collections.abc import Collection, Generator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,14 +10,15 @@ from rich.console import Console
 
 from jaxmodels.training.batches import batches
 from jaxmodels.training.experiment import Experiment, require_given
-from jaxmodels.training.mesh import barrier, batch_sharding, join_hosts
+from jaxmodels.training.mesh import barrier, batch_sharding, join_hosts, require_device
 from jaxmodels.training.run.checkpoints import Checkpoints
 from jaxmodels.training.run.divergence import Diverged, require_finite, require_finite_state
 from jaxmodels.training.run.finish import finish
 from jaxmodels.training.run.interrupts import Interrupts
 from jaxmodels.training.run.log import Log
+from jaxmodels.training.run.profile import Profile
 from jaxmodels.training.run.program import Program
-from jaxmodels.training.run.progress import Reporter
+from jaxmodels.training.run.progress import PersistentConsole, Reporter
 from jaxmodels.training.run.tensorboard import require_tensorboard
 from jaxmodels.training.run.workdir import UnwritableFile, Workdir
 from jaxmodels.training.step import TrainState
@@ -31,7 +31,6 @@ MATMUL_PRECISION = {
     "bfloat16": "default",
     "float64": "highest",
 }
-PROFILED_STEPS = range(10, 15)
 
 
 def train(
@@ -63,13 +62,15 @@ def train(
     if experiment.tensorboard:
         require_tensorboard()
     join_hosts(experiment.hosts)
+    require_device()
     first = jax.process_index() == 0
-    reporter = Reporter(console or Console(), active=first)
+    reporter = Reporter(console or PersistentConsole(), active=first)
     workdir = Workdir(experiment.workdir, writes=first)
     task = experiment.task()
     fitted = experiment.fitted_to(task)
     require_given(experiment, fitted, given)
     data = task.describe()
+    workdir.require_free()
     workdir.check(fitted, data)
     with jax.default_matmul_precision(MATMUL_PRECISION[fitted.precision]):
         program = Program(fitted, task)
@@ -133,8 +134,9 @@ def run_steps(
         start=begun,
     )
     unchecked = None
+    profile = Profile(log.workdir.folder, steps=experiment.steps - begun, active=experiment.profile)
     for number, batch in zip(range(begun + 1, experiment.steps + 1), stream, strict=False):
-        with _profiled(log.workdir.folder, number - begun) if experiment.profile else nullcontext():
+        with profile.step(number - begun):
             state, metrics = step(state, batch)
         if number == begun + 1:
             log.first_step_done(number, metrics)
@@ -159,6 +161,7 @@ def run_steps(
         checkpoints.check()
         log.reporter.advance(number)
         if stopping and not final:
+            profile.stop()
             checkpoints.wait()
             log.reporter.stop()
             log.reporter.print(f"stopped and saved at step {number}; continue with --resume")
@@ -186,13 +189,3 @@ def _is_due(experiment: Experiment, what: str, step: int) -> bool:
         steps = experiment.steps
         every = max(1, steps // 100) if what == "log" else max(1, min(steps // 10, 1000))
     return step % every == 0
-
-
-@contextmanager
-def _profiled(folder: Path, step: int) -> Generator[None]:
-    """Traces the steps of `PROFILED_STEPS`, after compilation."""
-    if step == PROFILED_STEPS.start:
-        jax.profiler.start_trace(str(folder / "profile"))
-    yield
-    if step == PROFILED_STEPS.stop - 1:
-        jax.profiler.stop_trace()

@@ -1,5 +1,6 @@
 """Messages and progress on the console: a bar on a terminal, plain lines elsewhere."""
 
+import errno
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,13 @@ from rich.progress import (
 SECONDS_BETWEEN_LINES = 5
 NARROW_TERMINAL = 72  # columns of a terminal below which there is no room for a bar beside the numbers
 MOST_ITEMS = 12  # items of a list that are printed
+
+
+class PersistentConsole(Console):
+    """A console that never ends the program: rich's own exits when the reader of a pipe has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "the reader of the output has gone")
 
 
 class Reporter:

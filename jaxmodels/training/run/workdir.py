@@ -18,7 +18,7 @@ from jaxmodels.atomic import atomic_write
 from jaxmodels.json_values import as_json
 from jaxmodels.training.experiment import Experiment, differences
 from jaxmodels.training.run.checkpoints import read_json
-from jaxmodels.training.run.lock import Lock
+from jaxmodels.training.run.lock import Lock, require_free
 
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -37,6 +37,7 @@ class Workdir:
         self.model = folder / "model"
         self.report = folder / "report.html"
         self.tensorboard = folder / "tensorboard"
+        self.lock_file = folder / ".lock"
 
     def check(self, experiment: Experiment, data: dict[str, Any]) -> None:
         """Refuses to overwrite a run, and to continue a run with other settings. Writes nothing.
@@ -45,8 +46,10 @@ class Workdir:
           ValueError: the folder holds a run and `resume` is off, or its settings or data differ, or it has gone
             further than `steps`.
           NotADirectoryError, PermissionError: no such folder can be made or written into.
+          IsADirectoryError: a folder has the name of one of the run's files.
         """
         _require_writable(self.folder)
+        self._require_kinds()
         if not self.run_file.exists():
             if self.checkpoints.exists() or self.metrics_file.exists():
                 raise ValueError(
@@ -79,7 +82,12 @@ class Workdir:
         if not self.writes:
             return contextlib.nullcontext()
         self.folder.mkdir(parents=True, exist_ok=True)
-        return Lock(self.folder / ".lock")
+        return Lock(self.lock_file)
+
+    def require_free(self) -> None:
+        """ValueError says who holds the folder, if another run does."""
+        if self.writes:
+            require_free(self.lock_file)
 
     def begin(self, preset: str, experiment: Experiment, data: dict[str, Any]) -> list[str]:
         """Notes what is run, and adds this session to those before it; removes what a killed one left behind.
@@ -158,6 +166,15 @@ class Workdir:
     def write_results(self, results: dict[str, Any]) -> None:
         self._write(self.results_file, results)
 
+    def _require_kinds(self) -> None:
+        """Raises where a folder has the name of a file of the run, or a file that of a folder."""
+        for path in (self.checkpoints, self.model, self.tensorboard):
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(f"{path} must be a folder or not exist; move the file away")
+        for path in (self.run_file, self.metrics_file, self.results_file, self.report, self.lock_file):
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} must be a file or not exist; move the folder away")
+
     def _saved_steps(self) -> list[int]:
         if not self.checkpoints.is_dir():
             return []
@@ -227,6 +244,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict):
         return None
+    found = as_json(found)  # an earlier release wrote NaN
     numbers = all(_is_number(value) or value is None for value in found.values())
     if not numbers or not isinstance(found.get("step"), int) or "loss" not in found:
         return None
@@ -234,4 +252,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63  # larger ones have no place in an array
+    return isinstance(value, float)

@@ -1,13 +1,14 @@
 """What a run prints while it trains."""
 
 import io
+import os
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from jaxmodels.training.run import progress
-from jaxmodels.training.run.progress import Reporter, as_text, describe_data
+from jaxmodels.training.run.progress import PersistentConsole, Reporter, as_text, describe_data
 
 
 def terminal(width: int) -> Console:
@@ -73,6 +74,18 @@ def test_a_closed_terminal_does_not_end_the_run(is_terminal: bool) -> None:
     reporter.stop()
     reporter.print("two")
     assert not reporter.active
+
+
+def test_a_reader_that_has_gone_does_not_end_the_run() -> None:
+    """As in `jaxmodels train … | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as pipe:
+        reporter = Reporter(PersistentConsole(file=pipe))
+        reporter.print("one")
+        assert not reporter.active
+        reporter.print("two")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # the message that is left goes there
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def lines(workdir: Workdir) -> list[str]:
         '{"step": "2", "loss": 1.0}',
         '{"step": 2}',
         '{"step": 2, "loss": "a"}',
+        f'{{"step": 2, "loss": {10**400}}}',
+        f'{{"step": {-(10**30)}, "loss": 1.0}}',
         "[" * 9999,
     ],
 )
@@ -134,6 +136,14 @@ def test_a_bad_line_in_the_middle_costs_no_other(begun: Workdir, bad: str) -> No
     assert lines(begun) == [one, bad, two, ""]
     assert begun.read_metrics() == GOOD[:2]
     assert begun.seconds() == 1.0
+
+
+def test_lines_with_numbers_that_are_not_finite(begun: Workdir) -> None:
+    """JSON of Python and of an earlier release has them."""
+    one, *_ = map(json.dumps, GOOD)
+    begun.metrics_file.write_text(f'{one}\n{{"step": 2, "loss": NaN, "seconds": Infinity}}\n')
+    assert begun.read_metrics() == [GOOD[0], {"step": 2, "loss": None, "seconds": None}]
+    assert begun.seconds() == 0.5
 
 
 def test_a_cut_last_line_is_dropped(begun: Workdir) -> None:
@@ -167,6 +177,34 @@ def test_the_second_run_is_told_who_holds_the_folder(begun: Workdir) -> None:
         pass
     with Workdir(begun.folder).lock():
         pass
+
+
+def test_a_fresh_run_is_told_as_well_and_writes_nothing(begun: Workdir) -> None:
+    before = begun.lock_file.read_text()
+    begun.require_free()
+    assert begun.lock_file.read_text() == before
+    with begun.lock(), pytest.raises(ValueError, match=rf"in use by another run \(process {os.getpid()} on "):
+        Workdir(begun.folder).require_free()
+    begun.lock_file.unlink()
+    begun.require_free()
+    assert not begun.lock_file.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model", "tensorboard"])
+def test_a_file_in_the_place_of_a_folder(begun: Workdir, name: str) -> None:
+    (begun.folder / name).touch()
+    with pytest.raises(
+        NotADirectoryError, match=rf"{name} must be a folder or not exist; move the file away"
+    ):
+        begun.check(experiment(begun.folder), DATA)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "results.json", "report.html", ".lock"])
+def test_a_folder_in_the_place_of_a_file(begun: Workdir, name: str) -> None:
+    (begun.folder / name).unlink(missing_ok=True)
+    (begun.folder / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=rf"{name} must be a file or not exist; move the folder away"):
+        begun.check(experiment(begun.folder), DATA)
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
