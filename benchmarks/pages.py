@@ -70,7 +70,7 @@ def short(results: Results) -> str:
             body.append([f"`{model}`", *(_ratios(row) for row in found)])
     return (
         f"{Table(head, body)}\nTime of JAX divided by that of PyTorch, eager / `torch.compile`. Below 1 and bold: "
-        f"JAX is faster. ≈: inside the noise. {report.summary(results)} {report.measured_on(results)}.\n"
+        f"JAX is faster. ≈: within the noise. {report.summary(results)} {report.measured_on(results)}.\n"
     )
 
 

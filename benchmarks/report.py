@@ -42,13 +42,13 @@ def write_report(results: Results, folder: Path) -> None:
 def html(results: Results, tables: Sequence[tuple[str, Table]], figures: Mapping[str, Figure]) -> str:
     """The tables and plots as one self-contained page."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = _cell_html
+    environment.filters |= {"cell": _cell_html, "code": _code_html}
     page = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
         stylesheet=pages.stylesheet(),
         summary=summary(results),
         plots=[pages.inline_svg(figure, name=name) for name, figure in figures.items()],
-        tables=[(title, _with_one_name_per_row(table)) for title, table in tables],
+        tables=[(title, _without_empty_columns(_with_one_name_per_row(table))) for title, table in tables],
         measured_on=measured_on(results),
     )
 
@@ -135,7 +135,7 @@ def summary(results: Results) -> str:
             ahead, behind = verdicts.count("ahead"), verdicts.count("behind")
             sentences.append(
                 f"Against {LABELS[name]} JAX is ahead in {ahead} of {len(verdicts)} rows, behind in {behind}, "
-                f"and {len(verdicts) - ahead - behind} are inside the noise."
+                f"and within the noise in {len(verdicts) - ahead - behind}."
             )
     for name, reason in results.get("absent", {}).items():
         if reason:
@@ -192,6 +192,17 @@ def _with_one_name_per_row(table: Table) -> Table:
         return table
     body = [[" ".join(line[:4]), *line[4:]] for line in table.body]
     return Table([", ".join(keys), *table.head[4:]], body)
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Leaves out what was not measured, such as memory in a quick run."""
+    kept = [i for i in range(len(table.head)) if any(line[i] != EMPTY for line in table.body)]
+    return Table([table.head[i] for i in kept], [[line[i] for i in kept] for line in table.body])
+
+
+def _code_html(text: str) -> markupsafe.Markup:
+    """Markdown's code as HTML."""
+    return markupsafe.Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
 def _cell_html(cell: str) -> markupsafe.Markup:

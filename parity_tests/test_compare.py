@@ -380,6 +380,7 @@ def test_the_page_of_several_models(tmp_path: Path) -> None:
         ["different", "tanh"],
     ]
     assert "First difference: <code>(model)</code>" in page
+    assert re.search(r"\d \(\d+ %\) means: the error that comes closest", page)
     identifiers = re.findall(r'\bid="([^"]*)"', page)
     assert len(set(identifiers)) == len(identifiers)
 

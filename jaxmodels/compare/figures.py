@@ -61,7 +61,7 @@ def gradient_plot(result: Result) -> str | None:
         axes.axvline(1, color=pages.GOOD, lw=2, label="tolerance")
         axes.set_yticks(places, [check.name for check in closest], fontsize=7)
         axes.set(xscale="log", xlabel="difference of the gradient, as a share of its tolerance")
-        axes.set_xlim(least / 1.5, max(*shares, 1.0) * 2)
+        axes.set_xlim(min(least / 1.5, 0.3), max(*shares, 1.0) * 2)  # the tolerance is always shown
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
         axes.xaxis.set_minor_formatter(NullFormatter())
         figure.legend(fontsize=8, frameon=False, loc="outside upper right")
@@ -90,7 +90,9 @@ def loss_plot(result: Result) -> str | None:
         gaps.set(yscale="log", xlabel="AdamW step", ylabel="difference of the losses")
         gaps.set_xlim(0.5, len(steps) + 0.5)
         if not all(gap.all() for gap, *_ in curves.values()):  # zeros are drawn at the bottom
-            gaps.annotate("  0", (1, bottom), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+            gaps.axhline(bottom, ls=":", lw=0.8, color=pages.NOISE)
+            place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+            gaps.annotate("no difference", (0.01, bottom), fontsize=8, **place)
         gaps.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = gaps.get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2, frameon=False)

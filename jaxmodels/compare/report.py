@@ -199,6 +199,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         columns=COLUMNS,
+        example=_example(results),
         sections=sections,
         verdict=overall,
         style=STYLES[overall],
@@ -208,6 +209,12 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
         largest_tolerance=LARGEST_TOLERANCE,
         number=_number,
     )
+
+
+def _example(results: Sequence[Result]) -> Cell | None:
+    """A cell with a number and its share of the tolerance, by which the page explains such cells."""
+    cells = [cell for result in results for cell in overview(result) if cell.share]
+    return min(cells, key=lambda cell: cell.share.startswith(">"), default=None)
 
 
 def _number(value: float) -> str:

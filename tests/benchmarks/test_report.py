@@ -66,7 +66,7 @@ def test_the_summary_counts_losers_as_plainly_as_winners_and_says_who_is_missing
         absent={"torchax": "not installed"},
     )
     text = report.summary(found)
-    assert "ahead in 2 of 4 rows, behind in 1, and 1 are inside the noise" in text
+    assert "ahead in 2 of 4 rows, behind in 1, and within the noise in 1" in text
     assert "torchax is missing: not installed" in text
     assert report.summary(results(cell("jax", 1.0))) == "No two implementations were timed in the same row."
 
@@ -103,6 +103,9 @@ def test_everything_is_written_and_shown(tmp_path: Path) -> None:
     assert "![curve-glom](curve-glom.svg)" in text
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg ") == 2
+    assert "<th>libraries, MB</th>" not in page  # nothing was measured of it
+    assert "<th>first call, s</th>" in page
+    assert "`" not in page.partition("</style>")[2]
     assert "<b>0.80\u00a0±\u00a00.01</b>" in page
 
 
