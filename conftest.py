@@ -1,9 +1,16 @@
-"""For both suites: fewer garbage collections, and no compiled programs left over from the last test file."""
+"""For both suites: calls are checked, garbage is collected less often, and no compiled programs are left over."""
 
 import gc
 from collections.abc import Iterator
 
+import jax
+import jaxtyping
 import pytest
+
+from tests.type_checks import check_calls
+
+
+check_calls("jaxmodels", "torch_reference")
 
 
 def pytest_collection_finish() -> None:
@@ -16,11 +23,27 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(200_000, 20, 50)
 
 
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """For tests of what users meet who pass a wrong type or shape: outside the tests nothing checks their calls."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def strict_promotion() -> Iterator[None]:
+    """Types of numbers and ranks of arrays meet only where the code says so.
+
+    For layers and models. Optimisers (optax's Adam) and users' own models in `compare` promote as they like.
+    """
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
     """Drops the compiled programs of a test file, which are of no use to the next one and fill the memory."""
     yield
-    import jax  # here, since each suite sets variables that jax reads
-
     jax.clear_caches()
     gc.collect()

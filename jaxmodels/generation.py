@@ -20,9 +20,9 @@ from jaxmodels.nn import at_least_float32
 
 def next_token_loss(
     model: HourglassTransformerLM,
-    tokens: Int[Array, "b n+1"],
-    pad_value: int = 0,
-    mask: Bool[Array, "b n"] | None = None,
+    tokens: Int[Array, "b n"],
+    pad_value: int | Int[Array, ""] = 0,
+    mask: Bool[Array, "b n-1"] | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the next tokens, without those that are `pad_value`; see `mean_cross_entropy`.
 

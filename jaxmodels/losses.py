@@ -17,7 +17,7 @@ def cross_entropy(
     logits: Float[Array, "*b v"],
     labels: Int[Array, "*b"],
     *,
-    ignored: int | None = None,
+    ignored: int | Int[Array, ""] | None = None,
     label_smoothing: float = 0.0,
 ) -> Float[Array, "*b"]:
     """Cross-entropy of every position in nats: the log-sum-exp of its logits minus the logit of its label.
@@ -41,7 +41,7 @@ def mean_cross_entropy(
     logits: Float[Array, "*b v"],
     labels: Int[Array, "*b"],
     *,
-    ignored: int | None = None,
+    ignored: int | Int[Array, ""] | None = None,
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean of `cross_entropy` over the positions that count; NaN, with zero gradient, where none does.
@@ -65,7 +65,7 @@ def contrastive_loss(
       temperature: logarithm of the factor of the similarities.
     """
     text, image, temperature = map(at_least_float32, (text, image, temperature))
-    logits = jnp.einsum("iz,jz->ij", text, image) * jnp.exp(temperature)
+    logits = jnp.einsum("iz,jz->ij", text, image) * jnp.exp(temperature)[:, None]
     pairs = jnp.arange(len(logits))
     return (mean_cross_entropy(logits, pairs) + mean_cross_entropy(logits.T, pairs)) / 2
 

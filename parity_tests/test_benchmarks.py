@@ -114,6 +114,7 @@ def test_fused_attention_is_counted() -> None:
     assert flop.count(lambda: attend().sum().backward()) == 3 * forward
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_compiled_model_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as by `torch.compile`, but run as it is: code for the processor takes too long here."""
     monkeypatch.setattr(einops._backends, "_type2backend", {})  # as in a fresh process

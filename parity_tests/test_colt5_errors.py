@@ -37,6 +37,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(("changes", "message"), ERRORS)
 def test_both_sides_refuse_the_same(changes, message) -> None:
     arguments = asdict(BASE) | changes
@@ -52,6 +53,7 @@ def test_what_the_package_does_instead_of_refusing() -> None:
         torch_reference.ConditionalRoutedViT(**asdict(BASE), router_use_triton=True)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_both_sides_refuse_the_same_calls() -> None:
     reference, ours = golden_pair(A)
     off = random_pair(README)

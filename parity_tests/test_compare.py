@@ -93,6 +93,7 @@ def test_a_table_that_does_not_fit_is_refused() -> None:
         compare(replace(pair, table=table))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -48,7 +48,9 @@ def test_golden_descent(options, mask, expected) -> None:
     theirs = reference_descent.coordinate_descent(
         s, mask=None if keep is None else torch.from_numpy(keep), **options
     )
-    mine = coordinate_descent(jnp.asarray(SIMILARITIES), mask=keep, **options)
+    mine = coordinate_descent(
+        jnp.asarray(SIMILARITIES), mask=None if keep is None else jnp.asarray(keep), **options
+    )
     for scores in (theirs.numpy(), np.asarray(mine)):
         np.testing.assert_allclose(scores, expected, rtol=1e-11, atol=0)
 
@@ -84,7 +86,7 @@ def test_descent_is_the_package_s(k, eps, n_iters) -> None:
         scores = function(t, mask=torch.from_numpy(mask), **options | budget)
         (scores * torch.from_numpy(weights)).sum().backward()
         results.append((scores.detach().numpy(), t.grad.numpy()))
-    scores, back = jax.vjp(lambda s: coordinate_descent(s, mask=mask, **options), jnp.asarray(s))
+    scores, back = jax.vjp(lambda s: coordinate_descent(s, mask=jnp.asarray(mask), **options), jnp.asarray(s))
     results.append((np.asarray(scores), np.asarray(back(jnp.asarray(weights))[0])))
     for scores, gradient in results[1:]:
         np.testing.assert_allclose(scores, results[0][0], rtol=0, atol=1e-12)

@@ -39,6 +39,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("changes", WRONG, ids=str)
 def test_same_errors(changes) -> None:
     """Both sides refuse the same arguments, with the same words."""
@@ -50,6 +51,7 @@ def test_same_errors(changes) -> None:
     assert str(in_jax.value) == str(in_torch.value)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("x", "mask", "message"),
     [

@@ -1,5 +1,6 @@
 """Hourglass Transformer against numbers that the package computed once: outputs, a loss, gradients, tokens."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -148,8 +149,8 @@ def test_golden_h12_greedy_generation() -> None:
     wrapped = torch_reference.AutoregressiveWrapper(reference)
     for options in ({}, {"temperature": 0.0, "filter_thres": 0.5}):
         assert wrapped.generate(torch.from_numpy(start), 20, **options).tolist() == expected
-        assert generate(ours, start, 20, **options).tolist() == expected
+        assert generate(ours, jnp.asarray(start), 20, **options).tolist() == expected
     # A prompt longer than the window.
     longer = np.concatenate([ids(2, 17), start], axis=1)
     theirs = wrapped.generate(torch.from_numpy(longer), 18)
-    assert generate(ours, longer, 18).tolist() == theirs.tolist()
+    assert generate(ours, jnp.asarray(longer), 18).tolist() == theirs.tolist()

@@ -33,8 +33,9 @@ def check(name: str, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, A
     expected = theirs(**tensors, **arguments)
     weights = np.random.default_rng(1).normal(size=expected.shape)
     (expected * torch.from_numpy(np.array(weights))).sum().backward()
-    actual = ours(**{key: jnp.asarray(value) for key, value in arrays.items()}, **arguments)
-    gradients = jax.grad(lambda floating: jnp.sum(ours(**{**arrays, **floating}, **arguments) * weights))(
+    given = {key: jnp.asarray(value) for key, value in arrays.items()}
+    actual = ours(**given, **arguments)
+    gradients = jax.grad(lambda floating: jnp.sum(ours(**{**given, **floating}, **arguments) * weights))(
         {key: jnp.asarray(arrays[key]) for key in differentiable}
     )
 

@@ -10,6 +10,7 @@ from parity_tests.cases.mammut import VIT, torch_encoder
 from parity_tests.mammut_pairs import GOLDEN, IMAGE_TOKENS, TEXT
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_errors_where_the_package_is_silent() -> None:
     """Calls that the package broadcasts or misreports raise ValueError here; an ignored argument causes a warning."""
     text, image_tokens = torch.from_numpy(TEXT), torch.from_numpy(IMAGE_TOKENS).float()
@@ -41,6 +42,7 @@ def test_errors_where_the_package_is_silent() -> None:
         seeing(text, images=torch.zeros(2, 3, VIT.image_size, VIT.image_size))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

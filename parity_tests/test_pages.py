@@ -13,6 +13,7 @@ from tools import comparison
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "page",
     [page for page in pages.PAGES if pages.needs_torch(page)],

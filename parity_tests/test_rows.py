@@ -12,6 +12,7 @@ def case(request: pytest.FixtureRequest):
     return request.param
 
 
+@pytest.mark.usefixtures("strict_promotion")
 def test_parity(triple: Triple, dtype: str) -> None:
     """Outputs, gradients of all parameters and gradients of the inputs."""
     tolerance = TOLERANCE[np.dtype(dtype)]

@@ -305,6 +305,7 @@ def test_dropout_is_seeded_like_the_package() -> None:
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_unbatched_images_are_refused_where_the_package_computes_something_else() -> None:
     image = torch.from_numpy(wave((1, 3, 16, 16)))
     package = published("scalable_vit").ScalableViT(**GOLDEN | {"window_size": None}).double().eval()
@@ -335,6 +336,7 @@ def test_lists_mean_what_tuples_mean() -> None:
     torch_reference.ScalableViT(**lists).load_state_dict(torch_reference.ScalableViT(**GOLDEN).state_dict())
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -133,6 +133,7 @@ def test_configuration_is_read_off_a_checkpoint() -> None:
     assert jm.SimpleViTConfig(**infer_config(square, {"image_size": 8, "heads": 2})) == BASE
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -403,6 +403,7 @@ class TestPlaces:
         assert not result.notes
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -231,6 +231,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             compare(one_linear(ours, theirs), gradients=False)
 
+    @pytest.mark.usefixtures("unchecked_types")
     @pytest.mark.parametrize(
         ("inputs", "message"),
         [

@@ -26,7 +26,7 @@ class AutoregressiveWrapper(nn.Module):
         self.net = net
         self.max_seq_len: Any = net.max_seq_len
 
-    def forward(self, x: Int[Tensor, "b n+1"], **kwargs: Any) -> Float[Tensor, ""]:
+    def forward(self, x: Int[Tensor, "b n"], **kwargs: Any) -> Float[Tensor, ""]:
         """Mean cross-entropy of the next tokens, without those that are `pad_value`; NaN if all are.
 
         `kwargs` go to the model, which gets x[:, :-1]: a mask has one position fewer than `x`.

@@ -169,7 +169,7 @@ class Downsample(nn.Module):
         self.shorten_factor = shorten_factor
         self.proj = nn.Linear(shorten_factor * dim, dim) if linear else None
 
-    def forward(self, x: Float[Tensor, "b n*s d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n//{self.shorten_factor} d"]:
         buckets = rearrange(x, "b (n s) d -> b n s d", s=self.shorten_factor)
         if self.proj is None:
             return buckets.mean(dim=2)
@@ -184,7 +184,7 @@ class Upsample(nn.Module):
         self.shorten_factor = shorten_factor
         self.proj = nn.Linear(dim, shorten_factor * dim) if linear else None
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n*s d"]:
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n*{self.shorten_factor} d"]:
         if self.proj is None:
             return repeat(x, "b n d -> b (n s) d", s=self.shorten_factor)
         return rearrange(self.proj(x), "b n (s d) -> b (n s) d", s=self.shorten_factor)

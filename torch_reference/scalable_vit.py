@@ -7,7 +7,7 @@ Shapes: b batch, c channels, x/y row and column of the feature map, h heads, k k
 i/j query/key position, r reduction factor, w1/w2 window sides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class StageConfig:
 
 
 def build_stages(
-    dim: int, depth: tuple[int, ...], ff_expansion_factor: int, dropout: float, **staged: Any
+    dim: int, depth: Sequence[int], ff_expansion_factor: int, dropout: float, **staged: Any
 ) -> tuple[StageConfig, ...]:
     """The hyperparameters of each stage; ValueError for an argument that does not fit."""
     require_integers(1, dim=dim, ff_expansion_factor=ff_expansion_factor)
@@ -279,14 +279,14 @@ class ScalableViT(nn.Module):
         *,
         num_classes: int,
         dim: int,
-        depth: tuple[int, ...],
-        heads: int | tuple[int, ...],
-        reduction_factor: int | tuple[int, ...],
-        window_size: int | tuple[int | None, ...] | None = None,
-        iwsa_dim_key: int | tuple[int, ...] = 32,
-        iwsa_dim_value: int | tuple[int, ...] = 32,
-        ssa_dim_key: int | tuple[int, ...] = 32,
-        ssa_dim_value: int | tuple[int, ...] = 32,
+        depth: Sequence[int],
+        heads: int | Sequence[int],
+        reduction_factor: int | Sequence[int],
+        window_size: int | Sequence[int | None] | None = None,
+        iwsa_dim_key: int | Sequence[int] = 32,
+        iwsa_dim_value: int | Sequence[int] = 32,
+        ssa_dim_key: int | Sequence[int] = 32,
+        ssa_dim_value: int | Sequence[int] = 32,
         ff_expansion_factor: int = 4,
         channels: int = 3,
         dropout: float = 0.0,

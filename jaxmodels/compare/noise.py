@@ -130,7 +130,7 @@ class NoiseFloor:
         return Check(name, error, noise, tolerance, undecided)
 
 
-def is_inexact(array: np.ndarray) -> bool:
+def is_inexact(array: np.ndarray | np.generic) -> bool:
     """Whether an array holds floating-point or complex numbers, bfloat16 included."""
     return bool(np.issubdtype(array.dtype, np.inexact)) or array.dtype.kind == "V"  # as ml_dtypes has it
 
@@ -142,7 +142,7 @@ def coarsest_epsilon(arrays: Iterable[np.ndarray]) -> float:
     )
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+def relative_error(actual: np.ndarray | np.generic, expected: np.ndarray | np.generic) -> float:
     """max |actual - expected| / max |expected|; infinite for unlike shapes.
 
     Integers and booleans have no scale: their error is the share of elements that differ. Where one side is
@@ -360,5 +360,5 @@ def _largest(array: np.ndarray) -> float:
     return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
-def _as_float64(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+def _as_float64(array: np.ndarray | np.generic) -> np.ndarray:
+    return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)

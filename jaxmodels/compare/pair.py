@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from flax import nnx
 
@@ -12,7 +11,7 @@ from jaxmodels.compare.calls import call_model
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
-Inputs = Mapping[str, np.ndarray]
+Inputs = Mapping[str, Any]  # arrays or tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +23,8 @@ class Pair:
       ours: the Flax model; its weights are overwritten with PyTorch's.
       theirs: the PyTorch model; its weights are the ones that both sides use.
       table: which parameter and which module is which. For your own models `table_from_names` writes it.
-      inputs: arrays by name, in PyTorch's layout; floating-point ones are converted to the compared type. Where a
-        model has parameters of all these names they are passed by name, otherwise in the order of the dict.
+      inputs: arrays or tensors by name, in PyTorch's layout; floating-point ones are converted to the compared type.
+        Where a model has parameters of all these names they are passed by name, otherwise in the order of the dict.
       to_ours: turns the inputs into the Flax model's layout.
       call_ours, call_theirs: run the model on the inputs; return an array, or tuples, lists, dicts and
         dataclasses of arrays with the same names on both sides.

@@ -21,6 +21,7 @@ from jaxmodels.convert.files import read_weights
 from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.tables import accept_older_keys, table_of
 from jaxmodels.convert.wrappers import choose_entry, strip_prefixes
+from jaxmodels.nn.dtypes import float32_or_wider
 
 
 M = TypeVar("M", bound=nnx.Module)
@@ -177,7 +178,7 @@ def _converted(given: np.dtype, dtype: DTypeLike | None, *, exact: bool) -> np.d
     """The type to store; constants (`exact`) lose no digits to a conversion of the weights."""
     if dtype is None:
         return given
-    return np.dtype(jnp.promote_types(dtype, jnp.float32) if exact else dtype)
+    return np.dtype(float32_or_wider(dtype) if exact else dtype)
 
 
 def _misfits(

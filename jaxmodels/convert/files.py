@@ -103,7 +103,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return arrays | {name: arrays[kept] for name, kept in aliases.items()}
 
 
-def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
+def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray | np.generic]) -> None:
     """Writes a weights file completely or not at all: an interrupted write leaves an earlier file as it was.
 
     Raises:
@@ -114,7 +114,7 @@ def write_state_dict(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
     _check_suffix(path, WEIGHTS_SUFFIXES)
     write = write_safetensors if path.suffix == ".safetensors" else _torch_io().write
     with atomic_write(path) as temporary:
-        write(temporary, state_dict)
+        write(temporary, {key: np.asarray(array) for key, array in state_dict.items()})
 
 
 def write_safetensors(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:

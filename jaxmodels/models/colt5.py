@@ -139,7 +139,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         x, gamma = promote(x, self.gamma[...], dtype=self.dtype)
         normed = l2_normalize(at_least_float32(x)) * x.shape[-1] ** 0.5
-        return normed.astype(x.dtype) * gamma
+        return normed.astype(x.dtype) * jnp.broadcast_to(gamma, x.shape)
 
 
 class FeedForward(nnx.Module):
@@ -248,7 +248,7 @@ class ConditionalRoutedImageAttention(nnx.Module):
         else:  # heavy rows are added in place, on top of the residual: XLA would recompute a chain of sums
             indices = queries.indices[:, 0]
             unrouted = add_at(jnp.ones_like(out[..., :1]), indices, -1)
-            out = out + unrouted * self.null_q_token[...].astype(out.dtype)
+            out = out + unrouted * self.null_q_token[None, None].astype(out.dtype)
             out = add_at(out, indices, heavy)
         return rearrange(
             out, "(b h w) (w1 w2) d -> b (h w1) (w w2) d", h=height // w, w=width // w, w1=w, w2=w
@@ -348,7 +348,7 @@ class ConditionalRoutedViT(Model):
     def __call__(
         self,
         images: Float[Array, "b height width c"],
-        routing: Sequence[Int[Array, "b r k"] | None] | None = None,
+        routing: Sequence[Int[Array, "_ _ _"] | None] | None = None,
         *,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b classes"]:
@@ -367,7 +367,7 @@ class ConditionalRoutedViT(Model):
         patches = rearrange(images, "b (h p1) (w p2) c -> b h w (p1 p2 c)", p1=p1, p2=p2)
         x = self.token_norm(self.patch_to_token(self.patch_norm(patches)))  # b h w d
         _, h, w, d = x.shape
-        x = x + sincos_2d(h, w, d, dtype=x.dtype)
+        x = x + sincos_2d(h, w, d, dtype=x.dtype)[None]
         x = self.transformer(x, routing)
         return self.linear_head(self.head_norm(x.mean(axis=(1, 2))))
 

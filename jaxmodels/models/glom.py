@@ -253,7 +253,7 @@ class Glom(Model):
         """The next state: the mean of the old state, bottom-up, top-down and consensus."""
         # The top level has no top-down contribution.
         contributions = jnp.full((self.config.levels, 1, 1, 1), 4, state.dtype).at[-1].set(3)
-        top_down = self.top_down(state[1:] + positions)
+        top_down = self.top_down(state[1:] + positions[None, None])
         top_down = jnp.pad(top_down, ((0, 1), (0, 0), (0, 0), (0, 0)))
         consensus = self.attention(state)
         return (state + bottom_up + top_down + consensus) / contributions

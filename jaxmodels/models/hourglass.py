@@ -160,7 +160,7 @@ class Downsample(nnx.Module):
         self.shorten_factor = shorten_factor
         self.proj = Linear(shorten_factor * dim, dim, **layer) if linear else None
 
-    def __call__(self, x: Float[Array, "b n*s d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n//{self.shorten_factor} d"]:
         buckets = rearrange(x, "b (n s) d -> b n s d", s=self.shorten_factor)
         if self.proj is None:
             return jnp.mean(buckets, axis=2)
@@ -174,7 +174,7 @@ class Upsample(nnx.Module):
         self.shorten_factor = shorten_factor
         self.proj = Linear(dim, shorten_factor * dim, **layer) if linear else None
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n*s d"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n*{self.shorten_factor} d"]:
         if self.proj is None:
             return repeat(x, "b n d -> b (n s) d", s=self.shorten_factor)
         return rearrange(self.proj(x), "b n (s d) -> b (n s) d", s=self.shorten_factor)
@@ -360,7 +360,7 @@ class HourglassTransformerLM(Model):
         if n > max_seq_len:
             raise ValueError(f"tokens must have at most max_seq_len={max_seq_len} positions; got {n}")
         require_ids("tokens", tokens, self.config.num_tokens)
-        x = self.token_emb(tokens) + self.pos_emb(jnp.arange(n))
+        x = self.token_emb(tokens) + self.pos_emb(jnp.arange(n))[None]
         return self.transformer(x, mask=mask)
 
 

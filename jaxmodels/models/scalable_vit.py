@@ -149,10 +149,10 @@ class PEG(nnx.Module):
         x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
         _, height, width, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        out = bias
+        out = jnp.broadcast_to(bias, x.shape)
         for i in range(3):
             for j in range(3):
-                out = out + padded[:, i : i + height, j : j + width] * kernel[i, j]
+                out = out + padded[:, i : i + height, j : j + width] * jnp.broadcast_to(kernel[i, j], x.shape)
         return out + x
 
 

@@ -203,7 +203,7 @@ class SimpleViT(Model):
         patches = rearrange(images, "b (h p1) (w p2) c -> b h w (p1 p2 c)", p1=p1, p2=p2)
         x = self.token_norm(self.patch_to_token(self.patch_norm(patches)))  # b h w d
         _, h, w, d = x.shape
-        x = x + sincos_2d(h, w, d, dtype=x.dtype)
+        x = x + sincos_2d(h, w, d, dtype=x.dtype)[None]
         x = self.patch_dropout(rearrange(x, "b h w d -> b (h w) d"), rngs=rngs)
         return self.transformer(x)
 

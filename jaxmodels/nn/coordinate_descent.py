@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from jaxmodels.checks import require_bool, require_integer, require_number, require_shape
+from jaxmodels.nn.dtypes import at_least_float32, promote
 from jaxmodels.nn.normalize import l2_normalize
 from jaxmodels.nn.torch_like import by_rows
 
@@ -208,9 +209,7 @@ class CoordinateDescentRouter(nnx.Module):
 
     def similarity(self, x: Float[Array, "b n d"]) -> Float[Array, "b r n"]:
         """Similarity of every token to the vector of each route."""
-        token = self.routing_token[...]
-        dtype = jnp.promote_types(jnp.promote_types(x.dtype, token.dtype), jnp.float32)
-        x, token = x.astype(dtype), token.astype(dtype)
+        x, token = map(at_least_float32, promote(x, self.routing_token[...], dtype=None))
         if self.cosine_scale is not None:
             x, token = l2_normalize(x), l2_normalize(token)
         # XLA's CPU compiler would transpose x for "bnd,rd->brn".

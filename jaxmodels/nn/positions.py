@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxmodels.nn.buffer import Buffer
-from jaxmodels.nn.dtypes import at_least_float32
+from jaxmodels.nn.dtypes import at_least_float32, float32_or_wider
 
 
 def sincos_2d(
@@ -19,9 +19,9 @@ def sincos_2d(
     ω_m = 10000^(-m / (dim/4 - 1)). The table is computed in at least float32 and cast to `dtype` at the end.
     `dim` must be a multiple of 4 and at least 8.
     """
-    compute_dtype = jnp.promote_types(dtype, jnp.float32)
+    compute_dtype = float32_or_wider(dtype)
     quarter = dim // 4
-    omega = 1.0 / (10000.0 ** (jnp.arange(quarter, dtype=compute_dtype) / (quarter - 1)))  # m
+    omega = 1.0 / (10000.0 ** (jnp.arange(quarter, dtype=compute_dtype) / (quarter - 1)))[None, None]  # 1 1 m
     rows = jnp.arange(height, dtype=compute_dtype)[:, None, None] * omega  # height 1 m
     columns = jnp.arange(width, dtype=compute_dtype)[None, :, None] * omega  # 1 width m
     parts = jnp.sin(columns), jnp.cos(columns), jnp.sin(rows), jnp.cos(rows)
@@ -35,7 +35,7 @@ class RotaryEmbedding(nnx.Module):
     def __init__(self, dim_head: int, *, param_dtype: DTypeLike) -> None:
         # A stored constant: powers in float32 differ in their last bit between libraries, and a loaded model
         # must rotate by the frequencies that it was trained with.
-        dtype = jnp.promote_types(param_dtype, jnp.float32)
+        dtype = float32_or_wider(param_dtype)
         self.inv_freq = Buffer(jnp.asarray(inverse_frequencies(dim_head), dtype))
 
     def __call__(self, n: int) -> Float[Array, "{n} k"]:
@@ -56,4 +56,5 @@ def rotate(x: Float[Array, "*b n k"], angles: Float[Array, "n k"]) -> Float[Arra
     """Rotates the pairs (x[i], x[i + k/2]) by the angles."""
     first, second = jnp.split(x, 2, axis=-1)
     quarter_turn = jnp.concatenate([-second, first], axis=-1)
-    return x * jnp.cos(angles).astype(x.dtype) + quarter_turn * jnp.sin(angles).astype(x.dtype)
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    return x * jnp.broadcast_to(cos, x.shape) + quarter_turn * jnp.broadcast_to(sin, x.shape)

@@ -178,8 +178,13 @@ class LayerNorm(nnx.LayerNorm):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:  # ty: ignore[incompatible-method-override]
         assert self.scale is not None
         x, scale = promote(x, self.scale[...], dtype=self.dtype)
+        scale = jnp.broadcast_to(scale, x.shape)
         normed = standardize(at_least_float32(x), self.epsilon)[0].astype(x.dtype) * scale
-        return normed if self.bias is None else normed + self.bias[...].astype(x.dtype)
+        return (
+            normed
+            if self.bias is None
+            else normed + jnp.broadcast_to(self.bias[...].astype(x.dtype), x.shape)
+        )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from jaxmodels.training.functional_model import FunctionalModel
-from jaxmodels.training.task import Task
+from jaxmodels.training.task import Batch, Task
 
 
 GATHERED = "gathered parameters"
@@ -175,12 +175,12 @@ def loss_of_outputs(
 
 
 def unhealthy(
-    task: Task, functional: FunctionalModel, parameters: Parameters, batch: Mapping[str, Array], key: Array
+    task: Task, functional: FunctionalModel, parameters: Parameters, batch: Batch, key: Array
 ) -> dict[str, Any]:
     """What is not finite in the step that failed: parts of the batch, parameters, gradients (names)."""
     loss, _, gradients = jax.jit(loss_and_gradient(task, functional))(parameters, batch, key)
 
-    def names(arrays: Mapping[str, Array]) -> list[str]:
+    def names(arrays: Batch | Parameters) -> list[str]:
         finite = jax.jit(lambda arrays: {name: jnp.isfinite(x).all() for name, x in arrays.items()})(arrays)
         return [name for name, value in finite.items() if not bool(value)]
 

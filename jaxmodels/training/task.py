@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
@@ -54,6 +54,7 @@ class Exported:
     decoder: Mapping[str, np.ndarray] | None = None
 
 
+@runtime_checkable
 class Task(Protocol):
     """A model and the data it is trained on.
 

@@ -244,6 +244,7 @@ def test_values_that_are_no_weights(glom: nnx.Module, state_dict: dict, value: o
     assert f"\n  init_levels: {message}" in found
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("wrong", [None, 3, [("init_levels", 1.0)], np.zeros(3)])
 def test_what_is_no_mapping(glom: nnx.Module, wrong: object) -> None:
     assert refused(glom, wrong) == (
@@ -260,6 +261,7 @@ class Glom(nnx.Module):
     """Nothing but the name of one of ours."""
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "wrong", [None, "Glom", nnx.Linear, Glom()], ids=["None", "str", "class", "namesake"]
 )
@@ -387,6 +389,7 @@ def test_conversion_to_float64_needs_it(glom: nnx.Module, state_dict: dict) -> N
         assert model.init_levels.dtype == np.float64
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("dtype", ["int32", "nonsense", np.complex64, "float8_e4m3fn", bool, 3])
 def test_conversion_to_what_is_no_weight(glom: nnx.Module, state_dict: dict, dtype: object) -> None:
     message = refused(glom, state_dict, dtype=dtype)

@@ -64,6 +64,7 @@ def test_fields_that_do_not_fit(folder: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

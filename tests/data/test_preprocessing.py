@@ -92,6 +92,7 @@ def test_another_scale() -> None:
     np.testing.assert_array_equal(prepare.to_pixels(prepare(images)), images)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -114,6 +115,7 @@ def test_what_are_no_images(images: object, message: str) -> None:
         ImagePreprocessing(size=4)(images)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +153,7 @@ def test_bytes_of_running_text() -> None:
         prepare("abc")
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -180,6 +183,7 @@ def test_round_trip(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_json(json.loads(text)) == preprocessing
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("description", "message"),
     [

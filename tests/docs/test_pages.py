@@ -8,6 +8,7 @@ import pytest
 from tests.docs import pages
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "page",
     [page for page in pages.PAGES if not pages.needs_torch(page)],

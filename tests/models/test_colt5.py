@@ -89,6 +89,7 @@ def test_wrong_configuration(changes, message) -> None:
         ConditionalRoutedViTConfig(**asdict(CONFIG) | changes)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("shape", "routing", "message"),
     [
@@ -114,6 +115,7 @@ def test_wrong_call(model, shape, routing, message) -> None:
         model(jnp.zeros(shape), routing)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_integer_images_are_refused(model) -> None:
     with pytest.raises(ValueError, match="images must be floating-point"):
         model(jnp.zeros((1, 16, 12, 3), jnp.uint8))

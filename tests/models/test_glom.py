@@ -44,6 +44,7 @@ def test_wrong_configuration(changes, message) -> None:
         GlomConfig(**{"dim": 8, "levels": 3, "image_size": 12, "patch_size": 4} | changes)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -93,6 +93,7 @@ def test_lists_become_tuples() -> None:
     )
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -111,6 +112,7 @@ def test_wrong_call(model, call, message) -> None:
         model(**{"tokens": tokens(2)} | call)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -182,8 +184,10 @@ def test_no_position_sees_its_future_and_all_see_their_past(sample_type, resampl
     )
     for n in (7, 12, 13) if (factor, sample_type) == ((2, 3), "naive") else (13,):
         x = embeddings(causal.config, 1, n)
-        changed = x + jnp.eye(n)[:, :, None] * jnp.arange(4.0)  # row t differs from x at position t
-        out = forward(causal, jnp.concatenate([x, changed]))
+        changed = (
+            x + jnp.eye(n)[:, :, None] * jnp.arange(4.0)[None, None]
+        )  # row t differs from x at position t
+        out = np.asarray(forward(causal, jnp.concatenate([x, changed])))
         effect = np.abs(out[1:] - out[0]).max(axis=-1)  # [t, position]
         later = np.triu(np.ones((n, n), bool))
         assert effect[later].min() > 1e-6
@@ -212,7 +216,7 @@ def test_mask() -> None:
     model = build(shorten_factor=3)
     for masked, leaks in ((jnp.arange(6) >= 4, True), (jnp.arange(6) >= 3, False)):
         mask = jnp.broadcast_to(~masked, (2, 6))
-        changed = jnp.where(masked[:, None], x + jnp.arange(4.0), x)
+        changed = jnp.where(masked[None, :, None], x + jnp.arange(4.0)[None, None], x)
         effect = jnp.abs(forward(model, x, mask) - forward(model, changed, mask)).max(axis=(0, 2))
         assert (effect[:3] > 1e-6).all() if leaks else (effect[:3] < 1e-6).all()
         assert (effect[masked] > 1e-3).all()
@@ -240,21 +244,26 @@ def test_one_key_needs_no_query() -> None:
 
 
 def test_loss(model) -> None:
-    ids = np.asarray(tokens(2, 8).at[0, 5:].set(0))
+    ids = tokens(2, 8).at[0, 5:].set(0)
     loss = jax.jit(next_token_loss)
-    logits = np.asarray(jax.nn.log_softmax(forward(model, ids[:, :-1])))
-    counted = [-logits[i, j, ids[i, j + 1]] for i in range(2) for j in range(7) if ids[i, j + 1] != 0]
+    logits, numbers = np.asarray(jax.nn.log_softmax(forward(model, ids[:, :-1]))), np.asarray(ids)
+    counted = [-logits[i, j, numbers[i, j + 1]] for i in range(2) for j in range(7) if numbers[i, j + 1] != 0]
     np.testing.assert_allclose(loss(model, ids), np.mean(counted), rtol=1e-5)
-    everything = [-logits[i, j, ids[i, j + 1]] for i in range(2) for j in range(7)]
+    everything = [-logits[i, j, numbers[i, j + 1]] for i in range(2) for j in range(7)]
     np.testing.assert_allclose(loss(model, ids, -1), np.mean(everything), rtol=1e-5)
     mask = jnp.ones((2, 7), bool)
     assert loss(model, ids, mask=mask) != loss(model, ids)
-    with pytest.raises(ValueError, match=r"mask must have shape \(2, 7\)"):
-        next_token_loss(model, ids, mask=jnp.ones((2, 8), bool))
     rough = HourglassTransformerLM(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert loss(rough, ids).dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_loss_with_a_mask_for_the_tokens_instead_of_the_inputs(model) -> None:
+    with pytest.raises(ValueError, match=r"mask must have shape \(2, 7\)"):
+        next_token_loss(model, tokens(2, 8), mask=jnp.ones((2, 8), bool))
+
+
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

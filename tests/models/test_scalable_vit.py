@@ -78,6 +78,7 @@ def test_wrong_configuration(changes, message) -> None:
         ScalableViTConfig(**TINY | changes)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -166,6 +167,7 @@ def test_dropout_keeps_the_mean(dropping) -> None:
     assert abs(out.mean() - 1) < 0.03
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("rngs", [None, jax.random.key(0)], ids=["none", "a bare key"])
 def test_dropout_needs_rngs(dropping, rngs) -> None:
     active = nnx.view(dropping, deterministic=False)

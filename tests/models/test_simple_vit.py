@@ -76,6 +76,7 @@ def test_wrong_configuration(changes, message) -> None:
         SimpleViTConfig(**TINY | changes)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -155,6 +156,7 @@ def test_patch_dropout_only_on_request(model) -> None:
     assert run(model, images(), jax.random.key(0)).shape == (3, 4, 8)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("rngs", [None, jax.random.key(0)], ids=["none", "a bare key"])
 def test_patch_dropout_needs_rngs(model, rngs) -> None:
     active = nnx.view(model, deterministic=False)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxmodels import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import attend
-from jaxmodels.nn.attention import BLOCK
+from jaxmodels.nn.attention import BLOCK, AttentionModule
 
 
 def naive(q, k, v, keep):
@@ -24,7 +24,7 @@ def naive(q, k, v, keep):
 def arrays(i, j, heads_of_keys=2, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        rng.standard_normal(shape)
+        jnp.asarray(rng.standard_normal(shape))
         for shape in ((2, 2, i, 4), (2, heads_of_keys, j, 4), (2, heads_of_keys, j, 3))
     ]
 
@@ -132,7 +132,8 @@ def kernel_in_place_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     def stand_in(q, k, v, *, mask, is_causal, implementation):
         assert implementation == "cudnn"
         calls.append({"mask": mask, "is_causal": is_causal})
-        return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     return calls
@@ -150,7 +151,7 @@ def test_fused_attention_is_the_same_attention(
         jax.random.normal(jax.random.key(n), (2, h, length, 16), jnp.bfloat16)
         for n, (h, length) in enumerate([(3, i), (heads, 10), (heads, 10)])
     )
-    mask = jnp.arange(10) < jnp.asarray([10, 7])[:, None, None, None] if masked else None
+    mask = jnp.arange(10)[None, None, None] < jnp.asarray([10, 7])[:, None, None, None] if masked else None
     if masked and causal:
         mask = mask.at[..., 0].set(True)
 
@@ -201,5 +202,9 @@ def test_one_view_sends_every_attention_through_the_kernel(kernel_in_place_of_cu
     nnx.view(encoder, attention="cudnn")(jnp.ones((1, 16, 16, 3)))
 
     assert len(kernel_in_place_of_cudnn) == 2
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_an_unknown_implementation() -> None:
     with pytest.raises(ValueError, match="attention must be 'xla' or 'cudnn'; got attention='flash'"):
-        nnx.view(encoder, attention="flash")
+        nnx.view(AttentionModule(), attention="flash")

@@ -87,9 +87,9 @@ def test_mask() -> None:
 
 def test_straight_through_is_one_with_the_gradient_of_its_argument() -> None:
     x = similarities(5)
-    value, gradient = jax.value_and_grad(lambda x: jnp.sum(straight_through(x**2) * jnp.arange(5)))(x)
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(straight_through(x**2) * jnp.arange(5.0)))(x)
     assert value == 10
-    np.testing.assert_allclose(gradient, 2 * x * jnp.arange(5), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * x * jnp.arange(5.0), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("full_optimisation")

@@ -53,6 +53,7 @@ def test_dropout_is_off_until_asked_for() -> None:
     np.testing.assert_array_equal(nnx.view(Dropout(0.0), deterministic=False)(x), x)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("rngs", [None, jax.random.key(0)])
 def test_dropout_without_a_stream(rngs) -> None:
     """A bare key would give every layer the same mask."""

@@ -61,7 +61,7 @@ class Scaled(RematModule):
 
 def test_every_argument_has_its_gradient() -> None:
     layer = Scaled()
-    x, factor = jnp.arange(6.0).reshape(2, 3), jnp.asarray([1.0, 2.0, 3.0])
+    x, factor = jnp.arange(6.0).reshape(2, 3), jnp.asarray([[1.0, 2.0, 3.0]])
     flags = jnp.asarray([[True], [False]])
 
     def loss(layer: Scaled, x: jax.Array, factor: jax.Array) -> jax.Array:

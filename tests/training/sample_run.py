@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +13,7 @@ from jaxmodels import pages
 from jaxmodels.training import PRESETS
 from jaxmodels.training.run.report import write_report
 from jaxmodels.training.run.workdir import Workdir, environment
-from jaxmodels.training.task import Metric, Sample
+from jaxmodels.training.task import Metric, Sample, Task
 from jaxmodels.training.tasks.figures import captions, images
 
 
@@ -40,7 +40,8 @@ def write(folder: Path) -> None:
         "sessions": [environment(), environment()],
     }
     data = {"data": "Noto emoji, embedded in the package", "train": 1200, "test": 300, "checksum": "f" * 64}
-    task = SimpleNamespace(name="classification", metric=Metric(name="top1", better="higher"))
+    task = Mock(spec=Task, metric=Metric(name="top1", better="higher"))
+    task.name = "classification"  # as an argument it would be the mock's own
     experiment = replace(PRESETS["scalable-vit-emoji"], workdir=folder)
     with mpl.rc_context(pages.plot_settings()):
         write_report(workdir, "scalable-vit-emoji", experiment, task, data, results, samples())

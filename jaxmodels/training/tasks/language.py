@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int, UInt8
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, UInt8
 from matplotlib.figure import Figure
 
 from jaxmodels.data.datasets import TextSplits
@@ -197,7 +197,7 @@ class LanguageModelling:
 
         return jax.vmap(one)(batch["prompt"], batch["seed"])
 
-    def _chosen_records(self) -> Int[np.ndarray, "b row+1"]:
+    def _chosen_records(self) -> Int[np.ndarray, "b n"]:
         """Records from all over the test data."""
         data, row = np.frombuffer(self.splits.test, np.uint8), self.splits.row or 1
         return records(data, np.linspace(0, len(data) // row - 1, PROMPTS).round().astype(int), row)
@@ -246,7 +246,7 @@ def require_fit(config: HourglassTransformerLMConfig, splits: TextSplits) -> Non
         )
 
 
-def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n+1"]) -> Float[Array, "b n"]:
+def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n"]) -> Float[Array, "b n-1"]:
     """Cross-entropy of every byte after the first, in nats; 0 where there is padding."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     # Padding follows all that counts, so a causal model does not see it; any id will do.
@@ -255,7 +255,7 @@ def byte_losses(model: HourglassTransformerLM, tokens: Int[Array, "b n+1"]) -> F
 
 def windows(
     text: UInt8[np.ndarray, " bytes"], starts: Int[np.ndarray, " b"], length: int
-) -> Int[np.ndarray, "b n+1"]:
+) -> Int[np.ndarray, "b {length}+1"]:
     """`length` + 1 bytes from each start on, padded after the end of the text."""
     positions = starts[:, None] + np.arange(length + 1)
     inside = positions < len(text)
@@ -264,13 +264,13 @@ def windows(
 
 def records(
     data: UInt8[np.ndarray, " bytes"], numbers: Int[np.ndarray, " b"], row: int
-) -> Int[np.ndarray, "b row+1"]:
+) -> Int[np.ndarray, "b {row}+1"]:
     """The records of these numbers, each after a `START`."""
     chosen = rearrange(data, "(n row) -> n row", row=row)[numbers].astype(np.int32)
     return np.pad(chosen, ((0, 0), (1, 0)), constant_values=START)
 
 
-def shown_continuation(prompt: Int[np.ndarray, " p"], drawn: Int[np.ndarray, " m"]) -> str:
+def shown_continuation(prompt: Integer[np.ndarray, " p"], drawn: Integer[np.ndarray, " m"]) -> str:
     """The prompt behind bars and what was drawn after it, in lines of readable length."""
     given, made = (_in_lines(bytes(ids.astype(np.uint8)).decode(errors="replace")) for ids in (prompt, drawn))
     return textwrap.indent(f"…{given}", "│ ", lambda line: True) + f"\n{made} …"

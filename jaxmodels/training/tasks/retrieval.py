@@ -19,7 +19,7 @@ RANKS = (1, 5, 10)
 ROWS_AT_A_TIME = 512
 PIXEL_SIDE = 32  # larger images are compared by their box means
 
-Answers = list[Int[np.ndarray, " right"]]  # of every query, the candidates that are right
+Answers = list[Int[np.ndarray, " _"]]  # of every query, the candidates that are right
 
 
 def right_answers(

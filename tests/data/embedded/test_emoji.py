@@ -167,6 +167,7 @@ def test_holdout_without_skin_tones():
     assert len(emoji(split="test", holdout="noto", skin_tones=False)) == 1594
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -63,6 +63,7 @@ def test_skin_tones_on_request(splits) -> None:
     assert sum("skin tone" in caption for caption in toned.test.captions) == 3139 - 1594
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

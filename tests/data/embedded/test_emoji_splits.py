@@ -86,6 +86,7 @@ def test_smaller_images_are_box_means(size):
     np.testing.assert_array_equal(small.train.images[:20], np.rint(means))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

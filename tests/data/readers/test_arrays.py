@@ -165,6 +165,7 @@ def test_idx_folder_without_labels(tmp_path):
 class TestErrors:
     """Both readers of arrays raise them, because both call `read_arrays`."""
 
+    @pytest.mark.usefixtures("unchecked_types")
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
@@ -349,6 +350,7 @@ class TestErrors:
             read(npz(tmp_path, images=IMAGES[:3], labels=np.arange(3)))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_file_of_another_kind_in_the_archive(tmp_path):
     path = npz(tmp_path, labels=LABELS)
     with zipfile.ZipFile(path, "a") as archive:

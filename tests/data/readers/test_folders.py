@@ -203,6 +203,7 @@ def test_a_file_of_another_kind(tmp_path):
         labelled_images(tmp_path / "images.zip", size=4)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
 def test_size(tmp_path, size):
     with pytest.raises(ValueError, match=f"size must be an integer ≥ 1; got size={size}"):

@@ -136,7 +136,8 @@ def test_contrastive_loss_compares_all_parts_of_a_batch(task, model, forward) ->
 def test_losses_are_float32_in_a_bfloat16_model(task) -> None:
     def losses() -> Any:
         model = task.model(dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-        outputs = task.forward(model, task.batch(np.array([0, 1]), generators(2)), None)
+        batch = jax.tree.map(jnp.asarray, task.batch(np.array([0, 1]), generators(2)))
+        outputs = task.forward(model, batch, None)
         return task.loss(model, outputs), outputs["loss_sum"]
 
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(losses))} == {jnp.dtype(jnp.float32)}
@@ -162,6 +163,7 @@ def make_images(*numbers: int) -> np.ndarray:
     return np.array([np.full((8, 8, 3), number) for number in numbers]).astype(np.float32) / 127.5 - 1
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_captions_end_at_the_end_mark(task) -> None:
     caption = jax.jit(task.functions["caption"])
     ids = caption(Scripted("ox\nrest", "a cow\n", "toolong"), {"images": make_images(1, 0, 2)})

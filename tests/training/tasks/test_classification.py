@@ -142,7 +142,7 @@ def test_batch():
 def test_loss_is_the_mean_cross_entropy(routed, smoothing):
     _, model, call = routed
     task = task_of(ROUTED, label_smoothing=smoothing)
-    batch = task.batch(np.arange(12), generators(12))
+    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(12), generators(12)))
 
     loss, metrics = nnx.jit(lambda model: task.loss(model, task.forward(model, batch, None)))(model)
 
@@ -169,7 +169,7 @@ def test_outputs_belong_to_their_examples(scalable):
 def test_dropout_acts_in_training_only(scalable):
     task, model, _ = scalable
     training = nnx.view(model, deterministic=False)
-    batch = task.batch(np.arange(12), generators(12))
+    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(12), generators(12)))
 
     @nnx.jit
     def loss(model: ScalableViT, key: jax.Array) -> jax.Array:
@@ -183,7 +183,7 @@ def test_dropout_acts_in_training_only(scalable):
 def test_losses_of_half_precision_are_float32(routed):
     task = routed[0]
     model = task.model(dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    batch = task.batch(np.arange(2), generators(2))
+    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(2), generators(2)))
 
     assert jax.eval_shape(lambda: task.forward(model, batch, None)["loss"]).dtype == jnp.float32
     assert jax.eval_shape(lambda: task.functions["logits"](model, batch)).dtype == jnp.float32
@@ -222,7 +222,7 @@ def test_routing_marks_the_selected_patches(routed):
     masks = call("routing", {"images": images})
 
     assert list(masks) == ["attention", "feed-forward"]
-    selected = nnx.jit(lambda model: model.routing(images))(model)
+    selected = nnx.jit(lambda model: model.routing(jnp.asarray(images)))(model)
     for layer in range(2):
         queries, tokens = selected[3 * layer].indices, selected[3 * layer + 2].indices
         for i in range(len(images)):

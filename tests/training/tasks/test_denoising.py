@@ -68,6 +68,7 @@ def wave(shape: tuple[int, ...], k: float = 0) -> np.ndarray:
     return np.sin(0.1 * (i * i) + k).reshape(shape)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_golden_loss_of_the_published_recipe():
     glom = Glom(GlomConfig(dim=8, levels=3, image_size=12, patch_size=4), rngs=nnx.Rngs(0))
     weights = {
@@ -91,7 +92,7 @@ def test_golden_loss_of_the_published_recipe():
 
 def test_later_steps_change_nothing(task, model):
     """The published recipe runs 2 · levels steps; only those up to the decoded one receive a gradient."""
-    batch = task.batch(np.arange(4), generators(4))
+    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(4), generators(4)))
 
     def ours(model):
         return task.loss(model, task.forward(model, batch, None))[0]
@@ -185,7 +186,9 @@ def test_one_class_has_no_probe():
 
 def test_functions(task, model, call):
     images = scale_pixels(task.splits.test.images)
-    states = np.asarray(nnx.jit(lambda model: model.glom(images, return_all=True))(model))  # t b n l d
+    states = np.asarray(
+        nnx.jit(lambda model: model.glom(jnp.asarray(images), return_all=True))(model)
+    )  # t b n l d
 
     np.testing.assert_allclose(call("states", {"images": images}), states.swapaxes(0, 1), atol=1e-6)
     _, height, width, _ = images.shape

@@ -226,6 +226,7 @@ class Reciting(nnx.Module):
         return 50 * jnp.roll(x, 1, axis=-1)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_generated_bytes_follow_the_prompt(task, monkeypatch) -> None:
     monkeypatch.setattr(language, "LONGEST_CONTINUATION", 6)
     batch = {"prompt": jnp.array([[65, 66], [97, 98]]), "seed": jnp.array([0, 0])}

@@ -82,7 +82,7 @@ def test_files(tmp_path: Path) -> None:
         ["scalable-vit-emoji", "--workdir", "run", "--data", str(tmp_path / "data"), "--image-size", "16"]
     )
     task: Any = experiment.task()
-    images = task.export(None).preprocessing.images
+    images = task.export(nnx.Module()).preprocessing.images
     files = [tmp_path / "data" / "test" / name / "test.png" for name in ("a", "b")]
     np.testing.assert_array_equal(images(files), evaluated(task)["images"][:2])
 

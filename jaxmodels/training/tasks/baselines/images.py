@@ -140,7 +140,10 @@ def _features(x: Num[np.ndarray, "n ..."]) -> Float[np.ndarray, "n f"]:
 
 @jax.jit
 def _fit(
-    weights: dict[str, Array], x: Float[Array, "n f"], labels: Int[Array, " n"], penalty: float
+    weights: dict[str, Array],
+    x: Float[Array, "n f"],
+    labels: Int[Array, " n"],
+    penalty: float | Float[Array, ""],
 ) -> dict[str, Array]:
     """Full-batch L-BFGS from `weights`."""
 
@@ -152,7 +155,7 @@ def _fit(
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(objective)
 
-    def step(_: int, carry: tuple) -> tuple:
+    def step(_: int | Int[Array, ""], carry: tuple) -> tuple:
         weights, state = carry
         value, grad = value_and_grad(weights, state=state)
         updates, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=objective)
