@@ -9,6 +9,7 @@ Shapes: b batch, n tokens, d model width, r routes (independent selections), k s
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -60,24 +61,83 @@ def coordinate_descent(
     Raises:
       ValueError: an argument out of range.
     """
-    fill = jnp.finfo(s.dtype).min
-    *steps, last = epsilon_schedule(n_iters, eps=eps, eps_init=eps_init, eps_decay=eps_decay)
+    schedule = epsilon_schedule(n_iters, eps=eps, eps_init=eps_init, eps_decay=eps_decay)
     log_k = math.log(max(k, 1e-20))
     if mask is not None:
-        s = jnp.where(mask, s, fill)
+        s = jnp.where(mask, s, jnp.finfo(s.dtype).min)
+    return _soft_top_k(s, mask, log_k, schedule)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _soft_top_k(
+    s: Float[Array, "*b n"], mask: Bool[Array, "*b n"] | None, log_k: float, schedule: list[float]
+) -> Float[Array, "*b n"]:
+    *steps, last = schedule
 
     def step(carry: tuple[Array, Array], eps: Float[Array, ""]) -> tuple[tuple[Array, Array], None]:
-        _, b = carry
-        z = (s + b) / eps
-        if mask is not None:
-            z = jnp.where(mask, z, fill)
-        a = eps * (log_k - jax.nn.logsumexp(z, axis=-1, keepdims=True))
-        b = -jax.nn.relu(s + a)  # relu, not maximum: its slope at 0 is 0, as PyTorch's
+        a, b, _ = _dual_step(s, mask, log_k, carry[1], eps)
         return (a, b), None
 
-    start = jnp.zeros_like(s, shape=(*s.shape[:-1], 1)), -s
+    start = jnp.zeros_like(s[..., :1]), -s
     (a, b), _ = jax.lax.scan(step, start, jnp.asarray(steps, s.dtype))
-    scores = jnp.exp((s + a + b) / last)
+    return _scores(s, mask, a, b, last)
+
+
+@_soft_top_k.defjvp
+def _(
+    log_k: float, schedule: list[float], primals: tuple[Array, Array | None], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    """Differentiates the steps while they are made, so that a backward pass has no loop of its own.
+
+    With p = softmax((s + b)/ε), the next a moves by da' = -Σ p (ds + db). Where the bound cut the entry off,
+    b = -(s + a) and ds + db = -da; elsewhere b = 0 and ds + db = ds. So da = -Σ weights ds, with weights' =
+    (p where free) + (Σ p where cut off) weights, and before the first step, where b = -s, they are 0.
+    """
+    (s, mask), (ds, _) = primals, tangents
+    *steps, last = schedule
+
+    def step(carry: tuple[Array, ...], eps: Float[Array, ""]) -> tuple[tuple[Array, ...], None]:
+        _, b, cut_off, weights = carry
+        a, b, p = _dual_step(s, mask, log_k, b, eps)
+        passed_on = jnp.where(cut_off, p, 0).sum(axis=-1, keepdims=True)
+        weights = jnp.where(cut_off, 0, p) + passed_on * weights
+        return (a, b, s + a > 0, weights), None  # the slope at 0 is that of PyTorch's relu
+
+    start = jnp.zeros_like(s[..., :1]), -s, jnp.ones_like(s, bool), jnp.zeros_like(s)
+    (a, b, cut_off, weights), _ = jax.lax.scan(step, start, jnp.asarray(steps, s.dtype))
+    scores = _scores(s, mask, a, b, last)
+    if mask is not None:
+        weights = jnp.where(mask, weights, 0)
+    slope = jnp.where(cut_off, 0, scores / last)
+    return scores, slope * (ds - (weights * ds).sum(axis=-1, keepdims=True))
+
+
+def _dual_step(
+    s: Float[Array, "*b n"],
+    mask: Bool[Array, "*b n"] | None,
+    log_k: float,
+    b: Float[Array, "*b n"],
+    eps: Float[Array, ""],
+) -> tuple[Float[Array, "*b 1"], Float[Array, "*b n"], Float[Array, "*b n"]]:
+    """a, the dual variable of the sum; b, those of the upper bounds; and the softmax by which a depends on s + b."""
+    z = (s + b) / eps
+    if mask is not None:
+        z = jnp.where(mask, z, jnp.finfo(s.dtype).min)
+    largest = z.max(axis=-1, keepdims=True)
+    exponentials = jnp.exp(z - largest)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    a = eps * (log_k - (jnp.log(total) + largest))
+    return a, -jax.nn.relu(s + a), exponentials / total
+
+
+def _scores(
+    s: Float[Array, "*b n"],
+    mask: Bool[Array, "*b n"] | None,
+    a: Float[Array, "*b 1"],
+    b: Float[Array, "*b n"],
+    eps: float,
+) -> Float[Array, "*b n"]:
+    scores = jnp.exp((s + a + b) / eps)
     return scores if mask is None else jnp.where(mask, scores, 0)
 
 

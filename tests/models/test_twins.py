@@ -74,7 +74,10 @@ OTHER_NAMES: dict[str, dict[str, tuple[str, str]]] = {
     },
     "coordinate_descent": {
         "CoordinateDescentRouter.similarity": ("rows", XLA),
-        "coordinate_descent": ("carry start step", "a compiled loop in JAX"),
+        "coordinate_descent": (
+            "a b fill last schedule scores steps z",
+            "the steps are in `_soft_top_k` in JAX",
+        ),
     },
     "glom": {
         "ConsensusAttention.__call__": ("mask", "True where the package's buffer is False"),

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from jaxmodels.nn.coordinate_descent import (
     CoordinateDescentRouter,
@@ -69,6 +70,24 @@ def test_a_saturated_score_is_one_and_has_no_gradient() -> None:
     assert scores[0] == 1
     only_first = back(jnp.array([1.0, 0, 0, 0]))[0]
     assert not only_first.any()
+
+
+def test_a_backward_pass_has_no_loop() -> None:
+    """The steps are differentiated while they are made: one loop for both, and nothing kept from step to step."""
+    s = similarities(64, 32)
+    gradient = jax.jit(jax.grad(lambda s: jnp.sum(coordinate_descent(s, k=4, **ANNEALED) ** 2)))
+    program = gradient.lower(s).compile()
+    assert program.as_text().count(" while(") == 1
+    assert program.memory_analysis().temp_size_in_bytes < 10 * s.nbytes  # the steps are 20
+
+
+def test_derivatives_of_both_modes_and_of_second_order() -> None:
+    # None of these similarities is near the kink where a score reaches the bound.
+    s = jnp.array([[0.5, -1, 2, 0.1, 3, -0.7], [0.2, 0.3, -0.4, 0.9, 0.1, -1.5]])
+    with jax.enable_x64(True):
+        check_grads(
+            lambda s: coordinate_descent(jnp.asarray(s), k=1.5, **ANNEALED), [s.astype("float64")], order=2
+        )
 
 
 def test_mask() -> None:
