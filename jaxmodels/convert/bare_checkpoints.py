@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import DTypeLike
 
+from jaxmodels.command_line import local_path
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.convert.files import read_weights
 from jaxmodels.convert.hub import build, required_arguments
@@ -57,9 +58,10 @@ def from_checkpoint(
     Raises:
       ValueError: unknown keys, missing arguments (named), or weights that do not fit the arguments.
     """
-    arrays, entry = read_weights(Path(path), entry)
+    path = Path(local_path("path", path))
+    arrays, entry = read_weights(path, entry)
     try:
-        _require_stored(arrays, Path(path))
+        _require_stored(arrays, path)
         name = recognise(arrays) if model is None else model
         conversion_of(name)
         arrays = accept_older_keys(name, arrays)

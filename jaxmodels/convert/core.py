@@ -17,6 +17,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike
 
+from jaxmodels.command_line import local_path
 from jaxmodels.convert.files import read_weights
 from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.tables import accept_older_keys, table_of
@@ -64,7 +65,7 @@ def load_state_dict(
     source = ""
     if isinstance(state_dict, str | os.PathLike):
         source = f"{os.fspath(state_dict)}: "
-        arrays, entry = read_weights(Path(state_dict), entry)
+        arrays, entry = read_weights(Path(local_path("state_dict", state_dict)), entry)
     else:
         arrays, entry = _as_arrays(state_dict, entry)
     name, known = type(model).__name__, {e.theirs for e in table if not isinstance(e, Twin)}

@@ -9,6 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxmodels.atomic import atomic_write
+from jaxmodels.data.readers.paths import LFS_POINTER, is_lfs_pointer
 
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # that are written
@@ -55,6 +56,8 @@ def read_weights(path: Path, entry: str | None = None) -> tuple[dict[str, np.nda
         raise FileNotFoundError(f"no such weights file: {path}")
     if not path.is_file():
         raise ValueError(f"{path} must be a regular file; it is a device, a FIFO or a socket")
+    if is_lfs_pointer(path):
+        raise ValueError(f"{path} holds no weights: {LFS_POINTER}")
     if path.suffix != ".safetensors":
         return _torch_io().read(path, entry)
     return _read_safetensors(path), entry

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import DTypeLike
 
 from jaxmodels.atomic import atomic_write_all
+from jaxmodels.command_line import local_path
 from jaxmodels.convert.card import may_replace_card, model_card
 from jaxmodels.convert.core import load_state_dict, to_state_dict
 from jaxmodels.convert.files import find_weights, read_state_dict, write_safetensors
@@ -55,7 +56,7 @@ def save_pretrained(
       ValueError: `model`, or its image encoder, is not a model of this package.
       OSError: the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(local_path("folder", folder))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"the weights are saved in a folder, and {folder} is a file")
     description = describe(model)
@@ -97,7 +98,7 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: DTypeLike | None = None
       FileNotFoundError: the folder, its config.json or its model.safetensors does not exist.
       ValueError: the configuration or the weights do not fit; every problem is named.
     """
-    folder = Path(folder)
+    folder = Path(local_path("folder", folder))
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} must be a folder with a {CONFIG_FILE}, as save_pretrained writes it"
@@ -135,7 +136,7 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         `save_pretrained(…, preprocessing=…)` write one.
       ValueError: the file is damaged; the entry is named.
     """
-    path = Path(folder) / PREPROCESSING_FILE
+    path = Path(local_path("folder", folder)) / PREPROCESSING_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; jaxmodels train writes it, and save_pretrained(…, preprocessing=…) does"
@@ -154,7 +155,7 @@ def load_decoder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
       FileNotFoundError: the folder has no decoder.safetensors, as most tasks train none.
       ValueError: the file is damaged.
     """
-    path = Path(folder) / DECODER_FILE
+    path = Path(local_path("folder", folder)) / DECODER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; only training that has a decoder writes it")
     return read_state_dict(path)

@@ -40,6 +40,9 @@ def unscale_pixels(
     return np.rint(np.clip(np.asarray(images, np.float32) * scale + offset, 0, 255)).astype(np.uint8)
 
 
+LARGEST_SIDE = 2**15  # pixels; a larger number in a file is a mistake that would take all memory
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagePreprocessing:
     """The middle square of an image, resized to `size` pixels a side, as scaled numbers.
@@ -58,7 +61,8 @@ class ImagePreprocessing:
     scale: float = 127.5
 
     def __post_init__(self) -> None:
-        require_integer("size", self.size, minimum=1)
+        if require_integer("size", self.size, minimum=1) > LARGEST_SIDE:
+            raise ValueError(f"size must be at most {LARGEST_SIDE}; got size={self.size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour); got channels={self.channels!r}")
         if self.resize not in ("bilinear", "box"):

@@ -149,7 +149,10 @@ ENDINGS = ".safetensors, .pt, .pth, .bin"
         (["Glom.safetensors", "out", "--config", "{"], "config is not JSON: Expecting property name"),
         (["Glom.safetensors", "out", "--config", "half.json"], "config is not JSON: Expecting value"),
         (["Glom.safetensors", "out", "--config", "bytes.json"], "config is not JSON: 'utf-8' codec"),
-        (["Glom.safetensors", "out", "--config", "hub"], "hub: Is a directory"),
+        (
+            ["Glom.safetensors", "out", "--config", "hub"],
+            "config must be a JSON object or the path of a file with one",
+        ),
         (
             ["Glom.safetensors", "out", "--config", "list.json"],
             "config must be a JSON object; 'list.json' holds a list",

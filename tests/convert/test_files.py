@@ -85,6 +85,16 @@ def test_damaged_safetensors(tmp_path: Path, content: bytes) -> None:
         read_state_dict(path)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_pointer_in_the_place_of_weights(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 100\n")
+    with pytest.raises(
+        ValueError, match=rf"^{path} holds no weights: it is a pointer of Git LFS .*git lfs pull"
+    ):
+        read_state_dict(path)
+
+
 def test_safetensors_cut_anywhere(tmp_path: Path) -> None:
     whole = safetensors.numpy.save({"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float16)})
     path = tmp_path / "w.safetensors"

@@ -278,6 +278,34 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("", "folder must not be empty; '.' is the current folder"), ("gs://bucket/model", "begins with gs://")],
+)
+def test_places_that_are_no_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = small_models.filled("Glom")
+    for use in (
+        lambda: jm.save_pretrained(model, folder),
+        lambda: jm.from_pretrained(folder),
+        lambda: jm.load_preprocessing(folder),
+        lambda: jm.load_state_dict(model, folder),
+    ):
+        with pytest.raises(ValueError, match=message.replace("folder must", "must")):
+            use()
+    assert names(tmp_path) == []
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jm.save_pretrained(small_models.filled("Glom"), "~/model")
+    jm.from_pretrained("~/model")
+    jm.load_state_dict(small_models.shapes("Glom"), "~/model/model.safetensors")
+    assert names(tmp_path) == ["model"]
+
+
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     model = small_models.filled("MaMMUT")
     model.img_encoder = lambda images: images

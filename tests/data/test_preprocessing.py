@@ -120,6 +120,7 @@ def test_what_are_no_images(images: object, message: str) -> None:
     ("arguments", "message"),
     [
         ({"size": 0}, "size must be an integer ≥ 1; got size=0"),
+        ({"size": 10**12}, "size must be at most 32768; got size=1000000000000"),
         ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(colour\); got channels=2"),
         ({"resize": "nearest"}, "resize must be 'bilinear' or 'box'; got resize='nearest'"),
         ({"scale": 0}, "scale must be > 0; got scale=0"),

@@ -22,6 +22,7 @@ import gzip
 import math
 import re
 import struct
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,9 @@ def _read_npz(path: Path) -> tuple[dict[Split, Arrays], tuple[str, ...]]:
     kind = ".npz file without Python objects"
     with naming_permission(path), path.open("rb") as stream:
         with naming_damage(path, kind):
+            if not zipfile.is_zipfile(stream):  # NumPy would advise to run what is in it
+                raise ValueError("it is no .npz archive")
+            stream.seek(0)
             file = np.load(stream, allow_pickle=False)
             present = list(file.files)
             _refuse_bomb(path, sum(member.file_size for member in file.zip.infolist()))

@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,10 +128,12 @@ def _source(file: Path, row: Row) -> Path | bytes:
     folder = file if file.is_dir() else file.parent
     path = folder / row.image
     other = folder / row.image.replace("\\", "/")  # a list that was written on Windows
-    return other if not path.exists() and other.exists() else path
+    return other if not os.path.exists(path) and os.path.exists(other) else path  # Path raises on long names
 
 
 def _with_hint(name: str, reason: str) -> str:
+    if reason == NO_SUCH_FILE and re.match(r"https?:/", name):
+        return "images must be files, not addresses; download them first"
     if "\\" in name and reason == NO_SUCH_FILE:
         return f"{reason}; nor is there one with / in place of \\"
     return reason

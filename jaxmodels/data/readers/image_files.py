@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxmodels.data.downsampling import box_means
-from jaxmodels.data.readers.paths import list_problems
+from jaxmodels.data.readers.paths import LFS_POINTER, is_lfs_pointer, list_problems
 from jaxmodels.data.readers.splitting import Split
 
 
@@ -86,6 +86,8 @@ def _read(source: Path | bytes, size: int, resize: Resize) -> UInt8[np.ndarray, 
     except PermissionError:
         return "not enough permission to read it"
     except UnidentifiedImageError:
+        if isinstance(source, Path) and is_lfs_pointer(source):
+            return LFS_POINTER
         return f"no image in one of the formats {', '.join(FORMATS)}"
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         return str(error) or type(error).__name__

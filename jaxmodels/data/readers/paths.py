@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = "it is a pointer of Git LFS without the content; run git lfs pull"
 MOST_LISTED = 5  # problems that an error spells out; of the others it gives the number
 
 
@@ -64,10 +66,21 @@ def naming_damage(path: Path, kind: str) -> Generator[None]:
     except PermissionError:
         raise
     except Exception as error:  # what libraries raise on damaged files is nowhere written down
+        reason = LFS_POINTER if is_lfs_pointer(path) else str(error) or type(error).__name__
         raise ValueError(
-            f"path must be a whole {kind}; got path={str(path)!r} ({str(error) or type(error).__name__}); "
-            "make or download it again"
+            f"path must be a whole {kind}; got path={str(path)!r} ({reason}); make or download it again"
         ) from error
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file only says where Git LFS keeps the content."""
+    try:
+        if not path.is_file():  # a FIFO would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(len(LFS_MARK)) == LFS_MARK
+    except OSError:
+        return False
 
 
 def visible_entries(folder: Path) -> list[Path]:

@@ -245,6 +245,11 @@ class TestErrors:
         ):
             read(path)
 
+    def test_nobody_is_told_to_run_what_is_in_a_file(self, tmp_path, read):
+        (tmp_path / "data.npz").write_text("hello")
+        with pytest.raises(ValueError, match=r"\(it is no \.npz archive\)"):
+            read(tmp_path / "data.npz")
+
     @pytest.mark.parametrize(
         ("damage", "message"),
         [

@@ -62,6 +62,21 @@ def test_backslashes_that_lead_nowhere(folder):
         read(jsonl(folder, rows))
 
 
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("a" * 5000 + ".png", r"File name too long"),
+        ("https://example.com/a.png", r"images must be files, not addresses; download them first"),
+        ("a\0.png", r"embedded null byte"),
+    ],
+    ids=["long", "address", "null"],
+)
+def test_paths_that_lead_nowhere_are_named_with_the_others(folder, image, reason):
+    rows = [*ROWS, {"image": image, "caption": "a"}]
+    with pytest.raises(ValueError, match=rf"every image must be readable; got 1 of \d+(.|\n)*{reason}"):
+        read(jsonl(folder, rows))
+
+
 def test_a_name_with_a_backslash_of_its_own(folder):
     (folder / "images/3.png").rename(folder / "images\\3.png")
     rows = [

@@ -306,6 +306,13 @@ def test_damaged_parquet(folder, damage):
         read(path)
 
 
+def test_a_pointer_in_the_place_of_a_file(folder):
+    path = parquet(folder, ROWS)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
+    with pytest.raises(ValueError, match=r"\(it is a pointer of Git LFS .*; run git lfs pull\)"):
+        read(path)
+
+
 def test_parquet_without_pyarrow(folder, monkeypatch):
     path = parquet(folder, ROWS)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)

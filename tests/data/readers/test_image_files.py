@@ -184,15 +184,18 @@ def test_truncated_image(tmp_path, suffix, share):
 
 
 def test_reasons(tmp_path):
-    empty, text, postscript, floats = (tmp_path / name for name in ("a.png", "b.png", "c.png", "d.tiff"))
+    names = ("a.png", "b.png", "c.png", "d.tiff", "e.png")
+    empty, text, postscript, floats, pointer = (tmp_path / name for name in names)
     empty.write_bytes(b"")
-    text.write_text("version https://git-lfs.github.com/spec/v1\n")
+    text.write_text("version 1\n")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
     postscript.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")
     Image.new("F", (4, 4)).save(floats)
 
     assert reason(tmp_path / "none.png") == "there is no such file"
     for path in (empty, text, postscript):
         assert reason(path) == "no image in one of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
+    assert reason(pointer) == "it is a pointer of Git LFS without the content; run git lfs pull"
     assert reason(floats) == "pixels of type 'F' have no fixed range: save the image with 8 bits"
 
 
