@@ -144,6 +144,14 @@ def test_a_console_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> No
     assert raw.getvalue().startswith(b"jaxmodels: there is no preset '?'")
 
 
+def test_help_as_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also: a notebook's setting for figures, which Matplotlib may not know here, is of no consequence."""
+    monkeypatch.setenv("MPLBACKEND", "module://of_a_notebook")
+    assert main(monkeypatch, "help") == 0
+    assert "usage: jaxmodels" in capsys.readouterr().out
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
 def test_a_platform_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,19 +163,35 @@ def test_a_platform_that_is_not_there(
     assert capsys.readouterr().err.startswith("jaxmodels: JAX must find a device; got JAX_PLATFORMS=")
 
 
-@pytest.mark.parametrize("redirected", ["reader that has gone", "full disk"])
-def test_output_that_cannot_be_written(redirected: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "device", "status", "message"),
+    [
+        ("--help", None, 141, ""),
+        ("--version", None, 0, ""),
+        (
+            "--version",
+            "/dev/full",
+            0,
+            "jaxmodels: the output could not be written: No space left on device\n",
+        ),
+    ],
+)
+def test_output_that_cannot_be_written(word: str, device: str | None, status: int, message: str) -> None:
+    """A pipe whose reader has gone, or a full disk."""
     reading, writing = os.pipe()
     os.close(reading)
-    if redirected == "full disk":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), writing)
-    command = [sys.executable, "-m", "jaxmodels", "--help"]
-    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writing)
-    if redirected == "full disk":
-        assert "No space left on device" in done.stderr
-    else:
-        assert (done.returncode, done.stderr) == (141, "")
+    with open(device or writing, "w") as output:
+        command = [sys.executable, "-m", "jaxmodels", word]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # what is left is written at the end
+        )
+    assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_training_begins_without_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from flax import nnx
 
 import jaxmodels as jm
+from jaxmodels.training import command
 from jaxmodels.training.command import flags, parse
-from jaxmodels.training.experiment import Experiment, differences
+from jaxmodels.training.experiment import Experiment, differences, require_given
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
 
 
@@ -181,6 +183,26 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 def test_what_is_refused_before_it_is_parsed(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parse(arguments)
+
+
+def test_what_the_data_decides_is_not_overruled() -> None:
+    wanted: Any = parse(["scalable-vit-emoji", "--workdir", "run", "--model.num-classes", "7"])
+    fitted = replace(wanted, model=replace(wanted.model, num_classes=3))
+    require_given(wanted, fitted, {"model.dim", "steps"})
+    message = r"model\.num_classes must be that of the data, 3, or be left out; got model\.num_classes=7"
+    with pytest.raises(ValueError, match=message):
+        require_given(wanted, fitted, {"model.num_classes"})
+
+
+@pytest.mark.parametrize("flag", ["--model.num-classes=7", "--model.num_classes"])
+def test_what_was_given_is_told_to_training(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(command, "train", lambda experiment, **settings: asked.update(settings) or 0)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(command.gc, "freeze", lambda: None)
+    words = [flag] if "=" in flag else [flag, "7"]
+    assert command.run(["scalable-vit-emoji", "--workdir", "run", *words, "--steps", "5"]) == 0
+    assert asked == {"preset": "scalable-vit-emoji", "given": {"model.num_classes"}}
 
 
 def test_the_workdir_beside_the_data(tmp_path: Path) -> None:
