@@ -164,24 +164,26 @@ def test_a_platform_that_is_not_there(
 
 
 @pytest.mark.parametrize(
-    ("word", "device", "status", "message"),
+    ("unbuffered", "device", "status", "message"),
     [
-        ("--help", None, 141, ""),
-        ("--version", None, 0, ""),
+        ("1", None, 141, ""),
+        ("", None, 0, ""),
         (
-            "--version",
+            "",
             "/dev/full",
             0,
             "jaxmodels: the output could not be written: No space left on device\n",
         ),
     ],
 )
-def test_output_that_cannot_be_written(word: str, device: str | None, status: int, message: str) -> None:
-    """A pipe whose reader has gone, or a full disk."""
+def test_output_that_cannot_be_written(
+    unbuffered: str, device: str | None, status: int, message: str
+) -> None:
+    """A pipe whose reader has gone, or a full disk; Python writes at once, or what is left at the end."""
     reading, writing = os.pipe()
     os.close(reading)
     with open(device or writing, "w") as output:
-        command = [sys.executable, "-m", "jaxmodels", word]
+        command = [sys.executable, "-m", "jaxmodels", "--version"]
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -189,7 +191,7 @@ def test_output_that_cannot_be_written(word: str, device: str | None, status: in
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONUNBUFFERED": ""},  # what is left is written at the end
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
     assert (done.returncode, done.stderr) == (status, message)
 
