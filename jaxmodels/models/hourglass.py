@@ -64,11 +64,8 @@ class Attention(AttentionModule):
             # The softmax over a single key is 1 for every query: to_q has no effect, and its gradient is 0.
             return repeat(self.to_out(v), "b 1 d -> b i d", i=i)
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads) for t in (self.to_q(x), k, v))
-        if mask is None:
-            out = attend(q, k, v, causal=self.causal, implementation=self.attention)
-        else:  # `attend(causal=True)` needs a key for every query; this mask may leave none
-            past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i) if self.causal else True
-            out = attend(q, k, v, mask=mask[:, None, None, :] & past, implementation=self.attention)
+        mask = None if mask is None else mask[:, None, None]  # b 1 1 j
+        out = attend(q, k, v, mask=mask, causal=self.causal, implementation=self.attention)
         return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
 
 

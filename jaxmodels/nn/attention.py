@@ -5,30 +5,43 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.checks import require_choice
 from jaxmodels.nn.dtypes import at_least_float32
+from jaxmodels.nn.fused_attention import (
+    TILE,
+    cudnn_accepts,
+    cudnn_attention,
+    cudnn_runs_here,
+    pallas_accepts,
+    pallas_attention,
+    past_keys,
+)
 
 
 # Causal attention takes this many queries at a time: it skips most masked keys, and a block fits a CPU's cache.
 BLOCK = 128
 
-Implementation = Literal["xla", "cudnn"]
+Implementation = Literal["auto", "xla", "cudnn", "pallas"]
+
+# "auto" leaves attention with fewer queries or keys to XLA: what a kernel saves grows with queries × keys, and it
+# pads them. cuDNN took 1.5 ms for one query and two keys. Not measured further: the numbers are those of its tiles.
+SMALLEST_FUSED = {"cudnn": 64, "pallas": TILE}
 
 
 class AttentionModule(nnx.Module):
-    """A module with attention; `nnx.view(model, attention="cudnn")` makes it use cuDNN's fused kernel."""
+    """A module with attention; `nnx.view(model, attention="xla")` makes it do without fused kernels."""
 
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     def set_view(self, attention: Implementation | None = None) -> None:
         """Used by `nnx.view`.
 
         Args:
-          attention: "xla", or "cudnn" for NVIDIA GPUs; see `attend`.
+          attention: "auto", "xla", "cudnn" or "pallas"; see `attend`.
         """
         if attention is not None:
             require_choice("attention", attention, get_args(Implementation))
@@ -43,35 +56,99 @@ def attend(
     mask: Bool[Array, "#b #h #i j"] | None = None,
     causal: bool = False,
     dropout: Callable[[Array], Array] | None = None,
-    implementation: Implementation = "xla",
+    implementation: Implementation = "auto",
 ) -> Float[Array, "b h i e"]:
     """Softmax attention with the scale k^-½. The softmax is computed in at least float32.
+
+    `implementation` says how:
+
+    * "xla" writes the formula out. On a CPU, causal attention goes block by block.
+    * "cudnn" uses the fused kernel of NVIDIA GPUs (Ampere or newer) for bfloat16 and float16, if keys and values
+      have at most 128 features per head.
+    * "pallas" uses a fused kernel of TPUs for bfloat16 and float32, unless the mask differs between queries or
+      heads, or is causal with fewer queries than keys. On several devices it needs `jax.set_mesh`.
+    * "auto" uses the kernel of the platform for large enough attention.
+
+    What a kernel cannot do, dropout for one, is computed as with "xla". A fused kernel never stores the logits.
 
     Args:
       q, k, v: queries, keys and values. If `k` and `v` have one head, all query heads share it.
       mask: True where a query may attend to a key. A query whose keys are all masked gets the mean of the
         values, as with PyTorch's `masked_fill(-finfo.max)`, not NaN.
-      causal: no query attends to later keys; the last query belongs to the last key. `mask` must then leave
-        every query a key.
+      causal: no query attends to later keys; the last query belongs to the last key. A mask that differs
+        between queries must then leave every query a key.
       dropout: applied to the attention weights.
-      implementation: "cudnn" uses cuDNN's fused kernel, which never stores the logits. It needs an NVIDIA GPU,
-        bfloat16 or float16, keys and values of one width (a multiple of 8, at most 128), no dropout, and even
-        lengths if there is a mask. Anything else is computed as with "xla".
+      implementation: "auto", "xla", "cudnn" or "pallas".
     """
-    if implementation == "cudnn" and _fusable(q, k, v, mask, causal, dropout):
-        return _fused(q, k, v, mask, causal)
+    platform = platform_of(q)
+    kernel = None if dropout is not None else _kernel(q, k, v, mask, causal, implementation, platform)
+    if kernel is not None:
+        return kernel(q, k, v, mask=mask, causal=causal)
     if not causal:
         return _attend(q, k, v, mask, dropout)
     i, j = q.shape[2], k.shape[2]
+    in_blocks = platform == "cpu" and implementation in ("auto", "xla")
+    # A mask of keys alone may leave a query without keys: it gets the mean of all values, not those of its block.
+    if not in_blocks or (mask is not None and mask.shape[2] == 1):
+        keep = past_keys(i, j)
+        return _attend(q, k, v, keep if mask is None else mask & keep, dropout)
     blocks = []
     for start in range(0, max(i, 1), BLOCK):
         stop = min(start + BLOCK, i)
         keys = j - i + stop
         keep = jnp.tril(jnp.ones((1, 1, stop - start, keys), bool), j - i + start)
         if mask is not None:
-            keep &= (mask if mask.shape[2] == 1 else mask[:, :, start:stop])[..., :keys]
+            keep &= mask[:, :, start:stop, :keys]
         blocks.append(_attend(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys], keep, dropout))
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=2)
+
+
+def platform_of(x: Array) -> str:
+    """Where the computation on `x` runs, as far as it is known while it is traced: "cpu", "gpu" or "tpu".
+
+    That is the platform of the mesh in the context (`jax.set_mesh`), else of the default device.
+
+    Not `jax.lax.platform_dependent`, which knows it for certain: it traces every choice, and cuDNN's cannot be
+    traced without a GPU; the backward pass would keep what each of them needs; and without `jit` it would compile
+    what now runs operation by operation, which changes the last digits on a CPU.
+    """
+    if isinstance(x, jax.Array) and not isinstance(x, Tracer):
+        return next(iter(x.devices())).platform
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is not None:
+        return next((name for name in ("cpu", "tpu") if device.device_kind.lower().startswith(name)), "gpu")
+    default = jax.config.jax_default_device or jax.default_backend()  # ty: ignore[missing-attribute]
+    return jax.devices(default)[0].platform if isinstance(default, str) else default.platform
+
+
+def _kernel(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    implementation: Implementation,
+    platform: str,
+) -> Callable[..., Array] | None:
+    """The fused kernel for this attention, or None."""
+    if implementation == "auto":
+        implementation = _fastest(platform)
+        if min(q.shape[2], k.shape[2]) < SMALLEST_FUSED.get(implementation, 0):
+            return None
+    if implementation == "cudnn" and cudnn_accepts(q, k, v):
+        return cudnn_attention
+    if implementation == "pallas" and pallas_accepts(q, k, v, mask, causal):
+        return pallas_attention
+    return None
+
+
+def _fastest(platform: str) -> Implementation:
+    if platform == "gpu" and cudnn_runs_here():
+        return "cudnn"
+    # Without a mesh nobody knows which of several devices hold the arrays, and the compiler cannot cut the kernel.
+    if platform == "tpu" and (jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty):
+        return "pallas"
+    return "xla"
 
 
 def _attend(
@@ -94,33 +171,3 @@ def _attend(
     # The undivided sums may be too large for float16.
     out = jnp.einsum(f"bhij,{keys}->bhik", weights.astype(v.dtype), v, preferred_element_type=total.dtype)
     return (out / total).astype(v.dtype)
-
-
-def _fusable(
-    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, dropout: Callable | None
-) -> bool:
-    i, j = q.shape[2], k.shape[2]
-    masked = mask is not None or (causal and i != j)
-    return (
-        q.dtype in (jnp.bfloat16, jnp.float16)
-        and q.dtype == k.dtype == v.dtype
-        and q.shape[-1] == v.shape[-1] <= 128
-        and q.shape[-1] % 8 == 0
-        and dropout is None
-        and q.size > 0
-        and j > 0
-        and not (masked and (i % 2 or j % 2))
-    )
-
-
-def _fused(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
-    i, j = q.shape[2], k.shape[2]
-    square = i == j
-    if causal and not square:  # the kernel's causal mask aligns the first query with the first key
-        past = jnp.tril(jnp.ones((1, 1, i, j), bool), j - i)
-        mask = past if mask is None else mask & past
-    q, k, v = (rearrange(x, "b h n k -> b n h k") for x in (q, k, v))
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=causal and square, implementation="cudnn"
-    )
-    return rearrange(out, "b n h k -> b h n k")

@@ -84,7 +84,7 @@ OTHER_NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "Glom.__call__": ("bottom_up last", "the loop is in `run_steps` in JAX"),
     },
     "hourglass": {
-        "Attention.__call__": ("logits weights", "inside jaxmodels.nn.attend in JAX"),
+        "Attention.__call__": ("logits past weights", "inside jaxmodels.nn.attend in JAX"),
         "HourglassTransformer.__init__": ("depths inner", CONFIG_READ),
         "HourglassTransformerLM.__call__": ("tokens x", PACKAGE),
         "HourglassTransformerLM.__init__": ("hourglass", CONFIG_READ),

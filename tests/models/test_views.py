@@ -1,6 +1,7 @@
 """`nnx.view` switches attention, rematerialisation and dropout of every model, whatever layers it has."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,13 +41,37 @@ def test_every_attention_obeys_the_switch(
         calls.append(q.shape)
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), v.dtype)
 
-    monkeypatch.setattr("jaxmodels.nn.attention._fusable", lambda *_: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    monkeypatch.setattr("jaxmodels.nn.attention.cudnn_accepts", lambda *_: True)
+    monkeypatch.setattr("jaxmodels.nn.attention.cudnn_attention", kernel)
     model, call = make()
 
     jax.eval_shape(call, nnx.view(model, attention="cudnn", deterministic=True))
 
     assert len(calls) == kernels
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize(
+    ("attention", "platform", "name"),
+    [("cudnn", "cuda", r"__cudnn\$fmha\w*Backward"), ("pallas", "tpu", "@tpu_custom_call")],
+    ids=["cudnn", "pallas"],
+)
+def test_the_gradient_of_every_model_lowers_with_kernels(
+    make: Callable, attention: str, platform: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each small model in bfloat16, with dropout off. Many of its lengths are odd, or 1 query and 2 keys."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    model, call = make(dtype=jnp.bfloat16)
+    view = nnx.view(model, attention=attention, deterministic=True)
+    graphdef, parameters, rest = nnx.split(view, nnx.Param, ...)
+
+    def loss(parameters: nnx.State) -> jax.Array:
+        return jnp.mean(call(nnx.merge(graphdef, parameters, rest)).astype(jnp.float32))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # the kernels promote
+        lowered = jax.jit(jax.grad(loss)).trace(parameters).lower(lowering_platforms=(platform,))
+
+    assert re.search(name, lowered.as_text())
 
 
 def test_no_model_computes_a_softmax_of_its_own() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxmodels import SimpleViT, SimpleViTConfig
 from jaxmodels.nn import attend
 from jaxmodels.nn.attention import BLOCK, AttentionModule
 
@@ -123,88 +122,19 @@ def test_dropout_sees_the_softmax() -> None:
     )
 
 
-@pytest.fixture
-def kernel_in_place_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """Replaces cuDNN's kernel by JAX's own attention, and returns the arguments of its calls."""
-    calls = []
-    real = jax.nn.dot_product_attention
+def test_a_mask_of_keys_may_leave_a_causal_query_without_any() -> None:
+    """It gets the mean of all values, as without blocks and in PyTorch."""
+    q, k, v = arrays(BLOCK + 3, BLOCK + 3)
+    mask = jnp.arange(BLOCK + 3) >= 2
+    keep = np.tril(np.ones((BLOCK + 3, BLOCK + 3), bool)) & np.asarray(mask)
 
-    def stand_in(q, k, v, *, mask, is_causal, implementation):
-        assert implementation == "cudnn"
-        calls.append({"mask": mask, "is_causal": is_causal})
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    return calls
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("i", [4, 10])
-def test_fused_attention_is_the_same_attention(
-    i: int, causal: bool, masked: bool, heads: int, kernel_in_place_of_cudnn: list[dict]
-) -> None:
-    """With a tolerance for bfloat16's 8 bits."""
-    q, k, v = (
-        jax.random.normal(jax.random.key(n), (2, h, length, 16), jnp.bfloat16)
-        for n, (h, length) in enumerate([(3, i), (heads, 10), (heads, 10)])
-    )
-    mask = jnp.arange(10)[None, None, None] < jnp.asarray([10, 7])[:, None, None, None] if masked else None
-    if masked and causal:
-        mask = mask.at[..., 0].set(True)
-
-    fused = attend(q, k, v, mask=mask, causal=causal, implementation="cudnn")
-
-    plain = attend(q, k, v, mask=mask, causal=causal)
-    np.testing.assert_allclose(fused.astype(jnp.float32), plain.astype(jnp.float32), rtol=0, atol=2e-2)
-    assert len(kernel_in_place_of_cudnn) == 1
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "options"),
-    [
-        ((1, 2, 6, 16), jnp.float32, {}),
-        ((1, 2, 6, 12), jnp.bfloat16, {}),
-        ((1, 2, 6, 136), jnp.bfloat16, {}),
-        ((1, 2, 0, 16), jnp.bfloat16, {}),
-        ((1, 2, 5, 16), jnp.bfloat16, {"mask": jnp.ones((1, 1, 1, 5), bool)}),
-        ((1, 2, 6, 16), jnp.bfloat16, {"dropout": lambda x: x}),
-    ],
-)
-def test_what_the_kernel_cannot_do_goes_the_usual_way(
-    shape, dtype, options, kernel_in_place_of_cudnn: list[dict]
-) -> None:
-    x = jnp.ones(shape, dtype)
-
-    assert attend(x, x, x, implementation="cudnn", **options).shape == shape
-    assert not kernel_in_place_of_cudnn
-
-
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
-def test_the_kernel_itself() -> None:
-    q, k, v = (jax.random.normal(jax.random.key(n), (2, 4, 256, 64), jnp.bfloat16) for n in range(3))
-
-    for causal in (False, True):
-        fused = jax.jit(lambda *a, c=causal: attend(*a, causal=c, implementation="cudnn"))(q, k, v)
-        plain = attend(*(x.astype(jnp.float32) for x in (q, k, v)), causal=causal)
-        np.testing.assert_allclose(fused.astype(jnp.float32), plain, rtol=0, atol=2e-2)
-
-
-def test_one_view_sends_every_attention_through_the_kernel(kernel_in_place_of_cudnn: list[dict]) -> None:
-    encoder = SimpleViT(
-        SimpleViTConfig(image_size=16, patch_size=8, num_classes=2, dim=16, depth=2, heads=2, mlp_dim=16),
-        dtype=jnp.bfloat16,
-        rngs=nnx.Rngs(0),
-    )
-
-    nnx.view(encoder, attention="cudnn")(jnp.ones((1, 16, 16, 3)))
-
-    assert len(kernel_in_place_of_cudnn) == 2
+    result = attend(q, k, v, mask=mask[None, None, None], causal=True)
+    np.testing.assert_allclose(result, naive(q, k, v, keep), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(result[:, :, :2], np.stack([v.mean(axis=2)] * 2, axis=2), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_an_unknown_implementation() -> None:
-    with pytest.raises(ValueError, match="attention must be 'xla' or 'cudnn'; got attention='flash'"):
+    message = "attention must be 'auto' or 'xla' or 'cudnn' or 'pallas'; got attention='flash'"
+    with pytest.raises(ValueError, match=message):
         nnx.view(AttentionModule(), attention="flash")
