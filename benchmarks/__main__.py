@@ -37,7 +37,7 @@ class Options:
       implementations: the columns.
       device: where all implementations run.
       precisions: types of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
-      attention: JAX's attention kernel in bfloat16; "cudnn" is the fused kernel of NVIDIA GPUs.
+      attention: JAX's attention kernel in bfloat16: by default ("auto") that of NVIDIA GPUs where it pays.
       rounds: how often every implementation is timed in a row; by default 9, or 5 with --quick.
       threads: cores that every implementation may use.
       curves: also measure how time and memory grow with the size of the input.
@@ -52,7 +52,7 @@ class Options:
     implementations: tuple[Implementation, ...] = IMPLEMENTATIONS
     device: Device = "cpu"
     precisions: tuple[Precision, ...] | None = None
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
     rounds: int | None = None
     threads: int = machine.cores()
     curves: bool = True

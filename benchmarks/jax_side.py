@@ -39,7 +39,7 @@ class JaxSide:
       inputs: what `benchmarks.sizes.inputs` returns.
       mode: "forward", or "train": one step of AdamW.
       precision: type of the computation; parameters, optimiser and loss are float32.
-      attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+      attention: see `jaxmodels.nn.attend`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class JaxSide:
         mode: Mode,
         precision: Precision,
         *,
-        attention: Implementation = "xla",
+        attention: Implementation = "auto",
     ) -> None:
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
 

@@ -51,7 +51,7 @@ class Plan:
     curves: bool = False
     device: Device = "cpu"
     threads: int = os.cpu_count() or 1
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("models", "sizes", "modes", "precisions", "implementations"):
@@ -62,7 +62,7 @@ class Plan:
             raise ValueError(f"rounds must be at least 2, for quartiles; got {self.rounds}")
         if self.attention == "cudnn" and (self.device != "cuda" or "bfloat16" not in self.precisions):
             raise ValueError(
-                "attention must be 'xla' without --device cuda and bfloat16: cuDNN's kernel needs both; "
+                "attention must be 'auto' or 'xla' without --device cuda and bfloat16: cuDNN's kernel needs both; "
                 "got attention='cudnn'"
             )
         if not 1 <= self.threads <= cores():
@@ -109,7 +109,7 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
             precision=p,
             rounds=plan.rounds,
             time_again=True,
-            attention=plan.attention if p == "bfloat16" else "xla",
+            attention=plan.attention if p == "bfloat16" else "auto",
             **common,
         )
         for p in plan.precisions

@@ -62,7 +62,7 @@ class Job:
     problem: str
     point: int | None = None
     device: Device = "cpu"
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
     time_again: bool = False
 
     def write(self, path: Path) -> None:

@@ -67,7 +67,7 @@ class Experiment:
     precision: Precision = "float32"
     accumulate: int = 1  # parts into which a batch is cut to save memory; the gradient stays the same
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
-    attention: Implementation = "xla"  # "cudnn": the fused kernel of NVIDIA GPUs, with bfloat16
+    attention: Implementation = "auto"  # the fused kernel of a GPU or TPU; see `jaxmodels.nn.attend`
     mesh: MeshConfig = field(default_factory=MeshConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
     log_every: int | None = None  # steps; by default a hundredth of the run
@@ -96,6 +96,11 @@ class Experiment:
         if self.attention == "cudnn" and self.precision != "bfloat16":
             raise ValueError(
                 f"precision must be 'bfloat16' with attention='cudnn'; got precision={self.precision!r}"
+            )
+        if self.attention == "pallas" and self.precision == "float64":
+            raise ValueError(
+                "precision must be 'bfloat16', 'float32' or 'tensorfloat32' with attention='pallas'; "
+                "got precision='float64'"
             )
         for name in ("model", "encoder"):
             if hasattr(self, name):

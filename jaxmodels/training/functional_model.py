@@ -21,7 +21,7 @@ class FunctionalModel:
       attention: how the model's attention is computed, see `jaxmodels.nn.attend`.
     """
 
-    def __init__(self, make: Callable[[], nnx.Module], *, attention: Implementation = "xla") -> None:
+    def __init__(self, make: Callable[[], nnx.Module], *, attention: Implementation = "auto") -> None:
         model = nnx.view(nnx.eval_shape(make), attention=attention)
         self.graphdef, variables = nnx.split(model)
         views = ({"deterministic": False}, {"deterministic": False, "remat": True})

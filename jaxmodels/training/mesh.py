@@ -1,8 +1,11 @@
 """Where arrays live: a mesh of `data × fsdp`, one rule that shards every parameter, and several hosts."""
 
+import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+
+Function = TypeVar("Function", bound=Callable)
 
 # Smaller arrays are copied to every device: sharding them saves little memory and costs a message each.
 SMALLEST_SHARDED = 1024
@@ -98,6 +103,17 @@ def make_mesh(config: MeshConfig) -> Mesh:
     devices = jax.devices()[:wanted]
     # Auto: the compiler propagates shardings, so that models say nothing about devices.
     return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+
+
+def with_mesh(mesh: Mesh, function: Function) -> Function:
+    """`function`, traced with `mesh` in the context: from it attention learns where it runs, see `attend`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return wrapper  # ty: ignore[invalid-explicit-return]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

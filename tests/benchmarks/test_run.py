@@ -151,7 +151,7 @@ def test_the_fused_kernel_is_for_bfloat16_only() -> None:
     both = plan(device="cuda", sizes=("gpu",), precisions=("float32", "bfloat16"), attention="cudnn")
 
     assert {job.precision: job.attention for job in run.jobs(both, ("jax",))} == {
-        "float32": "xla",
+        "float32": "auto",
         "bfloat16": "cudnn",
     }
 
@@ -166,10 +166,10 @@ def test_the_fused_kernel_is_for_bfloat16_only() -> None:
         ({"rounds": 1}, "rounds must be at least 2, for quartiles; got 1"),
         ({"threads": 0}, "threads must be between 1 and"),
         ({"threads": 10_000}, "threads must be between 1 and .*; got 10000"),
-        ({"attention": "cudnn"}, "attention must be 'xla' without --device cuda and bfloat16"),
+        ({"attention": "cudnn"}, "attention must be 'auto' or 'xla' without --device cuda and bfloat16"),
         (
             {"attention": "cudnn", "device": "cuda"},
-            "attention must be 'xla' without --device cuda and bfloat16",
+            "attention must be 'auto' or 'xla' without --device cuda and bfloat16",
         ),
     ],
 )

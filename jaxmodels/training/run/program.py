@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.functional_model import FunctionalModel
@@ -18,6 +19,7 @@ from jaxmodels.training.mesh import (
     make_mesh,
     parameter_sharding,
     replicated,
+    with_mesh,
 )
 from jaxmodels.training.optimizer import optimizer, schedule
 from jaxmodels.training.step import Parameters, TrainState, initial_state, loss_of_outputs, make_step
@@ -38,7 +40,7 @@ class Program:
     def __init__(self, experiment: Experiment, task: Task) -> None:
         self.experiment, self.task = experiment, task
         self.mesh = make_mesh(experiment.mesh)
-        _require_fit(experiment, devices=self.mesh.size)
+        _require_fit(experiment, self.mesh)
         dtypes: dict[str, Any] = {
             "dtype": jnp.bfloat16 if experiment.precision == "bfloat16" else None,
             "param_dtype": jnp.float64 if experiment.precision == "float64" else jnp.float32,
@@ -66,18 +68,19 @@ class Program:
     def step(self) -> Any:
         """The compiled step (state, batch) -> (state, metrics). It reuses the memory of the state it is given."""
         experiment = self.experiment
+        step = make_step(
+            self.task,
+            self.functional,
+            self.tx,
+            key=self.dropout_key,
+            accumulate=experiment.accumulate,
+            learning_rate=schedule(experiment.optim, experiment.steps),
+            ema_decay=experiment.optim.ema_decay,
+            remat=experiment.remat,
+            gathered=gather_sharding(self.mesh),
+        )
         return jax.jit(
-            make_step(
-                self.task,
-                self.functional,
-                self.tx,
-                key=self.dropout_key,
-                accumulate=experiment.accumulate,
-                learning_rate=schedule(experiment.optim, experiment.steps),
-                ema_decay=experiment.optim.ema_decay,
-                remat=experiment.remat,
-                gathered=gather_sharding(self.mesh),
-            ),
+            with_mesh(self.mesh, step),
             donate_argnums=0,
             out_shardings=(self._state_shardings(), replicated(self.mesh)),
         )
@@ -120,7 +123,9 @@ class Program:
         if name not in self.evaluation_functions:
             function = self.task.functions[name]
             self.evaluation_functions[name] = jax.jit(
-                lambda parameters, batch: function(self.functional.merge(parameters), batch),
+                with_mesh(
+                    self.mesh, lambda parameters, batch: function(self.functional.merge(parameters), batch)
+                ),
                 out_shardings=replicated(self.mesh),
             )
         return self.evaluation_functions[name]
@@ -131,16 +136,21 @@ def evaluated_parameters(state: TrainState) -> Parameters:
     return state.parameters if state.average is None else state.average
 
 
-def _require_fit(experiment: Experiment, *, devices: int) -> None:
+def _require_fit(experiment: Experiment, mesh: Mesh) -> None:
+    devices = mesh.size
     if experiment.batch_size % (devices * experiment.accumulate):
         raise ValueError(
             f"batch_size must be a multiple of devices × accumulate = {devices} × "
             f"{experiment.accumulate}; got batch_size={experiment.batch_size}"
         )
-    if experiment.attention == "cudnn" and jax.default_backend() != "gpu":
+    # Of the mesh: a step may be compiled for devices that are not there.
+    platform = mesh.devices.flat[0].platform
+    kernels = {"cudnn": ("gpu", "NVIDIA GPUs"), "pallas": ("tpu", "TPUs")}
+    home, owner = kernels.get(experiment.attention, (platform, ""))
+    if platform != home:
         raise ValueError(
-            f"attention must be 'xla' on a {jax.default_backend().upper()}: cuDNN belongs to NVIDIA GPUs; "
-            "got attention='cudnn'"
+            f"attention must be 'auto' or 'xla' on a {platform.upper()}: that kernel belongs to {owner}; "
+            f"got attention={experiment.attention!r}"
         )
 
 

@@ -325,6 +325,10 @@ def test_accumulation_and_rematerialisation_keep_the_losses(
             {"attention": "cudnn"},
             r"precision must be 'bfloat16' with attention='cudnn'; got precision='float32'",
         ),
+        (
+            {"attention": "pallas", "precision": "float64"},
+            r"precision must be 'bfloat16', .* with attention='pallas'; got precision='float64'",
+        ),
         ({"accumulate": 3}, r"batch_size must be a multiple of accumulate=3; got batch_size=8"),
     ],
 )
@@ -334,8 +338,10 @@ def test_wrong_settings(tmp_path: Path, changes: dict[str, Any], message: str) -
 
 
 def test_the_kernel_of_a_gpu_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"attention must be 'xla' on a CPU.*got attention='cudnn'"):
-        run(experiment(tmp_path / "run", attention="cudnn", precision="bfloat16"))
+    for kernel in ("cudnn", "pallas"):
+        message = rf"attention must be 'auto' or 'xla' on a CPU.*got attention='{kernel}'"
+        with pytest.raises(ValueError, match=message):
+            run(experiment(tmp_path / "run", attention=kernel, precision="bfloat16"))
     assert not (tmp_path / "run").exists()
 
 
