@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels compare`, `jaxmodels train`, `jaxmodels convert`, `jaxmodels demo`.
+"""The command line: `jaxmodels compare`, `train`, `compile`, `convert`, `demo`.
 
 JAX takes seconds to import. What can be answered without it is answered first.
 """
@@ -94,6 +94,22 @@ def _train(arguments: list[str]) -> int:
     return command.run(arguments)
 
 
+def compile(preset: Annotated[str, tyro.conf.Positional], /) -> int:
+    """Compile a preset's training step, for a TPU that need not be there or for this machine, and say what it needs.
+
+    Args:
+        preset: for instance mammut-emoji-gpu; what follows it are its settings, such as --topology v6e:4x4.
+    """
+    return _compile([preset])
+
+
+def _compile(arguments: list[str]) -> int:
+    """Like `_train`."""
+    from jaxmodels.training.compilation import command
+
+    return command.run(arguments)
+
+
 def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")],
@@ -159,8 +175,11 @@ def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional], /
         (): [*COMMANDS, "--help", "--version"],
         ("train",): [*PRESETS, "--help"],
     }
-    words |= {("train", name): flags(preset) for name, preset in PRESETS.items()}
-    for name in COMMANDS.keys() - {"train"}:
+    words["compile",] = words["train",]
+    for name, preset in PRESETS.items():
+        words["train", name] = flags(preset)
+        words["compile", name] = ["--topology", *flags(preset)]
+    for name in COMMANDS.keys() - {"train", "compile"}:
         parameters = inspect.signature(COMMANDS[name]).parameters.values()
         named = [f"--{p.name.replace('_', '-')}" for p in parameters if p.kind is p.KEYWORD_ONLY]
         first = {"compare": MODEL_NAMES, "completion": ("bash", "zsh")}.get(name, ())
@@ -174,6 +193,7 @@ BROKEN_PIPE = 141  # by convention 128 + the number of the signal SIGPIPE
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
     "train": train,
+    "compile": compile,
     "convert": convert,
     "demo": demo,
     "completion": completion,
@@ -244,6 +264,8 @@ def _run(arguments: list[str]) -> int:
             arguments = ["completion", shell]
         case ["train", *rest]:
             return _train(rest)
+        case ["compile", *rest]:
+            return _compile(rest)
         case ["compare", *rest]:
             arguments = ["compare", *_model_names(rest)]
         case [command, *_] if not command.startswith("-"):

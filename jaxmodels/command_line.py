@@ -101,8 +101,8 @@ def version() -> str:
 
 
 def _pattern(before: Sequence[str]) -> str:
-    """Flags may follow any further words of a command, but not `train` without a preset."""
-    return f'"{" ".join(before)}"' + ("*" if before and before[0] != "train" else "")
+    """Flags may follow any further words of a command, but not `train` or `compile` without a preset."""
+    return f'"{" ".join(before)}"' + ("*" if before and before[0] not in ("train", "compile") else "")
 
 
 @contextmanager

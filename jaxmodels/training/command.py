@@ -48,15 +48,21 @@ def parse(arguments: list[str]) -> Experiment:
                 args=arguments[1:],
                 prog=f"jaxmodels train {name}",
                 description=DESCRIPTIONS[name],
-                registry=_registry(),
+                registry=registry(),
             )
-        return tyro.cli(  # lists the presets
+    return list_presets(arguments, "train", "Train one of the five models.")
+
+
+def list_presets(arguments: list[str], command: str, description: str) -> Any:
+    """Exits with the list of presets that `command` takes, or an error."""
+    with plain_help():
+        return tyro.cli(
             tyro.extras.subcommand_type_from_defaults(PRESETS, descriptions=_first_lines()),
             args=arguments,
-            prog="jaxmodels train",
-            description="Train one of the five models; `jaxmodels train PRESET --help` shows what can be set.",
+            prog=f"jaxmodels {command}",
+            description=f"{description} `jaxmodels {command} PRESET --help` shows what can be set.",
             config=(tyro.conf.AvoidSubcommands,),
-            registry=_registry(),
+            registry=registry(),
         )
 
 
@@ -78,7 +84,7 @@ def _first_lines() -> dict[str, str]:
     return {name: description.partition("\n")[0] for name, description in DESCRIPTIONS.items()}
 
 
-def _registry() -> Any:
+def registry() -> Any:
     """How an Hourglass inside an Hourglass is written: `--model.depth 1 2 1`, `--model.depth 1 1 "(1,2,1)" 1 1`."""
     registry = tyro.constructors.ConstructorRegistry()
 

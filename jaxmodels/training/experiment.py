@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from jaxmodels.command_line import local_path, require_between
-from jaxmodels.data import captioned_images, labelled_images, texts
+from jaxmodels.data import CaptionedSplits, captioned_images, labelled_images, texts
 from jaxmodels.data.embedded.emoji_splits import emoji_captions, emoji_splits
 from jaxmodels.data.embedded.state_of_the_union import union_splits
 from jaxmodels.data.readers.image_files import Resize
@@ -106,8 +106,12 @@ class Experiment:
             if hasattr(self, name):
                 _require_sizes(name, getattr(self, name))
 
-    def task(self) -> Task:
-        """Reads the data and says what is trained on it; raises where either is wrong."""
+    def task(self, splits: Any = None) -> Task:
+        """Says what is trained, on which data; raises where either is wrong.
+
+        Args:
+          splits: data of the kind of this task; None reads what the settings name.
+        """
         raise NotImplementedError
 
     @property
@@ -137,10 +141,11 @@ class HourglassExperiment(Experiment):
         super().__post_init__()
         require_between("first_year", self.first_year, 0, 9999)
 
-    def task(self) -> Task:
+    def task(self, splits: Any = None) -> Task:
         from jaxmodels.training.tasks.language import LanguageModelling
 
-        splits = union_splits(first_year=self.first_year) if self.data is None else texts(self.data)
+        if splits is None:
+            splits = union_splits(first_year=self.first_year) if self.data is None else texts(self.data)
         return LanguageModelling(self.model, splits)
 
 
@@ -183,12 +188,12 @@ class ClassificationExperiment(ImageExperiment):
         for name in ("zoom", "recolor", "label_smoothing"):
             require_share(name, getattr(self, name))
 
-    def task(self) -> Task:
+    def task(self, splits: Any = None) -> Task:
         from jaxmodels.training.tasks.classification import Classification
 
         return Classification(
             self.model,
-            self.splits(require_classes=True),
+            self.splits(require_classes=True) if splits is None else splits,
             shift=self.shift,
             flip=self.flip,
             zoom=self.zoom,
@@ -224,10 +229,11 @@ class GlomExperiment(ImageExperiment):
         if not 0 < self.noise <= LARGEST_FLOAT32:
             raise ValueError(f"noise must be a finite number > 0; got noise={self.noise!r}")
 
-    def task(self) -> Task:
+    def task(self, splits: Any = None) -> Task:
         from jaxmodels.training.tasks.denoising import Denoising
 
-        splits = self.splits(require_classes=False)
+        if splits is None:
+            splits = self.splits(require_classes=False)
         return Denoising(self.model, splits, noise=self.noise, shift=self.shift, resize=self.resize)
 
 
@@ -252,28 +258,29 @@ class MaMMUTExperiment(Experiment):
         for name in ("zoom", "recolor"):
             require_share(name, getattr(self, name))
 
-    def task(self) -> Task:
+    def task(self, splits: Any = None) -> Task:
         from jaxmodels.training.tasks.captioning import Captioning
 
-        if self.data is None:
-            splits = emoji_captions(size=self.image_size)
-        else:
-            splits = captioned_images(
-                self.data,
-                size=self.image_size,
-                longest=self.context - 2,
-                skip_unreadable=self.skip_unreadable,
-                skip_long=self.skip_long,
-            )
         return Captioning(
             self.model,
             self.encoder,
-            splits,
+            self._splits() if splits is None else splits,
             context=self.context,
             shift=self.shift,
             zoom=self.zoom,
             recolor=self.recolor,
             resize=self.resize,
+        )
+
+    def _splits(self) -> CaptionedSplits:
+        if self.data is None:
+            return emoji_captions(size=self.image_size)
+        return captioned_images(
+            self.data,
+            size=self.image_size,
+            longest=self.context - 2,
+            skip_unreadable=self.skip_unreadable,
+            skip_long=self.skip_long,
         )
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -86,23 +86,30 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh; ValueError where the numbers do not fit the devices.
 
     A single process may use fewer devices than there are; several must use all.
+
+    Args:
+      config: how many devices share what.
+      devices: by default those of all processes. A compiler also takes devices that are not there.
     """
-    available = len(jax.devices())
+    devices = jax.devices() if devices is None else devices
+    available = len(devices)
     data = config.data or available // config.fsdp
     wanted = data * config.fsdp
-    fits = wanted == available if jax.process_count() > 1 else 1 <= wanted <= available
+    processes = {device.process_index for device in devices}
+    fits = wanted == available if len(processes) > 1 else 1 <= wanted <= available
     if not fits or (config.data == 0 and available % config.fsdp):
         raise ValueError(
             f"mesh.data × mesh.fsdp must be the number of devices, {available}; "
             f"got data={config.data}, fsdp={config.fsdp}"
         )
-    devices = jax.devices()[:wanted]
     # Auto: the compiler propagates shardings, so that models say nothing about devices.
-    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(
+        (data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices[:wanted]
+    )
 
 
 def with_mesh(mesh: Mesh, function: Function) -> Function:

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import (
+    batch_sharding,
     distribute,
     gather_sharding,
     make_mesh,
@@ -32,34 +34,49 @@ class Program:
     Args:
       experiment: all settings.
       task: what `experiment.task()` returned.
+      devices: by default those of all processes. With others the step can be compiled, but nothing can be run.
 
     Raises:
-      ValueError: the settings do not fit the devices of this machine.
+      ValueError: the settings do not fit the devices.
     """
 
-    def __init__(self, experiment: Experiment, task: Task) -> None:
+    def __init__(
+        self, experiment: Experiment, task: Task, *, devices: Sequence[jax.Device] | None = None
+    ) -> None:
         self.experiment, self.task = experiment, task
-        self.mesh = make_mesh(experiment.mesh)
-        _require_fit(experiment, self.mesh)
+        self.mesh = make_mesh(experiment.mesh, devices)
+        require_fit(experiment, self.mesh)
         dtypes: dict[str, Any] = {
             "dtype": jnp.bfloat16 if experiment.precision == "bfloat16" else None,
             "param_dtype": jnp.float64 if experiment.precision == "float64" else jnp.float32,
         }
         self.make_model = lambda: task.model(**dtypes, rngs=nnx.Rngs(experiment.seed))
-        _require_memory(self.make_model, experiment, devices=self.mesh.shape["fsdp"])
+        if devices is None:
+            _require_memory(self.make_model, experiment, devices=self.mesh.shape["fsdp"])
         self.functional = FunctionalModel(self.make_model, attention=experiment.attention)
         self.tx = optimizer(experiment.optim, experiment.steps, self.functional.parameters)
         self.dropout_key = jax.random.key(experiment.seed)
         self.evaluation_functions: dict[str, Any] = {}  # compiled, by their names in the task
         self._require_data_fits()
 
-    @property
+    @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, types and devices of the state; no array is allocated."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parameter_sharding(self.mesh, x.shape)),
             jax.eval_shape(self._initial_state),
         )
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and devices of a batch, from one example."""
+        sharding = batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(
+                (self.experiment.batch_size, *rows.shape[1:]), rows.dtype, sharding=sharding
+            )
+            for name, rows in self._example().items()
+        }
 
     def initial_state(self) -> TrainState:
         """Fresh weights; every array is created on the devices where it stays."""
@@ -104,13 +121,15 @@ class Program:
 
     def _require_data_fits(self) -> None:
         """Traces the loss of one example, so that a model refuses data of a wrong shape before training begins."""
-        example = self.task.batch(np.zeros(1, int), [np.random.default_rng(0)])
         forward, total = loss_of_outputs(self.task, self.functional, remat=False)
         jax.eval_shape(
             lambda parameters, batch: total(parameters, forward(parameters, batch, self.dropout_key)),
             self.abstract_state.parameters,
-            example,
+            self._example(),
         )
+
+    def _example(self) -> dict[str, np.ndarray]:
+        return self.task.batch(np.zeros(1, int), [np.random.default_rng(0)])
 
     def _initial_state(self) -> TrainState:
         average = self.experiment.optim.ema_decay > 0
@@ -136,11 +155,11 @@ def evaluated_parameters(state: TrainState) -> Parameters:
     return state.parameters if state.average is None else state.average
 
 
-def _require_fit(experiment: Experiment, mesh: Mesh) -> None:
-    devices = mesh.size
-    if experiment.batch_size % (devices * experiment.accumulate):
+def require_fit(experiment: Experiment, mesh: Mesh) -> None:
+    """ValueError unless batch and attention fit the devices."""
+    if experiment.batch_size % (mesh.size * experiment.accumulate):
         raise ValueError(
-            f"batch_size must be a multiple of devices × accumulate = {devices} × "
+            f"batch_size must be a multiple of devices × accumulate = {mesh.size} × "
             f"{experiment.accumulate}; got batch_size={experiment.batch_size}"
         )
     # Of the mesh: a step may be compiled for devices that are not there.
@@ -166,7 +185,7 @@ def _require_memory(make_model: Callable[[], nnx.Module], experiment: Experiment
     parameters = sum(math.prod(leaf.shape) for leaf in leaves)
     copies = 5 if experiment.optim.ema_decay > 0 else 4  # itself, its gradient, two moments, and its average
     needed = copies * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / devices
-    available = _memory_of_a_device()
+    available = memory_of_a_device(jax.devices()[0])
     if available is not None and needed > available:
         raise ValueError(
             f"model must fit into memory: with its gradients and the optimiser's moments it needs "
@@ -175,9 +194,8 @@ def _require_memory(make_model: Callable[[], nnx.Module], experiment: Experiment
         )
 
 
-def _memory_of_a_device() -> int | None:
+def memory_of_a_device(device: jax.Device) -> int | None:
     """In bytes; None if it is not known. On a CPU it is the memory of the machine."""
-    device = jax.devices()[0]
     if device.platform == "cpu":
         try:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -240,7 +240,7 @@ def test_what_the_model_refuses_is_refused_before_anything_is_written(
 
 
 def test_a_model_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxmodels.training.run.program._memory_of_a_device", lambda: 10_000)
+    monkeypatch.setattr("jaxmodels.training.run.program.memory_of_a_device", lambda device: 10_000)
     with pytest.raises(ValueError, match=r"model must fit into memory: .* GiB per device.*; lower the sizes"):
         run(experiment(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""What a compiled training step needs, without running it: memory, collectives, arithmetic, traffic."""
