@@ -44,18 +44,15 @@ def main(*, tables: bool = False) -> None:
 
 def measure(*, devices: int, **changes: Any) -> dict[str, int]:
     """Bytes on one device: "state" with the batch, and "step", the temporary memory of a step."""
-    import jax
-
     from jaxmodels.training.command import parse
-    from jaxmodels.training.mesh import MeshConfig, batch_sharding
+    from jaxmodels.training.mesh import MeshConfig
     from jaxmodels.training.run.program import Program
 
     experiment: Any = parse([PRESET, "--workdir", "unused"])
     experiment = replace(experiment, precision="float32", mesh=MeshConfig(data=1, fsdp=devices), **changes)
     program = Program(experiment, experiment.task())
-    shape = (experiment.batch_size, experiment.model.max_seq_len + 1)
-    batch = {"tokens": jax.ShapeDtypeStruct(shape, "int32", sharding=batch_sharding(program.mesh))}
-    memory = program.step().lower(program.abstract_state, batch).compile().memory_analysis()
+    lowered = program.step().lower(program.abstract_state, program.abstract_batch)
+    memory = lowered.compile().memory_analysis()
     return {"state": memory.argument_size_in_bytes, "step": memory.temp_size_in_bytes}
 
 

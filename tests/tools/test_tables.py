@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tools import comparison, memory, results
+from tools import comparison, memory, results, tpu
 from tools.tables import Table, pages, replace_between, update
 
 
@@ -61,6 +62,7 @@ def test_pages_show_the_committed_numbers() -> None:
         "memory": memory.text(json.loads(memory.SUMMARY.read_text())),
         "results": results.results_text(summary),
         "seeds": results.seeds_text(summary),
+        "tpu": tpu.text(tpu.results()),
     }
     for name, text in texts.items():
         found = pages(name)
@@ -69,3 +71,18 @@ def test_pages_show_the_committed_numbers() -> None:
             assert replace_between(shown, name, text) == shown.read_text(), (
                 f"run the tool of {name} with --tables"
             )
+
+
+def analysis(*, state: float, rest: float, **changes: Any) -> dict[str, Any]:
+    """Of four chips of 16 GiB; sizes in GiB."""
+    memory = {"arguments": state * 2**30, "total": (state + rest) * 2**30, "capacity": 16 * 2**30}
+    fields = {"memory": memory, "mesh": {"data": 4, "fsdp": 1}, "devices": 4, "batch_size": 64}
+    return {**fields, "remat": True, "accumulate": 1, **changes}
+
+
+def test_what_is_tried_next_on_a_tpu() -> None:
+    assert tpu.changes(analysis(state=10, rest=10)) == {"mesh.fsdp": 4}
+    assert tpu.changes(analysis(state=1, rest=40, remat=False)) == {"remat": 1}
+    assert tpu.changes(analysis(state=1, rest=40)) == {"accumulate": 4}
+    assert tpu.changes(analysis(state=1, rest=14, accumulate=4)) == {"accumulate": 8}
+    assert tpu.changes(analysis(state=1, rest=400, batch_size=8)) == {}

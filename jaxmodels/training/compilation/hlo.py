@@ -161,19 +161,65 @@ class CompiledText:
         opcode = instruction.opcode
         if opcode in FREE or opcode.endswith("-done") or "AllocateBuffer" in instruction.attributes:
             return 0
-        if opcode == "copy-start":
-            return main_memory_bytes(instruction.shape)
-        if opcode in SLICES or opcode.endswith("-start"):
-            return 2 * main_memory_bytes(instruction.shape)
         shapes = _operand_shapes(computation, instruction)
+        if opcode == "copy-start":  # its shape has both places
+            return main_memory_bytes(instruction.shape)
+        if opcode in SLICES:
+            return 2 * main_memory_bytes(instruction.shape)
+        if opcode.endswith("-start"):  # its shape has the operands as well; of them it reads what it gives
+            read = array_bytes(instruction.shape) - sum(map(array_bytes, shapes))
+            return read + main_memory_bytes(instruction.shape) - sum(map(main_memory_bytes, shapes))
         if opcode == "dynamic-update-slice":
             return 2 * main_memory_bytes(shapes[1])
-        inner = self.computations.get(instruction.calls("calls")) if opcode == "fusion" else None
-        if inner is None:
+        if opcode != "fusion":
             return main_memory_bytes(instruction.shape) + sum(map(main_memory_bytes, shapes))
-        return _written(inner, instruction) + sum(
-            _read(inner, number, shape) for number, shape in enumerate(shapes)
+        return self._written(instruction, instruction.shape) + sum(
+            self._read(instruction, number, shape) for number, shape in enumerate(shapes)
         )
+
+    def _written(self, fusion: Instruction, shape: str) -> int:
+        """Bytes that a fusion with a result of this shape writes: of an array changed in place only what changes."""
+        inner = self.computations[fusion.calls("calls")]
+        root = inner.instructions[inner.root]
+        results = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        outer = [found[0] for found in ARRAY.finditer(shape)]
+        if len(results) != len(outer):
+            return main_memory_bytes(shape)
+        total = 0
+        for result, part in zip(results, outer, strict=True):
+            while result.opcode == "bitcast":
+                result = inner.instructions[result.operands[0]]
+            if result.opcode == "fusion":
+                total += self._written(result, part)
+            elif result.opcode == "dynamic-update-slice" and "S(" not in part:
+                total += array_bytes(_operand_shapes(inner, result)[1])
+            else:
+                total += main_memory_bytes(part)
+        return total
+
+    def _read(self, fusion: Instruction, number: int, shape: str) -> int:
+        """Bytes of its operand of this number that a fusion reads: no more than the slices that it takes of it."""
+        most = main_memory_bytes(shape)
+        inner = self.computations[fusion.calls("calls")]
+        names = {
+            parameter.name
+            for parameter in inner.instructions.values()
+            if parameter.opcode == "parameter" and parameter.arguments == str(number)
+        }
+        sliced = 0
+        for instruction in inner.instructions.values():  # operands come before their use
+            places = [place for place, name in enumerate(instruction.operands) if name in names]
+            if not places or (instruction.opcode == "dynamic-update-slice" and places == [0]):
+                continue
+            if instruction.opcode == "bitcast":
+                names.add(instruction.name)
+            elif instruction.opcode == "fusion":
+                sliced += sum(self._read(instruction, place, shape) for place in places)
+            elif instruction.opcode in SLICES and places == [0]:
+                sliced += array_bytes(instruction.shape)
+            else:
+                return most
+        return min(sliced, most)
 
 
 def array_bytes(shape: str) -> int:
@@ -228,40 +274,3 @@ def _branches(condition: Instruction) -> list[str]:
 def _operand_shapes(computation: Computation, instruction: Instruction) -> list[str]:
     found = computation.instructions
     return [found[name].shape for name in instruction.operands if name in found]
-
-
-def _written(inner: Computation, fusion: Instruction) -> int:
-    """Bytes that a fusion writes: of an array that it changes in place only what changes."""
-    root = inner.instructions[inner.root]
-    results = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    outer = [found[0] for found in re.finditer(ARRAY, fusion.shape)]
-    if len(results) != len(outer):
-        return main_memory_bytes(fusion.shape)
-    total = 0
-    for result, shape in zip(results, outer, strict=True):
-        while result.opcode == "bitcast":
-            result = inner.instructions[result.operands[0]]
-        changed = result.opcode == "dynamic-update-slice" and "S(" not in shape
-        total += array_bytes(_operand_shapes(inner, result)[1]) if changed else main_memory_bytes(shape)
-    return total
-
-
-def _read(inner: Computation, number: int, shape: str) -> int:
-    """Bytes of its argument of this number that a fusion reads: no more than the slices that it takes of it."""
-    if not main_memory_bytes(shape):
-        return 0
-    names = {
-        i.name for i in inner.instructions.values() if i.opcode == "parameter" and i.arguments == str(number)
-    }
-    sliced = 0
-    for instruction in inner.instructions.values():  # operands come before their use
-        if not instruction.operands or instruction.operands[0] not in names:
-            if names & set(instruction.operands):
-                return main_memory_bytes(shape)
-        elif instruction.opcode == "bitcast":
-            names.add(instruction.name)
-        elif instruction.opcode in SLICES:
-            sliced += array_bytes(instruction.shape)
-        elif instruction.opcode != "dynamic-update-slice":
-            return main_memory_bytes(shape)
-    return min(sliced, main_memory_bytes(shape))
