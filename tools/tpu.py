@@ -140,14 +140,15 @@ def text(found: Mapping[str, Any]) -> str:
         ],
         [],
     )
-    missing = []
+    missing: dict[str, list[str]] = {}
     for preset in LARGE:
         for topology in TOPOLOGIES:
-            result = found.get(f"{preset} {topology}")
-            if result is None or "error" in result:
-                missing.append(f"`{preset}` on {topology}" + (f" ({result['error']})" if result else ""))
+            result = found.get(f"{preset} {topology}", {"error": "not tried"})
+            if "error" in result:
+                missing.setdefault(preset, []).append(topology)
             else:
                 table.body.append(_row(preset, topology, result))
+    gaps = "; ".join(f"`{preset}` on {', '.join(names)}" for preset, names in missing.items())
     dates = sorted({result["date"] for result in found.values()})
     versions = sorted({f"{n} {v}" for result in found.values() for n, v in result["versions"].items()})
     return (
@@ -156,7 +157,7 @@ def text(found: Mapping[str, Any]) -> str:
         "has. Unchanged: what the preset needs as it is, where that is too much. Messages: results of collectives. "
         "TFLOP: matrix products. GB: traffic with the chip's memory. At best: the longer of both by the data sheet, "
         "without messages; nothing was run. "
-        + (f"Not compiled: {', '.join(missing)}. " if missing else "")
+        + (f"Not compiled yet: {gaps}. " if gaps else "")
         + f"{' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}, {', '.join(versions)} (`make tpu-table`).\n"
     )
 

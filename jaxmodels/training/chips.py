@@ -74,12 +74,13 @@ def topology_devices(topology: str) -> list[jax.Device]:
             "compiling for a TPU needs libtpu and Python 3.12 or newer: pip install -e '.[tpu]' in a checkout of the "
             "repository, pip install 'jaxmodels[tpu]' where the package comes from an index"
         )
-    # Without these libtpu asks the network which TPU it runs on, and lets only one process at a time use it.
+    # Without these libtpu asks the network which TPU it runs on, warns, and lets only one process at a time use it.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_WORKER_ID", "0"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
     ):
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")

@@ -110,8 +110,8 @@ def _run_shell(block: Block, folder: Path, place: str) -> None:
 
 
 def _check_flags(words: list[str], place: str) -> None:
-    # `train` has its flags behind the preset; the other commands have them behind their own name.
-    command = words[:2] if words[0] == "train" and not words[1].startswith("-") else words[:1]
+    # `train` and `compile` have their flags behind the preset; the other commands have them behind their own name.
+    command = words[:2] if words[0] in ("train", "compile") and not words[1].startswith("-") else words[:1]
     for word in words:
         if word.startswith("--") and word != "--help":
             flag = word.partition("=")[0]

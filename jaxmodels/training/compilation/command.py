@@ -14,7 +14,7 @@ from jaxmodels.training.compilation.analysis import Analysis, analyse
 from jaxmodels.training.compilation.report import lines
 from jaxmodels.training.compilation.stand_in import stand_in_splits
 from jaxmodels.training.experiment import Experiment
-from jaxmodels.training.mesh import make_mesh
+from jaxmodels.training.mesh import make_mesh, require_device
 from jaxmodels.training.presets import DESCRIPTIONS, PRESETS
 from jaxmodels.training.run.program import Program, require_fit
 
@@ -49,6 +49,8 @@ def compile_step(experiment: Experiment, topology: str | None = None) -> Analysi
                 "precision must not be 'float64' on a TPU, which has none; got precision='float64'"
             )
         jax.config.update("jax_enable_x64", True)
+    if topology is None:
+        require_device()
     devices = jax.devices() if topology is None else topology_devices(topology)
     require_fit(experiment, make_mesh(experiment.mesh, devices))
     task = experiment.task(None if experiment.data else stand_in_splits(experiment))
