@@ -55,7 +55,7 @@ def chip_of(device: jax.Device) -> Chip | None:
 def topology_devices(topology: str) -> list[jax.Device]:
     """The chips of a TPU slice such as "v6e:4x4", for the compiler: nothing can be run on them.
 
-    JAX's own devices are then those of the CPU.
+    JAX's own devices are then those of the CPU, and compiled programs are not kept for later runs.
 
     Raises:
       ValueError: not a slice that is known here.
@@ -84,6 +84,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
     ):
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # without a TPU what is kept cannot be read
     from jax.experimental import topologies
 
     try:

@@ -171,6 +171,7 @@ def test_report_of_what_fits() -> None:
     assert "all-reduce: 2, 1.0 MiB" in text
     assert "at best 5.00 ms, 6,400 examples/s" in text
     assert "to make it fit" not in text
+    assert "temporaries 512.0 MiB" in "\n".join(lines(analysis(arguments=1, temporaries=0.5)))
 
 
 def test_ways_to_make_activations_fit() -> None:

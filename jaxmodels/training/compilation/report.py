@@ -19,25 +19,27 @@ def lines(analysis: Analysis) -> Iterator[str]:
     )
     yield "memory of each device:"
     if memory.temporaries is None:
-        yield f"  arguments {_gib(memory.arguments)} (state and batch); the compiler gave up and says no more"
+        yield f"  arguments {_size(memory.arguments)} (state and batch); the compiler gave up and says no more"
     else:
-        yield f"  arguments   {_gib(memory.arguments)} (state and batch)"
-        yield f"  outputs     {_gib(memory.outputs)}, of which {_gib(memory.aliased)} take the place of arguments"
-        yield f"  temporaries {_gib(memory.temporaries)} (activations, gradients)"
-        yield f"  program     {_gib(memory.code)}"
-    yield f"  together    {_gib(memory.total)}{_verdict(analysis)}"
+        yield f"  arguments   {_size(memory.arguments)} (state and batch)"
+        yield f"  outputs     {_size(memory.outputs)}, of which {_size(memory.aliased)} take the place of arguments"
+        yield f"  temporaries {_size(memory.temporaries)} (activations, gradients)"
+        yield f"  program     {_size(memory.code)}"
+    yield f"  together    {_size(memory.total)}{_verdict(analysis)}"
     if memory.fits is False:
         yield from (f"  to make it fit: {way}" for way in ways_to_fit(analysis))
     if a.collectives is not None:
         yield "messages between devices, per step:" if a.collectives else "no messages between devices"
         for kind, messages in a.collectives.items():
-            yield f"  {kind}: {messages.count}, {messages.bytes / 2**20:,.1f} MiB"
+            yield f"  {kind}: {messages.count}, {_size(messages.bytes)}"
     kinds = ", ".join(f"{flop / a.flop:.1%} in {name}" for name, flop in a.flop_by_dtype.items() if a.flop)
-    yield f"products: {a.flop / 1e12:,.3f} TFLOP per step and device, {kinds}{_milliseconds(a.arithmetic_seconds)}"
+    yield f"products: {a.flop / 1e12:,.3f} TFLOP per step and device, {kinds}{_at_least(a.arithmetic_seconds)}"
+    if a.flop_by_dtype.get("float32", 0) > a.flop / 2 and a.arithmetic_seconds is not None:
+        yield "  that is the time in bfloat16; in float32 it is several times as long"
     if a.traffic is not None:
-        yield f"memory traffic: {a.traffic / 1e9:,.2f} GB per step and device{_milliseconds(a.traffic_seconds)}"
+        yield f"memory traffic: {a.traffic / 1e9:,.2f} GB per step and device{_at_least(a.traffic_seconds)}"
     if (seconds := a.seconds_at_best) is not None and a.traffic is not None:
-        yield f"a step takes at best {seconds * 1e3:,.2f} ms, {a.batch_size / seconds:,.0f} examples/s"
+        yield f"a step takes at best {_milliseconds(seconds)}, {a.batch_size / seconds:,.0f} examples/s"
 
 
 def ways_to_fit(analysis: Analysis) -> list[str]:
@@ -76,12 +78,16 @@ def _verdict(analysis: Analysis) -> str:
     memory = analysis.memory
     if memory.capacity is None:
         return ""
-    return f" of {_gib(memory.capacity)}: {'fits' if memory.fits else 'does not fit'}"
+    return f" of {_size(memory.capacity)}: {'fits' if memory.fits else 'does not fit'}"
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:,.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / 2**20:,.1f} MiB"
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f": at least {seconds * 1e3:,.2f} ms"
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e3:.2g} ms"
+
+
+def _at_least(seconds: float | None) -> str:
+    return "" if seconds is None else f": at least {_milliseconds(seconds)}"
