@@ -156,7 +156,7 @@ def text(found: Mapping[str, Any]) -> str:
         "One step of training, of one chip. Memory is that of arguments, temporaries and program, of all that the chip "
         "has. Unchanged: what the preset needs as it is, where that is too much. Messages: results of collectives. "
         "TFLOP: matrix products. GB: traffic with the chip's memory. At best: the longer of both by the data sheet, "
-        "without messages; nothing was run. "
+        "without messages, and as if all products were in bfloat16; nothing was run. "
         + (f"Not compiled yet: {gaps}. " if gaps else "")
         + f"{' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}, {', '.join(versions)} (`make tpu-table`).\n"
     )
@@ -177,7 +177,7 @@ def _row(preset: str, topology: str, result: Mapping[str, Any]) -> list[str]:
         "–" if messages is None else f"{sum(m['bytes'] for m in messages.values()) / 2**20:,.0f}",
         f"{result['flop'] / 1e12:,.2f}",
         "–" if result["traffic"] is None else f"{result['traffic'] / 1e9:,.1f}",
-        f"{seconds * 1e3:,.1f}" if memory["fits"] else "–",
+        f"{seconds * 1e3:,.1f}" if memory["fits"] and seconds else "–",
     ]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 import jaxmodels.__main__ as program
 from jaxmodels.training.chips import TPUS, topology_devices
-from jaxmodels.training.compilation.analysis import Analysis, Memory
+from jaxmodels.training.compilation.analysis import Analysis, Memory, too_large
 from jaxmodels.training.compilation.arithmetic import flop, products
 from jaxmodels.training.compilation.command import compile_step, parse
 from jaxmodels.training.compilation.hlo import CompiledText, Messages, array_bytes, main_memory_bytes
@@ -184,17 +185,43 @@ def test_ways_to_make_activations_fit() -> None:
 def test_ways_to_make_a_state_fit() -> None:
     ways = ways_to_fit(analysis(arguments=30, temporaries=4, remat=True))
     assert ways[0].startswith("--mesh.fsdp 4 ")
+    ways = ways_to_fit(analysis(arguments=20, temporaries=30))
+    assert [way.split()[0] for way in ways] == ["--mesh.fsdp", "--remat"]
     ways = ways_to_fit(analysis(arguments=100, temporaries=4, mesh={"data": 1, "fsdp": 4}))
     assert "the state alone is too large" in ways[-1]
 
 
 def test_report_of_what_the_compiler_gave_up() -> None:
     full = analysis(arguments=1, temporaries=20)
-    full = replace(full, memory=replace(full.memory, temporaries=None), collectives=None, traffic=None)
+    full = replace(full, memory=replace(full.memory, refused=True), collectives=None, traffic=None)
     text = "\n".join(lines(full))
     assert "does not fit" in text
     assert "to make it fit: --remat" in text
     assert full.as_json()["memory"]["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("message", "temporaries", "total"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (53.5G) "
+            "exceeds available HBM (15.75G).",
+            53.5,
+            54.5,
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm.", None, 20.5),
+    ],
+)
+def test_what_the_compiler_says_of_too_little_memory(
+    message: str, temporaries: float | None, total: float
+) -> None:
+    state = jax.ShapeDtypeStruct((GIB // 4,), jnp.float32, sharding=SingleDeviceSharding(jax.devices()[0]))
+    memory = too_large(jax.errors.JaxRuntimeError(message), [state], 16 * GIB)
+    assert (memory.temporaries, memory.total) == (temporaries and temporaries * GIB, total * GIB)
+    assert memory.capacity == 15.75 * GIB
+    assert memory.fits is False
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        too_large(jax.errors.JaxRuntimeError("something else"), [state], 16 * GIB)
 
 
 @pytest.mark.parametrize(

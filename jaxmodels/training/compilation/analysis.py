@@ -27,11 +27,11 @@ class Memory:
       arguments: the state and the batch.
       outputs: the new state and the metrics.
       aliased: of the outputs, those that take the place of arguments.
-      temporaries: activations, gradients, and whatever else the step needs. None: the compiler gave up, and says only
-        how much it needs in all.
+      temporaries: activations, gradients, and whatever else the step needs; None if the compiler does not say.
       code: the program itself.
       total: all of it together.
       capacity: of the device; None if it is not known.
+      refused: the compiler gave up, because it is too much. It then says little about the parts.
     """
 
     arguments: int
@@ -41,11 +41,12 @@ class Memory:
     code: int
     total: int
     capacity: int | None
+    refused: bool = False
 
     @property
     def fits(self) -> bool | None:
         """None if the capacity is not known."""
-        return None if self.capacity is None else self.temporaries is not None and self.total <= self.capacity
+        return None if self.capacity is None else not self.refused and self.total <= self.capacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +156,7 @@ def _compile(lowered: Any, arguments: Any, device: jax.Device) -> tuple[Any, Mem
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", str(error))
-        if found is None:
-            raise
-        needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
-        size = sum(_bytes_of_a_device(leaf) for leaf in jax.tree.leaves(arguments))
-        return None, Memory(
-            arguments=size, outputs=0, aliased=0, temporaries=None, code=0, total=needed, capacity=available
-        )
+        return None, too_large(error, arguments, capacity)
     memory = compiled.memory_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
@@ -172,6 +166,29 @@ def _compile(lowered: Any, arguments: Any, device: jax.Device) -> tuple[Any, Mem
     }
     aliased = memory.alias_size_in_bytes
     return compiled, Memory(**parts, aliased=aliased, total=sum(parts.values()) - aliased, capacity=capacity)
+
+
+def too_large(error: jax.errors.JaxRuntimeError, arguments: Any, capacity: int | None) -> Memory:
+    """What the compiler says when it gives up; the error itself if it is another one."""
+    amount = r"\(?([\d.]+)([KMGT]?)\)?"
+    found = re.search(
+        rf"(HLO temporaries|[Uu]sed) {amount} (?:exceeds available HBM|of) {amount}", str(error)
+    )
+    if found is None:
+        raise error
+    needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (2, 4))
+    state = sum(_bytes_of_a_device(leaf) for leaf in jax.tree.leaves(arguments))
+    temporaries = needed if found[1] == "HLO temporaries" else None
+    return Memory(
+        arguments=state,
+        outputs=0,
+        aliased=0,
+        temporaries=temporaries,
+        code=0,
+        total=needed if temporaries is None else state + temporaries,
+        capacity=min(available, capacity or available),
+        refused=True,
+    )
 
 
 def _bytes_of_a_device(leaf: jax.ShapeDtypeStruct) -> int:

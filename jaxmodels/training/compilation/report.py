@@ -18,12 +18,14 @@ def lines(analysis: Analysis) -> Iterator[str]:
         f"{a.precision}, {a.parameters:,} parameters; compiled in {a.compile_seconds:.0f} s"
     )
     yield "memory of each device:"
-    if memory.temporaries is None:
-        yield f"  arguments {_size(memory.arguments)} (state and batch); the compiler gave up and says no more"
-    else:
-        yield f"  arguments   {_size(memory.arguments)} (state and batch)"
+    yield f"  arguments   {_size(memory.arguments)} (state and batch)"
+    if not memory.refused:
         yield f"  outputs     {_size(memory.outputs)}, of which {_size(memory.aliased)} take the place of arguments"
+    if memory.temporaries is not None:
         yield f"  temporaries {_size(memory.temporaries)} (activations, gradients)"
+    if memory.refused:
+        yield "  the compiler gave up, and says no more"
+    else:
         yield f"  program     {_size(memory.code)}"
     yield f"  together    {_size(memory.total)}{_verdict(analysis)}"
     if memory.fits is False:
@@ -51,10 +53,9 @@ def ways_to_fit(analysis: Analysis) -> list[str]:
     state, rest = memory.arguments, memory.total - memory.arguments
     rows = a.batch_size // a.devices // a.accumulate  # examples of a device that are computed together
     ways = []
-    cut = _smallest(
-        a.devices, lambda n: n > a.mesh["fsdp"] and state * a.mesh["fsdp"] / n + rest <= available
-    )
-    if cut and state > rest / 4:
+    room = available - rest if rest < available else available / 2  # for the state, when only that is changed
+    cut = _smallest(a.devices, lambda n: n > a.mesh["fsdp"] and state * a.mesh["fsdp"] / n <= room)
+    if cut and state > min(rest, available) / 4:
         ways.append(f"--mesh.fsdp {cut} cuts parameters and optimiser over more devices")
     if not a.remat:
         ways.append("--remat computes activations again instead of keeping them")
@@ -64,7 +65,7 @@ def ways_to_fit(analysis: Analysis) -> list[str]:
             ways.append(f"--accumulate {a.accumulate * parts} computes a batch in parts")
             ways.append(f"--batch-size {a.batch_size // parts}")
         ways.append(f"{a.devices * math.ceil(rest / (available - state))} devices")
-    else:
+    elif not cut:
         ways.append("more devices and a larger --mesh.fsdp, or a smaller model: the state alone is too large")
     return ways
 
