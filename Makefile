@@ -25,10 +25,10 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # PyTorch is pinned, so that the CPU build is taken where one is offered and no package replaces it.
 # vit-pytorch asks for torchvision, which would; two of its files are all that is used, and they need only torch.
-# torchax, a column of the benchmarks, asks for another torch.
+# torchax, a column of the benchmarks: 0.0.13, the newest that is no pre-release, cannot be imported with this torch.
 TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
-PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.13
+PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.14.dev20261026
 
 .PHONY: demo test lint docs test-without-torch test-with-torch test-tpu tables results tpu-table benchmarks data clean
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import torch
 import torchax
 import torchax.amp
 from torchax import interop
+from torchax.ops import mappings
 
 from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision, Problem
 from benchmarks.torch_side import batch, load, loss, outputs
@@ -27,6 +29,8 @@ class TorchaxSide:
         model = load(problem, weights).train(mode == "train").requires_grad_(False)
         trained = {name for name, _ in model.named_parameters()}
         environment = torchax.default_env()
+        # torchax takes this function of two types for an operator, and has none of that name.
+        environment.override_op_definition(torch.ops.aten.promote_types, promote_types)
         with environment:
             inputs = {name: value.to("jax") for name, value in batch(problem).items()}
             module = interop.JittableModule(model.to("jax"))
@@ -62,3 +66,8 @@ class TorchaxSide:
         self.parameters, self.moments, value = self._step(*arguments)
         jax.block_until_ready(self.parameters)
         return value
+
+
+def promote_types(first: torch.dtype, second: torch.dtype) -> torch.dtype:
+    """`torch.promote_types`, by the same rules of JAX: PyTorch's own function would come back to torchax."""
+    return mappings.j2t_dtype(jnp.promote_types(mappings.t2j_dtype(first), mappings.t2j_dtype(second)))
