@@ -121,7 +121,7 @@ def glom() -> Drawing:
         d.arrow((x, row + LINE * (text.count("\n") + 1) + 12), (MIDDLE + (x - MIDDLE) * 0.4, mean))
     y = d.box("layer", "mean of the four (top level: of three)", x=MIDDLE, y=mean, width=260)
     y = d.box("data", "state (b, n, levels, dim) at step t + 1", x=MIDDLE, y=d.down(MIDDLE, y), width=260)
-    d.note("repeated `iters` times, always with the same weights", x=MIDDLE, y=y + 22)
+    d.note("repeated iters times, always with the same weights", x=MIDDLE, y=y + 22)
     return d
 
 
