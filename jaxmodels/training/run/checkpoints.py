@@ -135,6 +135,8 @@ class Checkpoints:
         self.manager.reload()
 
     def _failure(self, error: Exception) -> OSError:
+        # Several arrays fail; asyncio would print the traceback of each one that orbax did not wait for.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         return OSError(
             f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {self.newest()}"
         )
