@@ -15,15 +15,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxmodels.command_line import (
-    completion_script,
-    local_path,
-    plain_help,
-    require_between,
-    require_name,
-    require_no_empty,
-    version,
-)
+from jaxmodels.checks import local_path, require_between, require_name
+from jaxmodels.command_line import completion_script, plain_help, require_no_empty, version
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 

@@ -1,48 +1,11 @@
 """What the command line answers without importing JAX: names, near misses, and words to complete."""
 
-import difflib
 import os
-import re
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-
-def require_name(kind: str, name: str, names: Collection[str]) -> None:
-    """ValueError, with the nearest name, unless `name` is one of `names`."""
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"there is no {kind} {name!r}; {meant}known: {', '.join(names)}")
-
-
-def local_path(name: str, path: Any) -> Any:
-    """The path with `~` expanded; ValueError unless it is one of this machine's file system."""
-    if not isinstance(path, str | Path):  # None, or tyro's mark for a value that must be given
-        return path
-    text = str(path)
-    if not text:
-        raise ValueError(f"{name} must not be empty; '.' is the current folder")
-    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
-        shown = re.sub(":/+", "://", text, count=1)  # Path keeps one slash
-        raise ValueError(
-            f"{name} must be a path in the file system, not an address that begins with {found[1]}://; mount it "
-            f"first, or copy it; got {name}={shown!r}"
-        )
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # nobody of that name, or no home folder
-        raise ValueError(f"{name}: {text!r} names a home folder that is not known here") from error
-
-
-def require_between(name: str, value: int, least: int, most: int) -> None:
-    """ValueError unless `value` is an integer from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"≥ {least}" if isinstance(value, int) and value < least else f"between {least} and {most}"
-        raise ValueError(f"{name} must be an integer {limits}; got {name}={value!r}")
+from jaxmodels.checks import require_name
 
 
 def require_no_empty(arguments: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxmodels.__main__ as program
-from jaxmodels.command_line import completion_script, local_path, require_name
+from jaxmodels.checks import local_path, require_name
+from jaxmodels.command_line import completion_script
 
 
 ROOT = Path(__file__).parents[1]

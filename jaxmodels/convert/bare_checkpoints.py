@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxmodels.command_line import local_path
+from jaxmodels.checks import local_path
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.convert.files import read_weights
 from jaxmodels.convert.hub import build, required_arguments

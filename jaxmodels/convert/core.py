@@ -17,7 +17,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxmodels.command_line import local_path
+from jaxmodels.checks import local_path
 from jaxmodels.convert.files import read_weights
 from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.tables import accept_older_keys, table_of

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import DTypeLike
 
 from jaxmodels.atomic import atomic_write_all
-from jaxmodels.command_line import local_path
+from jaxmodels.checks import local_path
 from jaxmodels.convert.card import may_replace_card, model_card
 from jaxmodels.convert.core import load_state_dict, to_state_dict
 from jaxmodels.convert.files import find_weights, read_state_dict, write_safetensors

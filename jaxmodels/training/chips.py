@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxmodels.command_line import require_name
+from jaxmodels.checks import require_name
 
 
 class Chip(NamedTuple):

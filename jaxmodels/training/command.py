@@ -9,7 +9,8 @@ from typing import Any, ForwardRef
 import jax
 import tyro
 
-from jaxmodels.command_line import plain_help, require_name, require_no_empty
+from jaxmodels.checks import require_name
+from jaxmodels.command_line import plain_help, require_no_empty
 from jaxmodels.models.hourglass_config import as_depth
 from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.experiment import Experiment

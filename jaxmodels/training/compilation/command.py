@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxmodels.command_line import plain_help, require_name, require_no_empty
+from jaxmodels.checks import require_name
+from jaxmodels.command_line import plain_help, require_no_empty
 from jaxmodels.training.chips import topology_devices
 from jaxmodels.training.command import list_presets, registry
 from jaxmodels.training.compilation.analysis import Analysis, analyse
