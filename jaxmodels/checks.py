@@ -12,8 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def require_integer(name: str, value: Any, *, minimum: int) -> int:
     """Returns `value` as an int; ValueError unless it is an integer (not a bool) and at least `minimum`."""
@@ -41,6 +39,8 @@ def require_integer_fields(config: Any, **minimum: int) -> None:
 
 def require_bool(name: str, value: Any) -> None:
     """ValueError unless `value` is True or False."""
+    import numpy as np  # here: the command line answers before NumPy is loaded
+
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be a bool; got {name}={value!r}")
 
