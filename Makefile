@@ -35,9 +35,9 @@ PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.14.dev20261026
 demo: $(WITH_TORCH)
 	$(BIN)/jaxmodels demo --output out/demo
 
-# The two suites do not touch each other: side by side they use both cores.
-test: lint docs
-	$(MAKE) --jobs=2 --output-sync=target test-without-torch test-with-torch
+# The two suites do not touch each other: side by side they use both cores. The site waits for the first free one.
+test: lint
+	$(MAKE) --jobs=2 --output-sync=target test-without-torch test-with-torch docs
 
 lint: $(WITH_TORCH)
 	$(BIN)/ruff check .
