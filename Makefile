@@ -57,7 +57,7 @@ test-with-torch: $(WITH_TORCH)
 	$(BIN)/python -m pytest parity_tests
 
 # The TPU's own compiler, which needs no TPU, but Python 3.12 or newer: in a venv of its own, with the extra [tpu].
-# Compiles small steps of the five models for two chips: about 15 minutes on two cores.
+# Compiles small steps of the five models and kernels of attention for two chips: a few minutes on two cores.
 test-tpu: $(WITH_TPU)
 	$(TPU_BIN)/python -m pytest tests_tpu
 
