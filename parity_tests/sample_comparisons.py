@@ -67,6 +67,7 @@ def different(model: str = "colt5") -> Result:
         wrong[0].name,
         f"its inputs agree and its outputs differ; the layer before is {good.layers[4].name}",
         0.5,
+        "layer",
     )
     return replace(
         good,
@@ -74,6 +75,7 @@ def different(model: str = "colt5") -> Result:
         layers=[*good.layers[:5], *wrong],
         gradients=[replace(check, error=0.25) for check in good.gradients],
         divergence=where,
+        diagnosis="its kernel is transposed; the transpose removes the difference",
     )
 
 

@@ -10,3 +10,4 @@ from jaxmodels.compare.report import print_table as print_table
 from jaxmodels.compare.report import write as write
 from jaxmodels.compare.result import Result as Result
 from jaxmodels.compare.steps import Losses as Losses
+from jaxmodels.compare.testing import assert_same as assert_same

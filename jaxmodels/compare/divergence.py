@@ -9,6 +9,7 @@ from jaxmodels.compare.routing import RouterAgreement, Routing
 
 
 Verdict = Literal["equal", "different", "cannot be judged"]
+Kind = Literal["layer", "code", "outputs", "loss", "gradients", "training", "routing"]
 
 MODEL = "(model)"  # the model's own code, outside of its layers
 LOSS = "(loss)"
@@ -23,11 +24,14 @@ class Divergence:
       layer: the PyTorch path of the module at fault, "(model)" for the model's own code, or "(loss)".
       detail: one sentence: between which layers, or in what.
       error: how far apart they are there.
+      kind: "layer" gets the same input and returns another output; "code" calls layers that are right; "outputs"
+        differ although every compared layer agrees; or what else is the first thing to differ.
     """
 
     layer: str
     detail: str
     error: float
+    kind: Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +151,7 @@ def _overturned_choice(findings: Findings, first: int | None) -> Divergence | No
 def overturned_choice(fault: RouterAgreement, where: str = "") -> Divergence:
     """A router that chose otherwise although the choice was clear."""
     detail = f"{fault.differing} of {fault.choices} choices differ{where}, by margins up to {fault.lost_margin:.1e}"
-    return Divergence(fault.name, detail, fault.lost_margin)
+    return Divergence(fault.name, detail, fault.lost_margin, "routing")
 
 
 def _at_layer(findings: Findings, index: int) -> Divergence:
@@ -156,11 +160,11 @@ def _at_layer(findings: Findings, index: int) -> Divergence:
     name = check.name or MODEL
     if check.kind == "output":
         what = "an output of another shape" if check.error == float("inf") else "another output"
-        return Divergence(name, f"{name}{again} gets the same input and returns {what}", check.error)
+        return Divergence(name, f"{name}{again} gets the same input and returns {what}", check.error, "layer")
     parent = _parent(check.name, findings.paths) or MODEL
     earlier = [c.name for c in findings.layers[:index] if c.kind == "output" and c.ok]
     since = f" after {earlier[-1]}" if earlier else ""
-    return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error)
+    return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error, "code")
 
 
 def _parent(path: str, known: Iterable[str]) -> str:
@@ -179,9 +183,9 @@ def _in_outputs(findings: Findings) -> Divergence | None:
         return None
     compared = layers_compared(findings)
     if compared.startswith(NOT_COMPARED):
-        return Divergence(MODEL, f"{wrong.name} differs. {compared}", wrong.error)
+        return Divergence(MODEL, f"{wrong.name} differs. {compared}", wrong.error, "outputs")
     agreeing = f"although all layers that were compared agree ({compared})"
-    return Divergence(MODEL, f"{wrong.name} differs {agreeing}", wrong.error)
+    return Divergence(MODEL, f"{wrong.name} differs {agreeing}", wrong.error, "outputs")
 
 
 def _in_loss(findings: Findings) -> Divergence | None:
@@ -191,7 +195,7 @@ def _in_loss(findings: Findings) -> Divergence | None:
         return None
     ours, theirs = findings.losses
     detail = f"the outputs agree, the loss does not: {ours:.6g} in JAX, {theirs:.6g} in PyTorch"
-    return Divergence(LOSS, detail, check.error)
+    return Divergence(LOSS, detail, check.error, "loss")
 
 
 def _in_gradients(findings: Findings) -> Divergence | None:
@@ -205,15 +209,17 @@ def _in_gradients(findings: Findings) -> Divergence | None:
         )
         error = max(check.error for check in wrong)
         if findings.own_loss:
-            return Divergence(LOSS, f"{detail}the loss is differentiated differently", error)
-        return Divergence(MODEL, f"{detail}what follows the last layer is differentiated differently", error)
+            return Divergence(LOSS, f"{detail}the loss is differentiated differently", error, "gradients")
+        return Divergence(
+            MODEL, f"{detail}what follows the last layer is differentiated differently", error, "gradients"
+        )
     # The gradient flows backwards: the last parameter is the first that it reaches.
     order = {name: i for i, name in enumerate(findings.parameters)}
     last = max(wrong, key=lambda check: order.get(check.name, -1))
     detail = f"the forward pass agrees, the gradient of {last.name} does not"
     if last.name in findings.tied:
         detail += f": PyTorch ties it to {findings.tied[last.name]}, and JAX has two parameters"
-    return Divergence(_owner(last.name), detail, last.error)
+    return Divergence(_owner(last.name), detail, last.error, "gradients")
 
 
 def _in_training(findings: Findings) -> Divergence | None:
@@ -224,14 +230,14 @@ def _in_training(findings: Findings) -> Divergence | None:
     unequal = [check for check in findings.loss_checks if not check.ok]
     if unequal and unequal[0].name.endswith(EQUAL_WEIGHTS):
         detail = f"outputs and gradients of the first batch agree, {unequal[0].name} does not"
-        return Divergence(MODEL, detail, unequal[0].error)
+        return Divergence(MODEL, detail, unequal[0].error, "training")
     wrong = [check for check in findings.weights if not check.ok]
     if wrong:
         detail = f"gradients agree, {wrong[0].name} does not after the optimiser steps"
-        return Divergence(_owner(wrong[0].name), detail, wrong[0].error)
+        return Divergence(_owner(wrong[0].name), detail, wrong[0].error, "training")
     if unequal:
         detail = f"the runs drift apart: {unequal[0].name} differs, although at equal weights no loss does"
-        return Divergence(MODEL, detail, unequal[0].error)
+        return Divergence(MODEL, detail, unequal[0].error, "training")
     return None
 
 

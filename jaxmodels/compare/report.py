@@ -17,6 +17,7 @@ from rich.table import Table
 
 from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
+from jaxmodels.compare.explanation import explain, next_step, number
 from jaxmodels.compare.figures import closest_to_tolerance, depth_plot, gradient_plot, loss_plot
 from jaxmodels.compare.noise import FACTOR, LARGEST_TOLERANCE, Check
 from jaxmodels.compare.result import Result
@@ -55,10 +56,10 @@ def _closest(checks: Sequence[Check]) -> Cell:
     if not math.isfinite(check.error):
         return Cell("∞")
     if check.tolerance == 0:
-        return Cell(_number(check.error))
+        return Cell(number(check.error))
     share = check.error / check.tolerance
     more = "> " if share > LARGEST_SHARE else ""
-    return Cell(_number(check.error), f"{more}{100 * min(share, LARGEST_SHARE):.0f} %")
+    return Cell(number(check.error), f"{more}{100 * min(share, LARGEST_SHARE):.0f} %")
 
 
 def worst(checks: Sequence[Check]) -> float:
@@ -81,11 +82,11 @@ def print_table(results: Sequence[Result], console: Console) -> None:
         box=box.SIMPLE_HEAD,  # six columns in 80 characters
     )
     for name in COLUMNS:
-        number = name in COLUMNS[2:5]
+        is_number = name in COLUMNS[2:5]
         table.add_column(
             name,
-            justify="right" if number else "left",
-            no_wrap=number or name == "model",
+            justify="right" if is_number else "left",
+            no_wrap=is_number or name == "model",
             max_width=len("different") if name == "verdict" else None,
             overflow="fold",
         )
@@ -95,11 +96,10 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     console.print(table)
     console.print(_explanation(results[0]), style="dim", soft_wrap=True)
     for result in results:
-        if result.divergence:
-            error = _number(result.divergence.error)
-            console.print(f"{result.model}: {result.divergence.detail} (error {error})", soft_wrap=True)
-        if result.reason:
-            console.print(f"{result.model} cannot be judged: {result.reason}", soft_wrap=True)
+        begin = {"difference": result.model, "cannot be judged": f"{result.model} cannot be judged"}
+        for label, text in explain(result).items():
+            if label != "layer":  # it is in the table
+                console.print(f"{begin.get(label, f'  {label}')}: {text}", soft_wrap=True, markup=False)
         for note in result.notes:
             console.print(f"{result.model}: {note}", style="dim", soft_wrap=True)
 
@@ -140,6 +140,8 @@ def _model_json(result: Result) -> dict[str, Any]:
         "tolerance": tolerance(result),
         "first_divergence": result.divergence.layer if result.divergence else None,
         "divergence": asdict(result.divergence) if result.divergence else None,
+        "diagnosis": result.diagnosis,
+        "next_step": next_step(result),
         "parameters": result.parameters,
         "outputs": [_check(check) for check in result.outputs],
         "layers": [_check(check) for check in result.layers],
@@ -185,6 +187,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
             "result": result,
             "style": STYLES[result.verdict],
             "cells": overview(result),
+            "next_step": next_step(result),
             "depth": depth_plot(result),
             "gradients": gradient_plot(result),
             "losses": loss_plot(result),
@@ -207,7 +210,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
         environment=report["environment"],
         factor=FACTOR,
         largest_tolerance=LARGEST_TOLERANCE,
-        number=_number,
+        number=number,
     )
 
 
@@ -215,10 +218,6 @@ def _example(results: Sequence[Result]) -> Cell | None:
     """A cell with a number and its share of the tolerance, by which the page explains such cells."""
     cells = [cell for result in results for cell in overview(result) if cell.share]
     return min(cells, key=lambda cell: cell.share.startswith(">"), default=None)
-
-
-def _number(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "∞"
 
 
 def _check(check: Check) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Result:
       weight_steps: after how many steps the weights were compared.
       losses: the losses of all training runs.
       divergence: where the two sides first differ; None where they agree.
+      diagnosis: the mistake whose correction makes the difference vanish, in one sentence; None where none was found.
       precision: that of matrix products on this machine.
       routing: for models that choose tokens, how far the choices agree.
       unjudged: reasons against a verdict that no check has, such as a weight that is NaN.
@@ -41,6 +42,7 @@ class Result:
     loss_checks: list[Check]
     divergence: Divergence | None
     precision: Evidence
+    diagnosis: str | None = None
     routing: Routing | None = None
     unjudged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
