@@ -63,13 +63,18 @@ def losses(task: Task, config: MeshConfig, dtype: Any) -> list[float]:
 @pytest.mark.parametrize("name", TASKS)
 def test_one_device_and_eight(name: str) -> None:
     task = TASKS[name]()
-    np.testing.assert_allclose(
-        losses(task, EIGHT, jnp.float32), losses(task, ONE, jnp.float32), rtol=1e-5, err_msg="float32"
-    )
     with jax.enable_x64(True):
         np.testing.assert_allclose(
             losses(task, EIGHT, jnp.float64), losses(task, ONE, jnp.float64), rtol=1e-10, err_msg="float64"
         )
+
+
+def test_one_device_and_eight_in_float32() -> None:
+    """MaMMUT alone, whose loss compares all images: the others would show nothing that float64 does not."""
+    task = TASKS["mammut"]()
+    np.testing.assert_allclose(
+        losses(task, EIGHT, jnp.float32), losses(task, ONE, jnp.float32), rtol=1e-5, err_msg="float32"
+    )
 
 
 def test_parameters_and_moments_are_cut() -> None:
