@@ -5,9 +5,8 @@ from dataclasses import replace
 from jaxmodels.compare.divergence import Divergence
 from jaxmodels.compare.noise import Check, LayerCheck
 from jaxmodels.compare.precision import Evidence
-from jaxmodels.compare.result import Result
+from jaxmodels.compare.result import Losses, Result
 from jaxmodels.compare.routing import RouterAgreement, Routing
-from jaxmodels.compare.steps import Losses
 
 
 PARAMETERS = [

@@ -1,13 +1,45 @@
-"""Proof that a Flax model and a PyTorch model compute the same; needs PyTorch."""
+"""Proof that a Flax model and a PyTorch model compute the same; only captures work without both frameworks."""
 
-from jaxmodels.compare.divergence import Divergence as Divergence
-from jaxmodels.compare.engine import compare as compare
-from jaxmodels.compare.layouts import table_from_names as table_from_names
-from jaxmodels.compare.noise import Check as Check
-from jaxmodels.compare.pair import Pair as Pair
-from jaxmodels.compare.precision import ReducedPrecisionError as ReducedPrecisionError
-from jaxmodels.compare.report import print_table as print_table
-from jaxmodels.compare.report import write as write
-from jaxmodels.compare.result import Result as Result
-from jaxmodels.compare.steps import Losses as Losses
-from jaxmodels.compare.testing import assert_same as assert_same
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from jaxmodels.compare.divergence import Divergence as Divergence
+    from jaxmodels.compare.engine import compare as compare
+    from jaxmodels.compare.layouts import table_from_names as table_from_names
+    from jaxmodels.compare.noise import Check as Check
+    from jaxmodels.compare.pair import Pair as Pair
+    from jaxmodels.compare.precision import ReducedPrecisionError as ReducedPrecisionError
+    from jaxmodels.compare.report import print_table as print_table
+    from jaxmodels.compare.report import write as write
+    from jaxmodels.compare.result import Losses as Losses
+    from jaxmodels.compare.result import Result as Result
+    from jaxmodels.compare.testing import assert_same as assert_same
+
+# Where each public name lives. It is imported when it is first used: most modules need both frameworks, and a capture
+# is written in a process that may lack one of them.
+_MODULES = {
+    "Divergence": "jaxmodels.compare.divergence",
+    "compare": "jaxmodels.compare.engine",
+    "table_from_names": "jaxmodels.compare.layouts",
+    "Check": "jaxmodels.compare.noise",
+    "Pair": "jaxmodels.compare.pair",
+    "ReducedPrecisionError": "jaxmodels.compare.precision",
+    "print_table": "jaxmodels.compare.report",
+    "write": "jaxmodels.compare.report",
+    "Result": "jaxmodels.compare.result",
+    "Losses": "jaxmodels.compare.result",
+    "assert_same": "jaxmodels.compare.testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -24,8 +24,9 @@ from jaxmodels.compare.preparation import (
     names_of_parameters,
     nearby_models,
 )
+from jaxmodels.compare.result import Losses
 from jaxmodels.compare.routing import RouterAgreement
-from jaxmodels.compare.steps import FlaxTrainer, Losses, Training, refuse_random_loss, train
+from jaxmodels.compare.steps import FlaxTrainer, Training, refuse_random_loss, train
 
 
 # In float32, runs that take different branches of a ReLU or a top-k drift apart; this is not an error. Weights are

@@ -5,8 +5,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 
 def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Calls a model with inputs by name where it has parameters of these names, else by position.
@@ -40,6 +38,8 @@ class PairError(ValueError):
 @contextmanager
 def layer_by_layer() -> Generator[None]:
     """PyTorch's transformers compute as in training while the block runs, not in one kernel that leaves padding out."""
+    import torch  # here: a JAX model is captured where PyTorch is not installed
+
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -13,7 +13,8 @@ import torch
 from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
-from jaxmodels.compare.layers import Event, Key, differences, flax_events, noise_of, torch_events
+from jaxmodels.compare.flax_calls import flax_events
+from jaxmodels.compare.layers import Event, Key, differences, noise_of
 from jaxmodels.compare.layouts import standard_layers
 from jaxmodels.compare.noise import (
     FACTOR,
@@ -32,6 +33,7 @@ from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
 from jaxmodels.compare.steps import RoutingIndices, torch_routing
+from jaxmodels.compare.torch_calls import torch_events
 from jaxmodels.convert.torch_io import to_numpy
 
 

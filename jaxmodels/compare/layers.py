@@ -1,34 +1,24 @@
 """What every layer receives and returns on both sides, and how far apart the two are.
 
-PyTorch runs with a hook on every submodule. The Flax model runs with calls that record, under `nnx.capture`. The
-weight table says which modules are twins. PyTorch's order of events is the order of depth. The first event that
-differs is an input – then the fault lies in the code of the module that passes it – or an output, and then it lies
-in the module that returns it.
+`torch_calls` and `flax_calls` record the two sides, each without the other framework. The weight table says which
+modules are twins. PyTorch's order of events is the order of depth. The first event that differs is an input – then the
+fault lies in the code of the module that passes it – or an output, and then it lies in the module that returns it.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
-import torch
 from einops import EinopsError, rearrange
-from flax import nnx
 
 from jaxmodels.compare.alignment import aligned
 from jaxmodels.compare.noise import is_inexact, relative_error, rounding_noise
 from jaxmodels.convert.table import Twin
-from jaxmodels.convert.torch_io import to_numpy
 
 
 Kind = Literal["input", "output"]
 LARGEST_MASK = -1e4  # or less is added to the logits of masked places
 KINDS: tuple[Kind, ...] = ("input", "output")
-# Under which names modules record their calls.
-SOWN: dict[Kind, str] = {"input": "_recorded_inputs", "output": "_recorded_outputs"}
 Key = tuple[str, int, str]  # path, call, kind
 
 
@@ -66,59 +56,6 @@ class Difference(NamedTuple):
     kind: Kind
     error: float
     binding: bool
-
-
-class ModuleInput(nnx.Variable):
-    """The arrays with which a module was called."""
-
-
-class ModuleOutput(nnx.Variable):
-    """The arrays that a call of a module returned."""
-
-
-def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, list[Event]]:
-    """Runs `call` and returns its result and all events of `model`'s submodules in order of time."""
-    events: list[Event] = []
-    begun: Counter[str] = Counter()
-    open_calls: defaultdict[str, list[int]] = defaultdict(list)
-
-    def before(path: str):
-        def hook(_module, args, kwargs):
-            open_calls[path].append(begun[path])
-            events.append(Event(path, begun[path], "input", _arrays((args, kwargs))))
-            begun[path] += 1
-
-        return hook
-
-    def after(path: str):
-        def hook(_module, _args, _kwargs, output):
-            events.append(Event(path, open_calls[path].pop(), "output", _arrays(output)))
-
-        return hook
-
-    handles = []
-    for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
-        handles.append(module.register_forward_hook(after(path), with_kwargs=True))
-    try:
-        result = call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return result, events
-
-
-def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[Any, dict[Key, Event]]:
-    """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events by key."""
-    with _sowing(model), jax.disable_jit():
-        result, *states = nnx.capture(call, ModuleInput, ModuleOutput)(model)
-    events: dict[Key, Event] = {}
-    for kind, state in zip(KINDS, states, strict=True):
-        for path, module in _modules_of(nnx.to_pure_dict(state)):
-            for call_index, value in enumerate(module.get(SOWN[kind], ())):
-                event = Event(path, call_index, kind, tuple(map(np.asarray, value)))
-                events[event.key] = event
-    return result, events
 
 
 def differences(
@@ -231,66 +168,14 @@ def _to_our_axes(array: np.ndarray, counterpart: np.ndarray, axes: str) -> np.nd
         return array
 
 
-def _arrays(tree: Any) -> tuple[np.ndarray, ...]:
-    """All tensors in nested tuples, lists and dicts, in order, as NumPy; without sparse and nested ones."""
-    tensors = (leaf for leaf in _leaves(tree) if isinstance(leaf, torch.Tensor))
-    return tuple(to_numpy(one) for one in tensors if one.layout == torch.strided and not one.is_nested)
-
-
-def _leaves(tree: Any) -> tuple[Any, ...]:
-    """The same as they are: JAX's may be traced, inside of `nnx.remat`."""
+def leaves(tree: Any, is_array: Callable[[Any], bool]) -> tuple[Any, ...]:
+    """The arrays in nested tuples, lists and dicts, in order."""
     match tree:
-        case torch.Tensor() | np.ndarray():
+        case _ if is_array(tree):
             return (tree,)
-        case jax.Array():
-            return () if jax.dtypes.issubdtype(tree.dtype, jax.dtypes.prng_key) else (tree,)
         case Mapping():
-            return tuple(array for value in tree.values() for array in _leaves(value))
+            return tuple(array for value in tree.values() for array in leaves(value, is_array))
         case tuple() | list():
-            return tuple(array for value in tree for array in _leaves(value))
+            return tuple(array for value in tree for array in leaves(value, is_array))
         case _:
             return ()
-
-
-def _modules_of(state: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(dotted path, captured entries) of every module in a pure dict of captures."""
-    yield path, {k: v for k, v in state.items() if isinstance(v, tuple)}
-    for name, child in state.items():
-        if isinstance(child, Mapping):
-            yield from _modules_of(child, f"{path}.{name}" if path else str(name))
-
-
-@contextmanager
-def _sowing(model: nnx.Module) -> Generator[None]:
-    """Lets every module record what its calls get and return, inherited calls as well."""
-    originals: dict[type, Callable] = {}
-    running: list[int] = []
-    for _, module in nnx.iter_modules(model):
-        for kind in type(module).__mro__:
-            if "__call__" in vars(kind) and kind not in originals:
-                originals[kind] = vars(kind)["__call__"]
-                setattr(kind, "__call__", _with_sowing(originals[kind], running))  # noqa: B010 - read-only to type checkers
-    try:
-        yield
-    finally:
-        for kind, original in originals.items():
-            setattr(kind, "__call__", original)  # noqa: B010
-
-
-def _with_sowing(method: Callable, running: list[int]) -> Callable:
-    """The call of a class. A parent's call from within it is no call of the module."""
-
-    @wraps(method)  # its signature is what tells names from positions
-    def sowing(self, *args, **kwargs):
-        if id(self) in running:
-            return method(self, *args, **kwargs)
-        self.sow(ModuleInput, SOWN["input"], _leaves((args, kwargs)))
-        running.append(id(self))
-        try:
-            result = method(self, *args, **kwargs)
-        finally:
-            running.pop()
-        self.sow(ModuleOutput, SOWN["output"], _leaves(result))
-        return result
-
-    return sowing

@@ -8,14 +8,14 @@ times as far from PyTorch. For float64 the same noise is scaled by the ratio of 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 
 if TYPE_CHECKING:
-    from jaxmodels.compare.steps import Losses
+    from jaxmodels.compare.result import Losses
 
 DType = Literal["float32", "float64"]
 
@@ -130,7 +130,7 @@ class NoiseFloor:
         return Check(name, error, noise, tolerance, undecided)
 
 
-def is_inexact(array: np.ndarray | np.generic) -> bool:
+def is_inexact(array: Any) -> bool:
     """Whether an array holds floating-point or complex numbers, bfloat16 included."""
     return bool(np.issubdtype(array.dtype, np.inexact)) or array.dtype.kind == "V"  # as ml_dtypes has it
 

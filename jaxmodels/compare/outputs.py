@@ -1,19 +1,16 @@
 """Outputs of any structure – arrays, tuples, dicts, dataclasses, one inside the other – as named arrays."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Number
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
 from einops import EinopsError, rearrange
-from flax import nnx
 
 from jaxmodels.compare.calls import PairError
-from jaxmodels.convert.torch_io import to_numpy
+from jaxmodels.compare.noise import is_inexact
 
 
 def named_leaves(tree: Any, name: str = "") -> dict[str, Any]:
@@ -25,9 +22,11 @@ def named_leaves(tree: Any, name: str = "") -> dict[str, Any]:
     match tree:
         case None:
             return {}
-        case torch.Tensor() | jax.Array() | np.ndarray() | Number():
+        case np.ndarray() | Number():
             return {name: tree}
-        case nnx.Variable():
+        case _ if _is_a(tree, "torch", "Tensor") or _is_a(tree, "jax", "Array"):
+            return {name: tree}
+        case _ if _is_a(tree, "flax.nnx", "Variable"):
             return {name: tree.get_value()}
         case Mapping():
             children = {str(key): value for key, value in tree.items()}
@@ -64,7 +63,11 @@ def mean_square(tree: Any) -> Any:
 
 def as_array(leaf: Any) -> np.ndarray:
     """A leaf as a NumPy array."""
-    return to_numpy(leaf) if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+    if _is_a(leaf, "torch", "Tensor"):
+        from jaxmodels.convert.torch_io import to_numpy
+
+        return to_numpy(leaf)
+    return np.asarray(leaf)
 
 
 def matched(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -113,11 +116,18 @@ def _shown(name: str) -> str:
     return f"output {name or 0}"
 
 
+def _is_a(leaf: Any, module: str, name: str) -> bool:
+    """Whether it is of a class of a framework. It can only be where that framework has been imported."""
+    return module in sys.modules and isinstance(leaf, getattr(sys.modules[module], name))
+
+
 def _is_floating(leaf: Any) -> bool:
-    if isinstance(leaf, torch.Tensor):
+    if _is_a(leaf, "torch", "Tensor"):
         return leaf.is_floating_point() or leaf.is_complex()
-    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return (_is_a(leaf, "jax", "Array") or isinstance(leaf, np.ndarray)) and is_inexact(leaf)
 
 
 def _is_complex(leaf: Any) -> bool:
-    return leaf.is_complex() if isinstance(leaf, torch.Tensor) else jnp.iscomplexobj(leaf)
+    if _is_a(leaf, "torch", "Tensor"):
+        return leaf.is_complex()
+    return bool(np.issubdtype(leaf.dtype, np.complexfloating))

@@ -2,16 +2,15 @@
 
 On a GPU both frameworks may compute float32 products in TF32, with a thousandth of the digits; a comparison
 then measures the hardware, not the port.
+
+Either framework is imported where it is asked: captures observe one side in a process that may lack the other.
 """
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
 
 
 class ReducedPrecisionError(RuntimeError):
@@ -33,6 +32,10 @@ class Evidence(NamedTuple):
     ok: bool
 
 
+# TF32 keeps 10 bits of each factor: errors around 3e-4. Float32 sums of 256 terms stay below 2e-6.
+LARGEST_FLOAT32_ERROR = 2e-6
+
+
 @contextmanager
 def full_precision() -> Generator[Evidence]:
     """Highest matmul precision on both sides while the block runs; yields the evidence.
@@ -40,31 +43,72 @@ def full_precision() -> Generator[Evidence]:
     Raises:
       ReducedPrecisionError: a product still came out with fewer digits than float32.
     """
+    with full_precision_in_torch(), full_precision_in_jax():
+        evidence = observe()
+        if not evidence.ok:
+            raise ReducedPrecisionError(
+                "float32 matrix products are not computed in float32 "
+                f"(JAX off by {evidence.jax_error:.1e}, PyTorch by {evidence.torch_error:.1e}); "
+                "unset NVIDIA_TF32_OVERRIDE and XLA_FLAGS and try again"
+            )
+        yield evidence
+
+
+@contextmanager
+def full_precision_in_torch() -> Generator[None]:
+    """Highest matmul precision in PyTorch while the block runs."""
+    import torch
+
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with jax.default_matmul_precision("highest"):
-            evidence = observe()
-            if not evidence.ok:
-                raise ReducedPrecisionError(
-                    "float32 matrix products are not computed in float32 "
-                    f"(JAX off by {evidence.jax_error:.1e}, PyTorch by {evidence.torch_error:.1e}); "
-                    "unset NVIDIA_TF32_OVERRIDE and XLA_FLAGS and try again"
-                )
-            yield evidence
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def full_precision_in_jax() -> Generator[None]:
+    """Highest matmul precision in JAX while the block runs."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 def observe() -> Evidence:
     """Multiplies matrices in both frameworks under the settings in force."""
-    a, b = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
-    exact = a.astype(np.float64) @ b.astype(np.float64)
+    import torch
+
+    requested, jax_error = observe_jax()
+    torch_error = observe_torch(torch.device("cpu"))
+    return Evidence(requested, jax_error, torch_error, max(jax_error, torch_error) < LARGEST_FLOAT32_ERROR)
+
+
+def observe_jax() -> tuple[str, float]:
+    """The precision that JAX writes into its program, and the error of the product."""
+    import jax
+    import jax.numpy as jnp
+
+    a, b = _factors()
     lowered = jax.jit(jnp.matmul).lower(a, b)
-    text = lowered.as_text()
-    requested = "HIGHEST" if "precision = [HIGHEST, HIGHEST]" in text else "DEFAULT"
-    ours = np.asarray(lowered.compile()(a, b), np.float64)
-    theirs = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy().astype(np.float64)
-    jax_error, torch_error = (float(np.abs(x - exact).max() / np.abs(exact).max()) for x in (ours, theirs))
-    # TF32 keeps 10 bits of each factor: errors around 3e-4. Float32 sums of 256 terms stay below 2e-6.
-    return Evidence(requested, jax_error, torch_error, max(jax_error, torch_error) < 2e-6)
+    requested = "HIGHEST" if "precision = [HIGHEST, HIGHEST]" in lowered.as_text() else "DEFAULT"
+    return requested, _product_error(np.asarray(lowered.compile()(a, b)))
+
+
+def observe_torch(device: Any) -> float:
+    """The error of the product in PyTorch on this device."""
+    import torch
+
+    a, b = (torch.from_numpy(factor).to(device) for factor in _factors())
+    return _product_error((a @ b).cpu().numpy())
+
+
+def _factors() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
+
+
+def _product_error(product: np.ndarray) -> float:
+    a, b = _factors().astype(np.float64)
+    exact = a @ b
+    return float(np.abs(product - exact).max() / np.abs(exact).max())

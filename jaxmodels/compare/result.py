@@ -6,7 +6,31 @@ from jaxmodels.compare.divergence import Divergence, Verdict, verdict
 from jaxmodels.compare.noise import Check, DType, LayerCheck
 from jaxmodels.compare.precision import Evidence
 from jaxmodels.compare.routing import Routing
-from jaxmodels.compare.steps import Losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The loss before each step, on the batch of that step; empty where no step was made.
+
+    Attributes:
+      jax, pytorch: the two sides, in the compared type, from the same initial weights.
+      pytorch_other_threads: PyTorch once more, with another number of threads.
+      pytorch_float32, pytorch_float64: PyTorch in both types; one of them is `pytorch`.
+      jax_weights_float32, jax_weights_float64: PyTorch again, but at JAX's weights before each step.
+      threads: how many threads computed `pytorch`, and how many `pytorch_other_threads`.
+    """
+
+    jax: list[float] = field(default_factory=list)
+    pytorch: list[float] = field(default_factory=list)
+    pytorch_other_threads: list[float] = field(default_factory=list)
+    pytorch_float32: list[float] = field(default_factory=list)
+    pytorch_float64: list[float] = field(default_factory=list)
+    jax_weights_float32: list[float] = field(default_factory=list)
+    jax_weights_float64: list[float] = field(default_factory=list)
+    threads: tuple[int, int] = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.jax)
 
 
 @dataclass(frozen=True, kw_only=True)

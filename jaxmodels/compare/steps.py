@@ -7,7 +7,7 @@ models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in flo
 import copy
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxmodels.compare.noise import DType
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
 from jaxmodels.compare.preparation import Models, as_jax_arrays, as_tensors, cast
+from jaxmodels.compare.result import Losses
 from jaxmodels.convert.core import export, fit, variable_at
 from jaxmodels.convert.torch_io import to_numpy
 
@@ -34,31 +35,6 @@ LARGEST_REPEAT_ERROR = 1e-5
 Arrays = dict[str, np.ndarray]
 # What each router of a model chose, as `routing=` takes it.
 RoutingIndices = list[np.ndarray | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """The loss before each step, on the batch of that step; empty where no step was made.
-
-    Attributes:
-      jax, pytorch: the two sides, in the compared type, from the same initial weights.
-      pytorch_other_threads: PyTorch once more, with another number of threads.
-      pytorch_float32, pytorch_float64: PyTorch in both types; one of them is `pytorch`.
-      jax_weights_float32, jax_weights_float64: PyTorch again, but at JAX's weights before each step.
-      threads: how many threads computed `pytorch`, and how many `pytorch_other_threads`.
-    """
-
-    jax: list[float] = field(default_factory=list)
-    pytorch: list[float] = field(default_factory=list)
-    pytorch_other_threads: list[float] = field(default_factory=list)
-    pytorch_float32: list[float] = field(default_factory=list)
-    pytorch_float64: list[float] = field(default_factory=list)
-    jax_weights_float32: list[float] = field(default_factory=list)
-    jax_weights_float64: list[float] = field(default_factory=list)
-    threads: tuple[int, int] = (0, 0)
-
-    def __len__(self) -> int:
-        return len(self.jax)
 
 
 @dataclass(frozen=True, kw_only=True)
