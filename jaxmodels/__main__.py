@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,14 +18,16 @@ import tyro
 
 from jaxmodels.checks import local_path, require_between, require_name
 from jaxmodels.command_line import completion_script, plain_help, require_no_empty, version
-from jaxmodels.models import MODEL_NAMES, ModelName
+from jaxmodels.models import MODEL_NAMES
 
 
 MOST_COMPARED_STEPS = 10_000  # differences add up with every step; more of them tell nothing
 
 
 def compare(
-    models: Annotated[tuple[ModelName, ...], tyro.conf.Positional] = (),
+    targets: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="models", metavar="[MODEL|PAIR.py ...]")
+    ] = (),
     /,
     *,
     checkpoint: Path | None = None,
@@ -33,14 +36,18 @@ def compare(
     dtype: Literal["float32", "float64"] = "float32",
     seed: int = 0,
     output: Path | None = None,
+    format: Literal["text", "json", "github"] = "text",
+    guide: bool = False,
 ) -> int:
-    """Run both implementations on shared weights and real inputs, and report where they differ.
+    """Run both implementations on shared weights and inputs, and report where they differ.
 
     Compared are the outputs, what every layer receives and returns, the gradient of every parameter and the
     weights after AdamW steps. Tolerances come from PyTorch's own distance between float32 and float64.
+    The exit status is 0 where all are equal, 1 where one differs, 2 where one could not be compared.
 
     Args:
-        models: all five when left out.
+        targets: glom, hourglass, colt5, mammut, scalable_vit, or files with a function pair() that returns a
+            jaxmodels.compare.Pair or a list of them; the five models when left out.
         checkpoint: weights to use instead of fresh ones: a hub folder, or a .safetensors, .pt, .pth or .bin
             file of a published package. Its class is recognised; naming a model checks it.
         config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
@@ -48,7 +55,12 @@ def compare(
         dtype: precision of weights and inputs on both sides.
         seed: seed of the fresh weights.
         output: folder for report.json and report.html.
+        format: text prints a table; json prints report.json and nothing else on stdout; github adds annotations
+            and the summary of a workflow.
+        guide: print how to use this command, and stop; for coding agents.
     """
+    if guide:
+        return _guide()
     checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
@@ -58,14 +70,20 @@ def compare(
 
     require_device()
     return command.run(
-        models,
+        targets,
         checkpoint=checkpoint,
         config=_json(config),
         steps=steps,
         dtype=dtype,
         seed=seed,
         output=output,
+        output_format=format,
     )
+
+
+def _guide() -> int:
+    print(resources.files("jaxmodels").joinpath("compare", "guide.md").read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def train(preset: Annotated[str, tyro.conf.Positional], /) -> int:
@@ -260,7 +278,7 @@ def _run(arguments: list[str]) -> int:
         case ["compile", *rest]:
             return _compile(rest)
         case ["compare", *rest]:
-            arguments = ["compare", *_model_names(rest)]
+            arguments = ["compare", *_compared(rest)]
         case [command, *_] if not command.startswith("-"):
             require_name("command", command, COMMANDS)
     with plain_help():
@@ -273,12 +291,12 @@ def _run(arguments: list[str]) -> int:
         )
 
 
-def _model_names(words: list[str]) -> list[str]:
+def _compared(words: list[str]) -> list[str]:
     """The words after `compare`, with names such as scalable-vit as they are spelled here."""
     spelled = []
     for before, word in zip(["", *words], words, strict=False):
         is_value = before.startswith("--") and "=" not in before
-        if not word.startswith("-") and not is_value:
+        if not word.startswith("-") and not is_value and not word.endswith(".py"):
             word = word.lower().replace("-", "_")
             require_name("model", word, MODEL_NAMES)
         spelled.append(word)

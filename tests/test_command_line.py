@@ -65,7 +65,7 @@ def test_near_misses(
 
 def test_models_may_be_spelled_as_in_the_presets() -> None:
     words = ["scalable-vit", "GLOM", "--output", "scalable-vit", "--dtype=float64"]
-    assert program._model_names(words) == [
+    assert program._compared(words) == [
         "scalable_vit",
         "glom",
         "--output",

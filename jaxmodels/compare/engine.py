@@ -27,6 +27,7 @@ from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
 from jaxmodels.compare.noise import Check, DType, LayerCheck, is_inexact
 from jaxmodels.compare.pair import Pair, parameters_of
+from jaxmodels.compare.places import place_of_divergence
 from jaxmodels.compare.precision import Evidence, full_precision
 from jaxmodels.compare.preparation import (
     Subject,
@@ -244,6 +245,7 @@ def _result(
         losses=losses,
         loss_checks=training.loss_checks,
         divergence=divergence,
+        code=place_of_divergence(subject.pair.ours, subject.pair.twins, divergence) if divergence else None,
         precision=evidence,
         routing=routing,
         unjudged=subject.unjudged,

@@ -43,6 +43,8 @@ def explain(result: Result) -> dict[str, str]:
         lines["cannot be judged"] = result.reason
     if result.diagnosis:
         lines["mistake"] = result.diagnosis
+    if result.code:
+        lines["code"] = str(result.code)
     lines["next"] = next_step(result) or ""
     return lines
 

@@ -20,10 +20,13 @@ from jaxmodels.atomic import atomic_write
 from jaxmodels.compare.explanation import explain, next_step, number
 from jaxmodels.compare.figures import closest_to_tolerance, depth_plot, gradient_plot, loss_plot
 from jaxmodels.compare.noise import FACTOR, LARGEST_TOLERANCE, Check
+from jaxmodels.compare.outcome import Failure, Outcome
+from jaxmodels.compare.places import Place
 from jaxmodels.compare.result import Result
 from jaxmodels.json_values import as_json
 
 
+SCHEMA = 1  # the version of report.schema.json; a field that goes or changes its meaning raises it
 COLUMNS = ("verdict", "model", "outputs", "gradients", "training", "differs at")
 STYLES = {"equal": "good", "different": "bad", "cannot be judged": "unsure"}  # classes of report.css
 LARGEST_SHARE = 9.99  # of a tolerance that is written as a percentage
@@ -119,11 +122,23 @@ def _training_text(result: Result) -> str:
     return losses + (f", and the weights after {result.weight_steps}" if result.weights else "")
 
 
-def to_json(results: Sequence[Result], *, command: str = "") -> dict[str, Any]:
-    """The machine-readable report; the documentation lists its fields. Numbers that are not finite become null."""
-    models = [_model_json(result) for result in results]
-    content = {"environment": environment(command), "factor": FACTOR, "largest_tolerance": LARGEST_TOLERANCE}
-    return as_json({**content, "models": models})
+def to_json(
+    results: Sequence[Result], *, command: str = "", failures: Sequence[Failure] = ()
+) -> dict[str, Any]:
+    """The machine-readable report, as report.schema.json describes it. Numbers that are not finite become null."""
+    outcome = Outcome(list(results), list(failures))
+    return as_json(
+        {
+            "schema": SCHEMA,
+            "verdict": outcome.verdict,
+            "exit_status": outcome.status,
+            "environment": environment(command),
+            "factor": FACTOR,
+            "largest_tolerance": LARGEST_TOLERANCE,
+            "models": [_model_json(result) for result in results],
+            "failures": [{**vars(failure), "code": _code(failure.code)} for failure in failures],
+        }
+    )
 
 
 def _model_json(result: Result) -> dict[str, Any]:
@@ -142,6 +157,7 @@ def _model_json(result: Result) -> dict[str, Any]:
         "divergence": asdict(result.divergence) if result.divergence else None,
         "diagnosis": result.diagnosis,
         "next_step": next_step(result),
+        "code": _code(result.code),
         "parameters": result.parameters,
         "outputs": [_check(check) for check in result.outputs],
         "layers": [_check(check) for check in result.layers],
@@ -170,9 +186,11 @@ def environment(command: str = "") -> dict[str, str]:
     }
 
 
-def write(results: Sequence[Result], folder: Path, *, command: str = "") -> None:
+def write(
+    results: Sequence[Result], folder: Path, *, command: str = "", failures: Sequence[Failure] = ()
+) -> None:
     """Writes report.json and report.html into `folder`, each complete or not at all."""
-    report = to_json(results, command=command)
+    report = to_json(results, command=command, failures=failures)
     with atomic_write(folder / "report.json") as path:
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "report.html") as path:
@@ -197,15 +215,14 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
         }
         for result in results
     ]
-    verdicts = [result.verdict for result in results]
-    overall = next((v for v in ("different", "cannot be judged") if v in verdicts), "equal")
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         columns=COLUMNS,
         example=_example(results),
         sections=sections,
-        verdict=overall,
-        style=STYLES[overall],
+        verdict=report["verdict"],
+        style=STYLES[report["verdict"]],
+        failures=report["failures"],
         stylesheet=pages.stylesheet(),
         environment=report["environment"],
         factor=FACTOR,
@@ -218,6 +235,10 @@ def _example(results: Sequence[Result]) -> Cell | None:
     """A cell with a number and its share of the tolerance, by which the page explains such cells."""
     cells = [cell for result in results for cell in overview(result) if cell.share]
     return min(cells, key=lambda cell: cell.share.startswith(">"), default=None)
+
+
+def _code(code: Place | None) -> dict[str, Any] | None:
+    return code._asdict() if code else None
 
 
 def _check(check: Check) -> dict[str, Any]:

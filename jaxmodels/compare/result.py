@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from jaxmodels.compare.divergence import Divergence, Verdict, verdict
 from jaxmodels.compare.noise import Check, DType, LayerCheck
+from jaxmodels.compare.places import Place
 from jaxmodels.compare.precision import Evidence
 from jaxmodels.compare.routing import Routing
 
@@ -47,6 +48,7 @@ class Result:
       losses: the losses of all training runs.
       divergence: where the two sides first differ; None where they agree.
       diagnosis: the mistake whose correction makes the difference vanish, in one sentence; None where none was found.
+      code: the line of the JAX model to look at, where the place of the difference is in the user's own source.
       precision: that of matrix products on this machine.
       routing: for models that choose tokens, how far the choices agree.
       unjudged: reasons against a verdict that no check has, such as a weight that is NaN.
@@ -67,6 +69,7 @@ class Result:
     divergence: Divergence | None
     precision: Evidence
     diagnosis: str | None = None
+    code: Place | None = None
     routing: Routing | None = None
     unjudged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -22,9 +22,10 @@ from jaxmodels.__main__ import main
 
 
 ROOT = Path(__file__).parents[2]
+INCLUDED = ("README.md", "CONTRIBUTING.md", "jaxmodels/compare/guide.md")  # in pages of the site
 PAGES = sorted(
     path
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    for path in [*(ROOT / name for name in INCLUDED), *(ROOT / "docs").rglob("*.md")]
     if "```" in path.read_text(encoding="utf-8")
 )
 BLOCK = re.compile(

@@ -1,0 +1,90 @@
+"""A user's file with a function `pair()`: read, called, checked."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmodels.compare.calls import PairError
+from jaxmodels.compare.pair import Pair
+from jaxmodels.compare.places import Place, place, place_of_error
+
+
+MODULE = "jaxmodels_pair_file"  # the name that the file has in sys.modules
+
+
+class PairFileError(PairError):
+    """A file that gives no pair.
+
+    Attributes:
+      place: the line to look at.
+    """
+
+    def __init__(self, message: str, where: Place) -> None:
+        super().__init__(message)
+        self.place = where
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Runs the file and calls its `pair()`; modules beside the file can be imported.
+
+    Returns:
+      One pair or several.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      PairFileError: the file fails, has no function `pair`, or `pair()` returns something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such file", str(path))
+    module = _run(path)
+    function = getattr(module, "pair", None)
+    if not callable(function):
+        where = place(path, 1)
+        raise PairFileError(
+            f"{where.file} has no function pair(): define one that takes no argument and returns a "
+            "jaxmodels.compare.Pair, or a list of them",
+            where,
+        )
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
+    try:
+        returned = function()
+    except Exception as error:
+        raise _failure("pair()", error, path) from error
+    pairs = list(returned) if isinstance(returned, list | tuple) else [returned]
+    if not pairs or not all(isinstance(value, Pair) for value in pairs):
+        got = f"an empty {type(returned).__name__}" if not pairs else _described(returned)
+        where = place(path, line)
+        raise PairFileError(
+            f"{where}: pair() must return a jaxmodels.compare.Pair, or a list of them; got {got}", where
+        )
+    return pairs
+
+
+def _run(path: Path) -> Any:
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python pair.py` does
+    spec = importlib.util.spec_from_file_location(MODULE, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE] = module  # dataclasses and inspect look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _failure("the file", error, path) from error
+    return module
+
+
+def _failure(what: str, error: BaseException, path: Path) -> PairFileError:
+    where = place_of_error(error, path.parent) or place(path, 1)
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return PairFileError(f"{where}: {what} fails with {type(error).__name__}: {reason}", where)
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, Sequence) and not isinstance(returned, str):
+        return f"a {type(returned).__name__} of {', '.join(sorted({type(x).__name__ for x in returned}))}"
+    return "None: is its return missing?" if returned is None else f"a {type(returned).__name__}"

@@ -1,0 +1,107 @@
+"""Lines of the user's source: where a module is written, and where an error comes from."""
+
+import inspect
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from flax import nnx
+
+from jaxmodels.compare.divergence import MODEL, Divergence
+from jaxmodels.convert.table import Twin
+
+
+OWN = Path(__file__).parent  # wrappers of the comparison itself are no place to look at
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
+
+
+class Place(NamedTuple):
+    """A line of a file; the path is relative to the working directory where the file is below it."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def place(file: str | Path, line: int) -> Place:
+    """With the path as a reader at the working directory writes it."""
+    path, here = Path(file).resolve(), Path.cwd().resolve()
+    return Place(str(path.relative_to(here) if path.is_relative_to(here) else path), line)
+
+
+def place_of_divergence(model: nnx.Module, twins: Iterable[Twin], divergence: Divergence) -> Place | None:
+    """The line of the JAX model to look at.
+
+    For the code of a module it is its `__call__`; for a layer of a library, the line that makes the layer.
+
+    Args:
+      model: the JAX side.
+      twins: which of its modules is which of PyTorch's, by whose names `divergence` speaks.
+      divergence: the first difference.
+
+    Returns:
+      None where no module around the place is the user's own.
+    """
+    names = {twin.theirs: twin.ours for twin in twins} | {MODEL: ""}
+    path = names.get(divergence.layer)
+    if path is None:
+        return None
+    modules = {
+        ".".join(map(str, key)): node for key, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)
+    }
+    modules[""] = model
+    below = ""  # the part of the path that leads from the user's module to the layer
+    while True:
+        module = modules.get(path)
+        if module is not None and _is_users(type(module)):
+            return _line_of(type(module), below)
+        if not path:
+            return None
+        path, _, last = path.rpartition(".")
+        below = f"{last}.{below}" if below else last
+
+
+def place_of_error(error: BaseException, folder: Path) -> Place | None:
+    """The innermost line in a file below `folder`, in the traceback of an error or of its causes."""
+    found = None
+    chain: BaseException | None = error
+    while chain is not None:
+        for frame in traceback.extract_tb(chain.__traceback__):
+            path = Path(frame.filename).resolve()
+            if path.is_file() and path.is_relative_to(folder.resolve()) and not _is_installed(path):
+                found = place(path, frame.lineno or 1)
+        if isinstance(chain, SyntaxError) and chain.filename and chain.lineno:
+            found = place(chain.filename, chain.lineno)
+        chain = chain.__cause__ or chain.__context__
+    return found
+
+
+def _is_users(kind: type) -> bool:
+    try:
+        path = Path(inspect.getsourcefile(kind) or "").resolve()
+    except TypeError:  # built in, or written at a prompt
+        return False
+    return path.is_file() and not path.is_relative_to(OWN) and not _is_installed(path)
+
+
+def _is_installed(path: Path) -> bool:
+    return "site-packages" in path.parts or any(path.is_relative_to(installed) for installed in INSTALLED)
+
+
+def _line_of(kind: type, attributes: str) -> Place | None:
+    """The `__call__` of a class, or the line in which it makes one of its attributes."""
+    try:
+        lines, first = inspect.getsourcelines(kind)
+        file = inspect.getsourcefile(kind) or ""
+    except OSError:
+        return None
+    pattern = r"def __call__\b"
+    if attributes:
+        pattern = rf"self\.{re.escape(attributes.split('.')[0])}\b.*="
+    found = next((i for i, line in enumerate(lines) if re.search(pattern, line)), 0)
+    return place(file, first + found)
