@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxmodels.compare.divergence import Verdict
-from jaxmodels.compare.pair_files import PairFileError
-from jaxmodels.compare.places import Place, place_of_error
+from jaxmodels.compare.places import Place, PlacedError, place_of_error
 from jaxmodels.compare.result import Result
 
 
@@ -62,7 +61,7 @@ def failure_of(error: Exception, model: str | None, folder: Path | None = None) 
       model: the pair's name.
       folder: that of the user's file.
     """
-    if isinstance(error, PairFileError):
+    if isinstance(error, PlacedError):
         return Failure(model, str(error), error.place)
     code = place_of_error(error, folder) if folder else None
     message = (

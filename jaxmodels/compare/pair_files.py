@@ -6,24 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.compare.calls import PairError
 from jaxmodels.compare.pair import Pair
-from jaxmodels.compare.places import Place, place, place_of_error
+from jaxmodels.compare.places import PlacedError, place, place_of_error
 
 
 MODULE = "jaxmodels_pair_file"  # the name that the file has in sys.modules
-
-
-class PairFileError(PairError):
-    """A file that gives no pair.
-
-    Attributes:
-      place: the line to look at.
-    """
-
-    def __init__(self, message: str, where: Place) -> None:
-        super().__init__(message)
-        self.place = where
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -34,7 +21,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      PairFileError: the file fails, has no function `pair`, or `pair()` returns something else.
+      PlacedError: the file fails, has no function `pair`, or `pair()` returns something else.
     """
     if not path.is_file():
         raise FileNotFoundError(2, "there is no such file", str(path))
@@ -42,7 +29,7 @@ def read_pairs(path: Path) -> list[Pair]:
     function = getattr(module, "pair", None)
     if not callable(function):
         where = place(path, 1)
-        raise PairFileError(
+        raise PlacedError(
             f"{where.file} has no function pair(): define one that takes no argument and returns a "
             "jaxmodels.compare.Pair, or a list of them",
             where,
@@ -56,7 +43,7 @@ def read_pairs(path: Path) -> list[Pair]:
     if not pairs or not all(isinstance(value, Pair) for value in pairs):
         got = f"an empty {type(returned).__name__}" if not pairs else _described(returned)
         where = place(path, line)
-        raise PairFileError(
+        raise PlacedError(
             f"{where}: pair() must return a jaxmodels.compare.Pair, or a list of them; got {got}", where
         )
     return pairs
@@ -78,10 +65,10 @@ def _run(path: Path) -> Any:
     return module
 
 
-def _failure(what: str, error: BaseException, path: Path) -> PairFileError:
+def _failure(what: str, error: BaseException, path: Path) -> PlacedError:
     where = place_of_error(error, path.parent) or place(path, 1)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return PairFileError(f"{where}: {what} fails with {type(error).__name__}: {reason}", where)
+    return PlacedError(f"{where}: {what} fails with {type(error).__name__}: {reason}", where)
 
 
 def _described(returned: Any) -> str:

@@ -6,12 +6,16 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from flax import nnx
-
+from jaxmodels.compare.calls import PairError
 from jaxmodels.compare.divergence import MODEL, Divergence
-from jaxmodels.convert.table import Twin
+
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxmodels.convert.table import Twin
 
 
 OWN = Path(__file__).parent  # wrappers of the comparison itself are no place to look at
@@ -28,13 +32,25 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
+class PlacedError(PairError):
+    """An error of the user's file.
+
+    Attributes:
+      place: the line to look at.
+    """
+
+    def __init__(self, message: str, where: Place) -> None:
+        super().__init__(message)
+        self.place = where
+
+
 def place(file: str | Path, line: int) -> Place:
     """With the path as a reader at the working directory writes it."""
     path, here = Path(file).resolve(), Path.cwd().resolve()
     return Place(str(path.relative_to(here) if path.is_relative_to(here) else path), line)
 
 
-def place_of_divergence(model: nnx.Module, twins: Iterable[Twin], divergence: Divergence) -> Place | None:
+def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence: Divergence) -> Place | None:
     """The line of the JAX model to look at.
 
     For the code of a module it is its `__call__`; for a layer of a library, the line that makes the layer.
@@ -47,6 +63,8 @@ def place_of_divergence(model: nnx.Module, twins: Iterable[Twin], divergence: Di
     Returns:
       None where no module around the place is the user's own.
     """
+    from flax import nnx  # here: results and places are read where Flax may be missing
+
     names = {twin.theirs: twin.ours for twin in twins} | {MODEL: ""}
     path = names.get(divergence.layer)
     if path is None:
