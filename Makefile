@@ -28,6 +28,8 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 # torchax, a column of the benchmarks: 0.0.13, the newest that is no pre-release, cannot be imported with this torch.
 TORCH := torch==2.13.0
 PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-attention==0.11.2 MaMMUT-pytorch==0.0.7
+# Tiny random models of Hugging Face's, which are compared with ports.
+PUBLISHED += transformers==5.24.0
 PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.14.dev20261026
 
 .PHONY: demo test lint docs test-without-torch test-with-torch test-tpu tables results tpu-table benchmarks data clean
@@ -94,7 +96,7 @@ $(INSTALLED): pyproject.toml Makefile
 
 $(WITH_TORCH): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' $(TORCH) $(PUBLISHED)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,equinox,haiku]' $(TORCH) $(PUBLISHED)
 	$(BIN)/python -m pip install --quiet --no-deps $(PUBLISHED_BARE)
 	touch $@
 

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from jaxmodels.compare.adapters.equinox import Equinox as Equinox
+    from jaxmodels.compare.adapters.function import Function as Function
+    from jaxmodels.compare.adapters.haiku import Haiku as Haiku
+    from jaxmodels.compare.adapters.linen import Linen as Linen
     from jaxmodels.compare.divergence import Divergence as Divergence
     from jaxmodels.compare.engine import compare as compare
     from jaxmodels.compare.layouts import table_from_names as table_from_names
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 # Where each public name lives. It is imported when it is first used: most modules need both frameworks, and a capture
 # is written in a process that may lack one of them.
 _MODULES = {
+    "Equinox": "jaxmodels.compare.adapters.equinox",
+    "Function": "jaxmodels.compare.adapters.function",
+    "Haiku": "jaxmodels.compare.adapters.haiku",
+    "Linen": "jaxmodels.compare.adapters.linen",
     "Divergence": "jaxmodels.compare.divergence",
     "compare": "jaxmodels.compare.engine",
     "table_from_names": "jaxmodels.compare.layouts",

@@ -1,6 +1,7 @@
 """Running either model: which argument is which, and a sentence where a run fails."""
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,9 @@ def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
     Inputs whose names are the model's own parameters reach these, whatever their order. Otherwise they are
     passed in the order of the dict, except to keyword-only parameters.
     """
-    parameters = _parameters(getattr(model, "forward", None) or model.__call__)
+    # PyTorch's __call__ takes anything. It is not imported here, where a JAX model may be captured without it.
+    torch = sys.modules.get("torch")
+    parameters = _parameters(model.forward if torch and isinstance(model, torch.nn.Module) else model)
     named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     if inputs and all(name in parameters and parameters[name].kind in named for name in inputs):
         return model(**inputs)

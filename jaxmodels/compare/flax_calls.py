@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxmodels.compare.adapters import adapter_of
+from jaxmodels.compare.adapters.recorder import Recorder
 from jaxmodels.compare.layers import KINDS, Event, Key, Kind, leaves
 
 
@@ -26,6 +28,11 @@ class ModuleOutput(nnx.Variable):
 
 def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[Any, dict[Key, Event]]:
     """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events by key."""
+    if adapter := adapter_of(model):
+        recorder = Recorder()
+        with adapter.recording(recorder), jax.disable_jit():
+            result = call(model)
+        return result, {key: Event(*key, arrays) for key, arrays in recorder.calls.items()}
     with _sowing(model), jax.disable_jit():
         result, *states = nnx.capture(call, ModuleInput, ModuleOutput)(model)
     events: dict[Key, Event] = {}

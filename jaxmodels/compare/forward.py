@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+from jaxmodels.compare.adapters import adapter_of
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.flax_calls import flax_events
 from jaxmodels.compare.layers import Event, Key, differences, noise_of
@@ -175,7 +176,11 @@ def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
         names[:] = leaves
         return [jnp.asarray(leaf) for leaf in leaves.values()]
 
-    with failures_explained("the Flax model", "its inputs are what to_ours returns, passed by call_ours"):
+    adapter = adapter_of(model)
+    way_out = "its inputs are what to_ours returns, passed by call_ours"
+    if adapter and adapter.hint:
+        way_out += f"; {adapter.hint}"
+    with failures_explained(f"the {adapter.library if adapter else 'Flax'} model", way_out):
         arrays = run(state, list(inputs.values()))
     return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
 

@@ -1,10 +1,13 @@
 """How the parameters of common layers are named and laid out in Flax and in PyTorch, and the table made of that."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from flax import nnx
 
+from jaxmodels.compare.adapters import adapter_of, as_nnx
+from jaxmodels.compare.adapters.tables import adapted_table
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -41,12 +44,13 @@ CHANNELS_FIRST = (
 
 
 def table_from_names(
-    ours: nnx.Module, theirs: torch.nn.Module, names: Mapping[str, str] | None = None
+    ours: Any, theirs: torch.nn.Module, names: Mapping[str, str] | None = None
 ) -> tuple[Entry, ...]:
     """The table of any two models whose modules have the same names.
 
     Args:
-      ours: Linear, LinearGeneral, Conv, ConvTranspose, Embed, MultiHeadAttention and the norms are recognised
+      ours: whatever `Pair.ours` may be; other libraries' layers are recognised likewise. Of nnx, Linear,
+        LinearGeneral, Conv, ConvTranspose, Embed, MultiHeadAttention and the norms are recognised
         with their layouts; every other variable must have PyTorch's name and axes.
       theirs: the PyTorch model.
       names: dotted path of a Flax module -> path of its PyTorch twin, for those that differ; what lies below
@@ -55,9 +59,14 @@ def table_from_names(
     Raises:
       ValueError: a name that neither model has.
     """
+    ours = as_nnx(ours)
     torch_modules = dict(theirs.named_modules())
+    adapter = adapter_of(ours)
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
-    _check_names(dict(names or {}), modules, torch_modules)
+    known = dict.fromkeys(adapter.modules(ours)) if adapter else modules
+    _check_names(dict(names or {}), known, torch_modules)
+    if adapter:
+        return adapted_table(ours, theirs, dict(names or {}))
     # A sequential's layers lie in a list here, and directly below it there.
     renamed = {
         f"{path}.layers" if path else "layers": path
@@ -93,11 +102,14 @@ def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[T
     """The PyTorch paths of twins that are layers of both libraries, and whether their axis 1 holds channels."""
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
     torch_modules = dict(theirs.named_modules())
+    adapter = adapter_of(ours)
     found = {}
     for twin in twins:
         module, torch_module = modules.get(twin.ours), torch_modules.get(twin.theirs)
-        if isinstance(module, STANDARD) and type(torch_module).__module__.startswith("torch.nn."):
-            found[twin.theirs] = isinstance(torch_module, CHANNELS_FIRST)
+        standard = adapter.is_standard(twin.ours) if adapter else isinstance(module, STANDARD)
+        if standard and type(torch_module).__module__.startswith("torch.nn."):
+            channels_last = adapter is None or adapter.channels_last
+            found[twin.theirs] = channels_last and isinstance(torch_module, CHANNELS_FIRST)
     return found
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from flax import nnx
 
+from jaxmodels.compare.adapters import as_nnx, bound
 from jaxmodels.compare.calls import call_model
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
@@ -16,18 +16,21 @@ Inputs = Mapping[str, Any]  # arrays or tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A Flax model, a PyTorch model and how they correspond.
+    """A JAX model, a PyTorch model and how they correspond.
 
     Attributes:
       name: what the report calls the pair.
-      ours: the Flax model; its weights are overwritten with PyTorch's.
+      ours: the JAX model: an `nnx.Module`, whose weights are overwritten with PyTorch's; or a model of another library,
+        which keeps its own: an Equinox module, alone or with its state; a Linen module and its variables; Haiku's
+        transformed functions, parameters and state; `Linen`, `Equinox`, `Haiku` and `Function` take options as well.
+        Given any of these, the attribute is an `nnx.Module` that holds the same arrays.
       theirs: the PyTorch model; its weights are the ones that both sides use.
       table: which parameter and which module is which. For your own models `table_from_names` writes it.
       inputs: arrays or tensors by name, in PyTorch's layout; floating-point ones are converted to the compared type.
         Where a model has parameters of all these names they are passed by name, otherwise in the order of the dict.
       to_ours: turns the inputs into the Flax model's layout.
-      call_ours, call_theirs: run the model on the inputs; return an array, or tuples, lists, dicts and
-        dataclasses of arrays with the same names on both sides.
+      call_ours, call_theirs: run the model, as its library calls it, on the inputs; return an array, or tuples,
+        lists, dicts and dataclasses of arrays with the same names on both sides.
       output_axes: einops pattern from PyTorch's outputs to ours, for all that have its rank.
       batches: the inputs of each optimiser step, counted from 0, with the names and shapes of `inputs`; by
         default `inputs` at every step.
@@ -40,7 +43,7 @@ class Pair:
     """
 
     name: str
-    ours: nnx.Module
+    ours: Any
     theirs: torch.nn.Module
     table: tuple[Entry, ...]
     inputs: Inputs
@@ -55,10 +58,27 @@ class Pair:
     routing_theirs: Callable[[Any, Mapping[str, Any]], Any] | None = None
     routers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ours", as_nnx(self.ours))
+        for name in ("call_ours", "loss_ours", "routing_ours"):
+            call = getattr(self, name)
+            if call is not None and not isinstance(call, _OnBound):
+                object.__setattr__(self, name, _OnBound(call))
+
     @property
     def twins(self) -> list[Twin]:
         """The pairs of modules, for the layer-by-layer comparison."""
         return [entry for entry in self.table if isinstance(entry, Twin)]
+
+
+@dataclass(frozen=True)
+class _OnBound:
+    """A function of the caller's, which gets the JAX model as its library calls it."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.function(bound(model), *args, **kwargs)
 
 
 def parameters_of(table: Iterable[Entry]) -> list[Parameter]:

@@ -109,7 +109,10 @@ def _fitted(pair: Pair, theirs: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def _check_types(pair: Pair) -> None:
     if not isinstance(pair.ours, nnx.Module):
-        raise PairError(f"ours must be an nnx.Module; got a {type(pair.ours).__name__}")
+        raise PairError(
+            f"ours must be an nnx.Module; got a {type(pair.ours).__name__}; of other libraries, give an Equinox "
+            "module, (Linen module, variables), Haiku(transformed, params, state) or Function(function, params)"
+        )
     if not isinstance(pair.theirs, torch.nn.Module):
         raise PairError(f"theirs must be a torch.nn.Module; got a {type(pair.theirs).__name__}")
     if not isinstance(pair.table, tuple | list) or not all(isinstance(entry, Entry) for entry in pair.table):

@@ -133,7 +133,7 @@ def fit(
                 if not found:
                     block = np.split(array, count)[index] if entry.part else array
                     value = rearrange(block.astype(wanted, copy=False), entry.axes, **sizes)
-                    values[entry.ours] = np.flip(value, tuple(range(entry.flip))) if entry.flip else value
+                    values[entry.ours] = _flipped(value, entry.flip)
             case Derived():
                 if array.shape != entry.shape:
                     found = [f"shape {array.shape}, the model needs {entry.shape}"]
@@ -217,7 +217,7 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                         "load weights first"
                     )
                 array = np.asarray(value)
-                array = np.flip(array, tuple(range(entry.flip))) if entry.flip else array
+                array = _flipped(array, entry.flip)
                 left, right = entry.axes.split(" -> ")
                 _, sizes = _their_shape(entry.axes, array.shape)
                 # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.
@@ -236,6 +236,11 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
             case Tied():
                 state_dict[entry.theirs] = state_dict[entry.to].copy()
     return state_dict
+
+
+def _flipped(array: np.ndarray, flip: int) -> np.ndarray:
+    """An array whose first `flip` axes run backwards, or whose last ones, where it is negative."""
+    return np.flip(array, tuple(range(flip) if flip > 0 else range(flip, 0)))
 
 
 def variable_at(model: nnx.Module, path: str) -> nnx.Variable:

@@ -20,7 +20,8 @@ class Parameter(NamedTuple):
       axes: einops pattern from PyTorch's axes to ours; read backwards for the export. Its right side is a
         plain list of axes, whose sizes the variable's shape supplies.
       expected: for a buffer that can be computed, its value; a loaded one must agree to within rounding.
-      flip: how many of our first axes run backwards; a transposed convolution's kernel has its spatial ones.
+      flip: how many of our first axes run backwards, or of our last ones as a negative number; of a transposed
+        convolution's kernel these are the spatial ones.
       part: (index, count) where PyTorch packs `count` equal blocks along its first axis into one entry, and the
         variable is one of them; the table lists all of them in order.
     """

@@ -1,0 +1,205 @@
+"""Equinox modules, with or without state."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmodels.compare.adapters.layouts import conv_axes
+from jaxmodels.compare.adapters.protocol import (
+    Adapted,
+    Adapter,
+    Attention,
+    Layout,
+    Place,
+    arrays_at,
+    dotted,
+    paths_of,
+    variable_of,
+)
+from jaxmodels.compare.adapters.recorder import Recorder
+
+
+STANDARD = (
+    eqx.nn.Linear,
+    eqx.nn.Conv,
+    eqx.nn.ConvTranspose,
+    eqx.nn.Embedding,
+    eqx.nn.LayerNorm,
+    eqx.nn.RMSNorm,
+    eqx.nn.GroupNorm,
+    eqx.nn.BatchNorm,
+)
+# Fields of a BatchNorm that hold its statistics, and those that say how many batches it has seen.
+STATISTICS = ("ema_state_index", "batch_state_index")
+COUNTERS = ("ema_first_time_index", "batch_counter")
+
+
+class Stateful(NamedTuple):
+    """An Equinox module and its state. Called like a module without state, it returns the output alone."""
+
+    module: Any
+    state: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, self.state, **kwargs)[0]
+
+
+class Equinox(Adapter):
+    """An Equinox module, as the JAX side of a pair.
+
+    Modules take one example. So most pairs need `call_ours=lambda model, inputs: jax.vmap(model)(inputs["x"])`, where
+    `model` is the Equinox module itself; with state it is a named tuple `(module, state)`, which is called without the
+    state and returns no state.
+
+    Args:
+      module: the module; `layers[0].weight` has the path "layers.0.weight".
+      state: the state of `eqx.nn.make_with_state`, if it has one.
+    """
+
+    library = "Equinox"
+    channels_last = False
+    attention = Attention(
+        ("query_proj", "key_proj", "value_proj", "output_proj"),
+        "weight",
+        "bias",
+        "... -> ...",
+        "... -> ...",
+        "... -> ...",
+    )
+    hint = (
+        "an Equinox module takes one example: give call_ours, such as "
+        "lambda model, inputs: jax.vmap(model)(inputs['x'])"
+    )
+
+    def __init__(self, module: eqx.Module, state: eqx.nn.State | None = None) -> None:
+        arrays, self.static = eqx.partition(module, eqx.is_array)
+        self.structure = jax.tree.structure(arrays)
+        self.arrays = dict(paths_of(arrays))
+        state_leaves, self.state_structure = jax.tree.flatten(state)
+        self.state = dict(zip(_state_paths(module, state, self.state_structure), state_leaves, strict=True))
+        self.kinds = {path: type(layer) for path, layer in _modules(module)}
+        self._watched: dict[int, str] | None = None
+        self._alive: list[Any] = []  # an id belongs to an object only as long as it lives
+
+    def variables(self) -> dict[str, nnx.Variable]:
+        found = {path: variable_of(leaf, nnx.Param) for path, leaf in self.arrays.items()}
+        for path, leaf in self.state.items():
+            field = path.split(".")[-2:]
+            # The statistics will be PyTorch's, so that they are not those of a first batch, and have no bias.
+            value = jnp.zeros_like(leaf) if field[-1] in COUNTERS else leaf
+            found[path] = variable_of(value, nnx.BatchStat if field[0] in STATISTICS else nnx.Variable)
+        return found
+
+    def bind(self, model: Adapted) -> Any:
+        arrays = jax.tree.unflatten(self.structure, arrays_at(model, self.arrays))
+        module = eqx.combine(arrays, self.static)
+        if model._inference is not None:
+            module = eqx.nn.inference_mode(module, value=model._inference)
+        if self._watched is not None:
+            self._alive.append(module)
+            for path, layer in _modules(module):
+                self._watched.setdefault(id(layer), path)
+                # Transformations take modules apart and put them together again, with the same arrays.
+                for leaf in jax.tree.leaves(eqx.filter(layer, eqx.is_array))[:1]:
+                    self._watched.setdefault(_key(layer, leaf), path)
+        if not self.state:
+            return module
+        state = jax.tree.unflatten(self.state_structure, arrays_at(model, self.state))
+        return Stateful(module, state)
+
+    @contextmanager
+    def recording(self, recorder: Recorder) -> Generator[None]:
+        self._watched = watched = {}
+        originals: dict[type, Any] = {}
+
+        def path_of(layer: Any) -> str | None:
+            if id(layer) in watched:
+                return watched[id(layer)]
+            leaves = jax.tree.leaves(eqx.filter(layer, eqx.is_array))[:1]
+            return watched.get(_key(layer, leaves[0])) if leaves else None
+
+        for kind in {base for layer in self.kinds.values() for base in layer.__mro__}:
+            if "__call__" in vars(kind):
+                originals[kind] = vars(kind)["__call__"]
+                setattr(kind, "__call__", _recorded(originals[kind], recorder, path_of))  # noqa: B010
+        try:
+            yield
+        finally:
+            for kind, original in originals.items():
+                setattr(kind, "__call__", original)  # noqa: B010
+            self._watched, self._alive = None, []
+
+    def modules(self, model: Adapted) -> list[str]:
+        return list(self.kinds) + [path.rpartition(".")[0] for path in self.state]
+
+    def is_standard(self, path: str) -> bool:
+        return issubclass(self.kinds.get(path, object), STANDARD)
+
+    def names_in_torch(self, name: str) -> Iterable[str]:
+        """A sequential's layers lie in a list here, and directly below it there."""
+        if name in STATISTICS:
+            return ("",)
+        return (name, "") if name == "layers" else (name,)
+
+    def layout(self, place: Place) -> Layout | None:
+        kind = self.kinds.get(place.layer, object)
+        rank = len(place.shape)
+        if place.layer.rpartition(".")[2] in STATISTICS:
+            return Layout(("running_mean", "running_var")[int(place.name)])
+        if issubclass(kind, eqx.nn.ConvTranspose) and place.name == "weight":
+            # Equinox's kernel runs the other way.
+            return Layout("weight", conv_axes("i o", rank, "o i", channels_first=True), flip=2 - rank)
+        if issubclass(kind, eqx.nn.Conv | eqx.nn.ConvTranspose) and place.name == "bias":
+            axes = " ".join(f"a{i}" for i in range(rank))
+            return Layout("bias", f"({axes}) -> {axes}")
+        return Layout(place.name)
+
+
+def _recorded(original: Any, recorder: Recorder, path_of: Callable[[Any], str | None]) -> Callable:
+    """The call of a class."""
+
+    @wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        method = original.__get__(self, type(self))
+        path = path_of(self)
+        return method(*args, **kwargs) if path is None else recorder.run(path, method, args, kwargs)
+
+    return call
+
+
+def _key(layer: Any, leaf: Any) -> int:
+    return hash((type(layer), id(leaf)))
+
+
+def _modules(module: Any) -> list[tuple[str, Any]]:
+    """(dotted path, module) of a module and of all below it."""
+    found: list[tuple[str, Any]] = [("", module)]
+
+    def is_below(node: Any) -> bool:
+        return isinstance(node, eqx.Module) and node is not outer
+
+    for outer_path, outer in found:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(outer, is_leaf=is_below)
+        for path, leaf in leaves:
+            if is_below(leaf):
+                found.append((f"{outer_path}.{dotted(path)}".strip("."), leaf))
+    return found
+
+
+def _state_paths(module: Any, state: Any, structure: Any) -> list[str]:
+    """The path of every array of the state: that of the field which refers to it."""
+    if state is None:
+        return []
+    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
+    paths = [f"state.{i}" for i in range(structure.num_leaves)]
+    for path, layer in _modules(module):
+        if isinstance(layer, eqx.nn.StateIndex):
+            for inner, number in jax.tree_util.tree_flatten_with_path(numbered.get(layer))[0]:
+                paths[number] = ".".join(filter(None, (path, dotted(inner) if inner else "")))
+    return paths
