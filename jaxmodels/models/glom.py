@@ -86,7 +86,9 @@ class GroupedLinear(nnx.Module):
     def __call__(self, x: Float[Array, "g b n i"]) -> Float[Array, "g b n o"]:
         x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
         # One axis of rows: see `jaxmodels.nn.by_rows`.
-        out = jnp.einsum("gri,gio->gro", rearrange(x, "g b n i -> g (b n) i"), kernel) + bias[:, None]
+        out = jnp.einsum("gri,gio->gro", rearrange(x, "g b n i -> g (b n) i"), kernel)
+        # The gradient of the bias is a sum over all rows: of bfloat16, a GPU would add them up in bfloat16.
+        out = (at_least_float32(out) + at_least_float32(bias)[:, None]).astype(x.dtype)
         return rearrange(out, "g (b n) o -> g b n o", b=x.shape[1])
 
 
@@ -225,13 +227,15 @@ class Glom(Model):
         return_all: bool,
     ) -> tuple[Float[Array, "l b n d"], Float[Array, "t l b n d"] | None]:
         """The state after `iters` steps and, with `return_all`, that after each of them: one compiled loop."""
+        # The weights take the type of the computation once, not in every step.
+        model = jax.tree.map(lambda weight: weight.astype(tokens.dtype), self)
         # The tokens do not change, so the bottom-up input of the first level is computed once.
-        from_tokens = jax.tree.map(lambda x: x[:1], self.bottom_up)(tokens)
-        upper_networks = jax.tree.map(lambda x: x[1:], self.bottom_up)
+        from_tokens = jax.tree.map(lambda x: x[:1], model.bottom_up)(tokens)
+        upper_networks = jax.tree.map(lambda x: x[1:], model.bottom_up)
 
         def step(state: Float[Array, "l b n d"]) -> Float[Array, "l b n d"]:
             bottom_up = jnp.concatenate([from_tokens, upper_networks(state[:-1])])
-            return self.update(state, bottom_up, positions)
+            return model.update(state, bottom_up, positions)
 
         # Kept for the gradient: the results of matrix products; with `nnx.view(model, remat=True)` nothing.
         policies = jax.checkpoint_policies

@@ -1,5 +1,7 @@
 """GLOM without PyTorch: errors, gradients, steps, geometry of the consensus."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,43 @@ def test_gradients(model) -> None:
 
 def test_bfloat16() -> None:
     check_bfloat16(lambda dtype: Glom(CONFIG, dtype=dtype, rngs=nnx.Rngs(0)), images(), distance=0.05)
+
+
+def casts_in_loops(jaxpr: Any, *, inside: bool = False) -> list[tuple[int, ...]]:
+    """The shapes of all arrays that a program casts from float32 to bfloat16 in the bodies of its loops."""
+    found = []
+    for equation in jaxpr.eqns:
+        types = [variable.aval.dtype for variable in (*equation.invars, *equation.outvars)]
+        if (
+            inside
+            and equation.primitive.name == "convert_element_type"
+            and types == [jnp.float32, jnp.bfloat16]
+        ):
+            found.append(equation.outvars[0].aval.shape)
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            body = getattr(part, "jaxpr", part)  # of a closed one
+            if hasattr(body, "eqns"):
+                found += casts_in_loops(body, inside=inside or equation.primitive.name == "scan")
+    return found
+
+
+def test_weights_are_cast_before_the_loop() -> None:
+    model = Glom(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    program = jax.make_jaxpr(jax.grad(lambda model, x: jnp.sum(jnp.sin(model(x)))))(model, images())
+    casts = casts_in_loops(program.jaxpr)
+    assert (2, 3, 9, 32) in casts  # of GELU, which is computed in float32: casts are seen
+    kernels = {(8, 32), (32, 8)}
+    assert not [shape for shape in casts if shape[1:] in kernels]
+
+
+def test_gradients_of_biases_are_summed_in_float32() -> None:
+    model = Glom(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).bottom_up
+    program = jax.make_jaxpr(jax.grad(lambda model, x: jnp.sum(jnp.sin(model(x)))))(
+        model, jnp.ones((3, 1, 9, 8))
+    )
+    sums = [e for e in program.jaxpr.eqns if e.primitive.name == "reduce_sum" and e.params["axes"] == (1,)]
+    assert len(sums) >= 2
+    assert {e.invars[0].aval.dtype for e in sums} == {jnp.dtype(jnp.float32)}
 
 
 def test_resuming_and_return_all_agree(model) -> None:
