@@ -82,3 +82,22 @@ def undecided(model: str = "glom") -> Result:
     """The noise is as large as the signal."""
     noise = "output: PyTorch's float32 and float64 differ by 1.0e+00, so that the tolerance would be 8.0e+00"
     return replace(equal(model), outputs=[Check("output", 1.0, 1.0, 8.0, noise)])
+
+
+def deep(layers: int = 1000) -> Result:
+    """A model of many layers, one of which is wrong."""
+    good = equal("deep")
+    names = [
+        f"encoder.blocks.{i // 10}.{part}.{j}"
+        for i, (part, j) in ((i, divmod(i % 10, 5)) for i in range(layers))
+    ]
+    checks = [
+        LayerCheck(name, 1e-7, 1e-7, 8e-7, call=0, kind=kind)
+        for name in names
+        for kind in ("input", "output")
+    ]
+    wrong = layers // 2 * 2 + 1
+    checks[wrong] = replace(checks[wrong], error=0.5)
+    where = Divergence(checks[wrong].name, "it gets the same input and returns another output", 0.5, "layer")
+    gradients = [Check(f"{name}.weight", 1e-6, 1e-6, 8e-6) for name in names]
+    return replace(good, layers=checks, gradients=gradients, weights=gradients, divergence=where)

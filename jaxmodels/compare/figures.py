@@ -14,13 +14,20 @@ from jaxmodels.compare.result import Result
 
 LARGEST_DRAWN = 10.0  # an infinite error must end somewhere
 BARS = 16
+MOST_POINTS = 300  # along the depth of a model
 
 
 def depth_plot(result: Result) -> str | None:
-    """Difference against depth: every layer's output in the order in which PyTorch runs them."""
+    """Difference against depth: every layer's output in the order in which PyTorch runs them.
+
+    Of a deep model each point stands for several calls: it is the one that comes closest to its tolerance.
+    """
     outputs = [check for check in result.layers if check.kind == "output"]
     if not outputs:
         return None
+    calls = len(outputs)
+    per_point = -(-calls // MOST_POINTS)
+    outputs = [max(outputs[i : i + per_point], key=closeness) for i in range(0, calls, per_point)]
     with mpl.rc_context(pages.plot_settings()):
         figure = Figure(figsize=(9, 4), layout="constrained")
         axes = figure.subplots()
@@ -36,7 +43,9 @@ def depth_plot(result: Result) -> str | None:
         ):
             if points:
                 axes.plot(*zip(*points, strict=True), style, ms=6, color=colour, label=label)
-        axes.set(yscale="log", xlabel="layer call, in order of execution", ylabel="relative difference")
+        points_are = f"; each point is the worst of {per_point}" if per_point > 1 else ""
+        xlabel = f"layer call, in order of execution{points_are}"
+        axes.set(yscale="log", xlabel=xlabel, ylabel="relative difference")
         step = max(1, len(outputs) // 12)
         names = [_last_parts(check.name) for check in outputs]
         axes.set_xticks(list(depth)[::step], names[::step], rotation=30, ha="right", fontsize=7)

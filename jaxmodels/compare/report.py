@@ -19,6 +19,7 @@ from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
 from jaxmodels.compare.explanation import explain, next_step, number
 from jaxmodels.compare.figures import closest_to_tolerance, depth_plot, gradient_plot, loss_plot
+from jaxmodels.compare.layer_tree import layer_tree
 from jaxmodels.compare.noise import FACTOR, LARGEST_TOLERANCE, Check
 from jaxmodels.compare.outcome import Failure, Outcome
 from jaxmodels.compare.places import Place
@@ -54,8 +55,10 @@ def overview(result: Result) -> list[Cell]:
 
 def _closest(checks: Sequence[Check]) -> Cell:
     check = closest_to_tolerance(checks)
-    if check is None:
-        return Cell("–")
+    return Cell("–") if check is None else _cell(check)
+
+
+def _cell(check: Check) -> Cell:
     if not math.isfinite(check.error):
         return Cell("∞")
     if check.tolerance == 0:
@@ -207,6 +210,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
             "cells": overview(result),
             "next_step": next_step(result),
             "depth": depth_plot(result),
+            "layers": layer_tree(result.layers),
             "gradients": gradient_plot(result),
             "losses": loss_plot(result),
             "training": _training_text(result),
@@ -228,6 +232,7 @@ def html(results: Sequence[Result], report: dict[str, Any]) -> str:
         factor=FACTOR,
         largest_tolerance=LARGEST_TOLERANCE,
         number=number,
+        cell=_cell,
     )
 
 
