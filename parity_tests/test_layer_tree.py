@@ -19,17 +19,18 @@ def check(name: str, error: float = 1e-7) -> LayerCheck:
 def test_modules_are_nested_by_their_paths() -> None:
     root = layer_tree(
         [
+            check(""),
             check("stem"),
             check("body.blocks.0.up"),
             check("body.blocks.0.down", 1.0),
             check("body.blocks.1.up"),
         ]
     )
-    assert [child.name for child in root.children.values()] == ["stem", "body.blocks"]
+    assert [child.name for child in root.children.values()] == ["", "stem", "body.blocks"]
     blocks = root.children["body.blocks"]
     assert [child.name for child in blocks.children.values()] == ["0", "1.up"]
     assert [child.ok for child in blocks.children.values()] == [False, True]
-    assert (root.modules, blocks.modules, blocks.closest.error) == (4, 3, 1.0)
+    assert (root.modules, blocks.modules, blocks.closest.error) == (5, 3, 1.0)
 
 
 def test_a_thousand_layers() -> None:

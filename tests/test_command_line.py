@@ -137,6 +137,17 @@ def test_pytorch_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "pip install -e '.[torch]' in a checkout" in capsys.readouterr().err
 
 
+def test_the_guide_needs_no_pytorch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page for coding agents is the file that the documentation includes."""
+    assert main(monkeypatch, "compare", "--guide") == 0
+    printed = capsys.readouterr().out
+    included = (ROOT / "docs" / "agents.md").read_text().split()[1]
+    assert printed == (ROOT / "docs" / included).read_text()
+    assert printed.startswith("# Compare a port")
+
+
 def test_a_console_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))

@@ -115,6 +115,7 @@ def test_forward_pass(outside: dict[str, str]) -> None:
 def test_commands(outside: dict[str, str]) -> None:
     command = Path(outside["SITE"]) / "bin" / "jaxmodels"
     assert "train" in run(command, "--help", **outside)
+    assert "exit status" in run(command, "compare", "--guide", **outside)
     small = ("--model.dim", "8", "--model.levels", "2", "--model.patch-size", "8", "--batch-size", "8")
     train = ("train", "glom-emoji", "--steps", "5", "--evaluate-every", "5", "--workdir", "run")
     run(command, *train, *small, **outside)

@@ -39,7 +39,7 @@ class Branch:
 
 
 def layer_tree(checks: Sequence[LayerCheck]) -> Branch:
-    """The modules that were compared, in the order of their first call."""
+    """The modules that were compared, in the order of their first call; those of the model itself are a branch too."""
     root = Branch("")
     for check in checks:
         branch = root
@@ -47,8 +47,9 @@ def layer_tree(checks: Sequence[LayerCheck]) -> Branch:
             path = f"{branch.path}.{part}".removeprefix(".")
             branch = branch.children.setdefault(part, Branch(part, path))
         branch.checks.append(check)
-    root.children = {child.path: child for child in map(_joined, root.children.values())}
-    return root
+    model = [Branch("", checks=root.checks)] if root.checks else []
+    branches = [*model, *map(_joined, root.children.values())]
+    return Branch("", children={branch.path: branch for branch in branches})
 
 
 def _joined(branch: Branch) -> Branch:

@@ -63,7 +63,7 @@ def test_every_block_is_one_that_is_run_or_checked() -> None:
 
 def test_readme_is_short() -> None:
     readme = (pages.ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(readme.splitlines()) <= 130
+    assert len(readme.splitlines()) <= 165  # a whole pair.py is 30 of them
     example = next(block for block in pages.blocks(pages.ROOT / "README.md") if block.language == "python")
     assert len(example.text.splitlines()) <= 12
     assert "torch" not in example.text
