@@ -13,6 +13,7 @@ from jaxmodels.compare.noise import (
     Check,
     Draw,
     loss_checks,
+    only_rounding,
     tensor_checks,
     with_shared_noise,
 )
@@ -105,10 +106,21 @@ def _check_tensors(subject: Subject, training: Backward, runs: list[Training]) -
     names = names_of_parameters(subject)
     draws = [Draw(run.gradients, run.their_gradients) for run in runs]
     training.gradients = tensor_checks(subject.floor, names, draws, "gradient")
-    if training.weight_steps:
-        draws = [Draw(run.weights, run.their_weights) for run in runs]
-        checks = tensor_checks(subject.floor, names, draws, "weight")
-        training.weights = with_shared_noise(subject.floor, checks)
+    if not training.weight_steps:
+        return
+    weights = [Draw(run.weights, run.their_weights) for run in runs]
+    training.weights = _weight_checks(subject, names, weights)
+    zero = only_rounding(subject.floor, draws[0], names)
+    if zero and not all(check.ok and check.undecided is None for check in training.weights):
+        training.weights = _weight_checks(subject, [name for name in names if name not in zero], weights)
+        subject.notes.append(
+            f"{', '.join(zero)}: the gradient is zero but for rounding, as that of a bias in front of a BatchNorm; "
+            "its weights after the steps are not compared"
+        )
+
+
+def _weight_checks(subject: Subject, names: list[str], draws: list[Draw]) -> list[Check]:
+    return with_shared_noise(subject.floor, tensor_checks(subject.floor, names, draws, "weight"))
 
 
 def _all_ok(training: Backward) -> bool:
@@ -123,7 +135,7 @@ def _nearby_runs(subject: Subject, trainer: FlaxTrainer, steps: int, learning_ra
     runs = []
     for seed in range(NEARBY_POINTS):
         models = nearby_models(subject, seed)
-        trainer.begin_at(loadable_arrays(models[subject.dtype], subject.pair.table))
+        trainer.begin_at(loadable_arrays(models[subject.dtype], subject.pair))
         runs.append(
             train(
                 subject.pair,

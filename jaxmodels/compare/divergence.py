@@ -9,7 +9,7 @@ from jaxmodels.compare.routing import RouterAgreement, Routing
 
 
 Verdict = Literal["equal", "different", "cannot be judged"]
-Kind = Literal["layer", "code", "outputs", "loss", "gradients", "training", "routing"]
+Kind = Literal["layer", "code", "outputs", "statistics", "loss", "gradients", "training", "routing"]
 
 MODEL = "(model)"  # the model's own code, outside of its layers
 LOSS = "(loss)"
@@ -41,6 +41,7 @@ class Findings:
     Attributes:
       outputs, layers, gradients, weights: checks; layers in PyTorch's order of execution.
       loss_checks: losses at equal weights, then those of the two runs.
+      statistics: running statistics after a forward pass in training mode.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
       paths: the PyTorch paths of all modules that the table knows; "" is the model.
       parameters: the names of all parameters, in the order of the table.
@@ -57,6 +58,7 @@ class Findings:
     gradients: Sequence[Check] = ()
     weights: Sequence[Check] = ()
     loss_checks: Sequence[Check] = ()
+    statistics: Sequence[Check] = ()
     not_compared: Mapping[str, str] = field(default_factory=dict)
     paths: Sequence[str] = ()
     parameters: Sequence[str] = ()
@@ -84,7 +86,7 @@ def find_divergence(findings: Findings) -> Divergence | None:
     proven = next((i for i in range(len(findings.layers)) if _is_fault_by_itself(findings.layers, i)), None)
     if proven is not None:
         return _at_layer(findings, proven)
-    return _in_loss(findings) or _in_gradients(findings) or _in_training(findings)
+    return _in_loss(findings) or _in_gradients(findings) or _in_training(findings) or _in_statistics(findings)
 
 
 def verdict(divergence: Divergence | None, checks: Iterable[Check]) -> tuple[Verdict, str | None]:
@@ -239,6 +241,15 @@ def _in_training(findings: Findings) -> Divergence | None:
         detail = f"the runs drift apart: {unequal[0].name} differs, although at equal weights no loss does"
         return Divergence(MODEL, detail, unequal[0].error, "training")
     return None
+
+
+def _in_statistics(findings: Findings) -> Divergence | None:
+    """Last, since no output of a training run depends on them."""
+    wrong = next((check for check in findings.statistics if not check.ok), None)
+    if wrong is None:
+        return None
+    detail = f"outputs in training mode agree, {wrong.name} does not after the forward pass"
+    return Divergence(_owner(wrong.name), detail, wrong.error, "statistics")
 
 
 def _owner(parameter: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmodels.compare.backward import Backward, compare_training
 from jaxmodels.compare.calls import layer_by_layer
-from jaxmodels.compare.divergence import Findings, find_divergence, uncounted_difference
+from jaxmodels.compare.divergence import Divergence, Findings, find_divergence, uncounted_difference
 from jaxmodels.compare.forward import (
     DTYPES,
     Outputs,
@@ -25,11 +25,13 @@ from jaxmodels.compare.forward import (
 )
 from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
-from jaxmodels.compare.noise import Check, DType, LayerCheck, is_inexact
+from jaxmodels.compare.noise import Check, DType, LayerCheck, Statistic, is_inexact
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.places import place_of_divergence
 from jaxmodels.compare.precision import Evidence, full_precision
 from jaxmodels.compare.preparation import (
+    MODES,
+    Mode,
     Subject,
     names_of_parameters,
     nearby_models,
@@ -38,6 +40,7 @@ from jaxmodels.compare.preparation import (
 )
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.routing import Routing
+from jaxmodels.compare.statistics import compare_statistics
 
 
 STAGES = ("weights", "routing", "outputs", "layers", "gradients")
@@ -55,9 +58,10 @@ def compare(
     steps: int = 3,
     learning_rate: float = 1e-3,
     gradients: bool = True,
+    mode: Mode = "eval",
     progress: Progress = lambda stage, share: None,
 ) -> Result:
-    """Runs both models of `pair` on shared weights and inputs, in evaluation mode.
+    """Runs both models of `pair` on shared weights and inputs.
 
     Args:
       pair: the two models. Neither's parameters are changed, except that `pair.ours` receives PyTorch's.
@@ -67,6 +71,9 @@ def compare(
         after the first three steps. With 0 only the first loss and its gradient are.
       learning_rate: the learning rate of those steps.
       gradients: False compares the forward pass alone.
+      mode: "eval" as `model.eval()`, or "train" as `model.train()`. In training mode dropout layers that the table
+        pairs use the same masks on both sides, the rates of all others are set to 0, and the running statistics
+        after a forward pass are compared.
       progress: called with the name of each stage and of each step, and the share of the work that is done.
 
     Returns:
@@ -78,13 +85,13 @@ def compare(
         random, or one that fails.
       ReducedPrecisionError: float32 products are computed with fewer digits.
     """
-    _check_arguments(dtype, steps)
+    _check_arguments(dtype, steps, mode)
     with full_precision() as evidence, layer_by_layer():
         stages = _Stages(progress, steps if gradients else 0)
 
         def run(coarser: str | None = None) -> tuple[Subject, Result]:
             stages.begin("weights")
-            subject = prepare(pair, dtype, coarser)
+            subject = prepare(pair, dtype, coarser, mode=mode)
             training = {"steps": steps, "learning_rate": learning_rate} if gradients else None
             return subject, _run(subject, evidence, stages, training)
 
@@ -110,10 +117,13 @@ def _run(
         training = compare_training(
             subject, outputs=outputs.checks, router=router, report_step=stages.begin_step, **options
         )
-    return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing)
+    statistics = compare_statistics(subject) if subject.mode == "train" else []
+    return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing, statistics)
 
 
-def _check_arguments(dtype: str, steps: int) -> None:
+def _check_arguments(dtype: str, steps: int, mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode must be 'eval' or 'train'; got mode={mode!r}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be 'float32' or 'float64'; got dtype={dtype!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
@@ -197,6 +207,12 @@ def _has_gradient(subject: Subject, outputs: _Outputs) -> bool:
     return False
 
 
+def _diagnosis(divergence: Divergence | None, statistics: list[Statistic]) -> str | None:
+    if divergence is None or divergence.kind != "statistics":
+        return None
+    return next(check.reason for check in statistics if not check.ok)
+
+
 def _result(
     subject: Subject,
     evidence: Evidence,
@@ -205,6 +221,7 @@ def _result(
     not_compared: dict[str, str],
     training: Backward,
     routing: Routing | None,
+    statistics: list[Statistic],
 ) -> Result:
     losses = training.losses
     divergence = find_divergence(
@@ -214,6 +231,7 @@ def _result(
             gradients=training.gradients,
             weights=training.weights,
             loss_checks=training.loss_checks,
+            statistics=statistics,
             not_compared=not_compared,
             paths=[twin.theirs for twin in subject.pair.twins],
             parameters=[entry.theirs for entry in parameters_of(subject.pair.table)],
@@ -246,8 +264,10 @@ def _result(
         loss_checks=training.loss_checks,
         divergence=divergence,
         code=place_of_divergence(subject.pair.ours, subject.pair.twins, divergence) if divergence else None,
+        diagnosis=_diagnosis(divergence, statistics),
         precision=evidence,
         routing=routing,
+        statistics=statistics,
         unjudged=subject.unjudged,
         notes=list(dict.fromkeys(subject.notes)),
     )

@@ -35,6 +35,7 @@ from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_ten
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
 from jaxmodels.compare.steps import RoutingIndices, torch_routing
 from jaxmodels.compare.torch_calls import torch_events
+from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
 from jaxmodels.convert.torch_io import to_numpy
 
 
@@ -129,9 +130,13 @@ def _torch_run(subject: Subject, model: torch.nn.Module, dtype: DType) -> tuple[
     way_out = "its inputs are those of the pair, passed by call_theirs"
     if dtype == "float64":
         way_out += "; it must run in float64 as well, from which its noise is measured"
+    begin_run(model)
+    statistics = statistics_of(model)
     with torch.no_grad(), failures_explained("the PyTorch model", way_out):
         result, events = torch_events(model, lambda: call(model, inputs))
         outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
+    if subject.mode == "train":
+        restore_statistics(model, statistics)
     return outputs, events
 
 
@@ -151,10 +156,16 @@ def refuse_random_torch(subject: Subject, first: TorchForward) -> None:
             place = f"{a.path or 'the model'}'s {a.kind}" if a.path else place
             break
     raise PairError(
-        "the PyTorch model returns other values when it runs a second time on the same inputs, although it is in "
-        f"evaluation mode (first seen in {place}): a random function, such as functional dropout without "
+        "the PyTorch model returns other values when it runs a second time on the same inputs, although "
+        f"{_mode(subject)} (first seen in {place}): a random function, such as functional dropout without "
         "training=self.training, or state that a call changes; switch it off before comparing"
     )
+
+
+def _mode(subject: Subject) -> str:
+    if subject.mode == "train":
+        return "its dropout layers repeat their masks in training mode"
+    return "it is in evaluation mode"
 
 
 def _repeats(a: np.ndarray, b: np.ndarray | None, subject: Subject) -> bool:
@@ -219,7 +230,7 @@ def refuse_random_jax(subject: Subject, outputs: Outputs, eager: Outputs) -> Non
         if not _repeats(value, again[name], subject):
             raise PairError(
                 "the Flax model returns other values when it runs a second time on the same inputs (output "
-                f"{name or 0}), although it is in evaluation mode: a random function that does not ask for "
+                f"{name or 0}), although {_mode(subject)}: a random function that does not ask for "
                 "`deterministic`, or NumPy's random numbers; switch it off before comparing"
             )
 

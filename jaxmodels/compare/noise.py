@@ -27,6 +27,8 @@ LEAST_NOISE = 2
 LARGEST_TOLERANCE = 1e-2
 # A gradient below this share of the model's largest is measured against the latter.
 SMALL_GRADIENT = 1e-6
+# A gradient below this many machine epsilons of the model's largest is zero but for rounding.
+ROUNDING_GRADIENT = 1e3
 # Values that fill masked places are larger than all others by this factor, and equal but for what they were added to.
 FILL_RATIO = 1e3
 FILL_SPREAD = 1e-2
@@ -75,6 +77,18 @@ class LayerCheck(Check):
     call: int
     kind: Literal["input", "output"]
     binding: bool = True
+
+
+@dataclass(frozen=True)
+class Statistic(Check):
+    """A running statistic after one forward pass in training mode.
+
+    Attributes:
+      reason: the convention whose correction makes the difference vanish; None where there is no difference, or none
+        such convention.
+    """
+
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +254,27 @@ def tensor_checks(floor: NoiseFloor, names: Sequence[str], draws: Sequence[Draw]
         zero = "every gradient is zero"
         checks = [Check(c.name, c.error, c.noise, c.tolerance, c.undecided or zero) for c in checks]
     return sorted(checks, key=lambda check: closeness(check), reverse=True)
+
+
+def only_rounding(floor: NoiseFloor, draw: Draw, names: Sequence[str]) -> list[str]:
+    """The parameters whose gradient would be zero in exact arithmetic, such as a bias in front of a BatchNorm.
+
+    Adam divides a gradient by its own size. What it makes of rounding errors says nothing about the models.
+    """
+
+    def largest(arrays: Arrays, dtype: DType) -> dict[str, float]:
+        sizes = {name: _largest(arrays[name]) for name in names}
+        limit = ROUNDING_GRADIENT * float(np.finfo(dtype).eps) * max(sizes.values(), default=0.0)
+        return {name: size for name, size in sizes.items() if size <= limit}
+
+    exact = largest(draw.theirs["float64"], "float64")
+    sides = [largest(draw.theirs[floor.dtype], floor.dtype), largest(draw.ours, floor.dtype)]
+    # Zero on both sides is a parameter that takes no part, and then both weights stay equal.
+    return [
+        name
+        for name in names
+        if name in exact and all(name in side for side in sides) and any(side[name] for side in sides)
+    ]
 
 
 def with_shared_noise(floor: NoiseFloor, checks: Sequence[Check]) -> list[Check]:

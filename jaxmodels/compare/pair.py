@@ -40,6 +40,9 @@ class Pair:
         `indices` and `margin`), in the order of calls. `call_*` and `loss_*` then take `routing=`, a list of
         indices to use instead.
       routers: PyTorch paths of the routers.
+      only_theirs: names in PyTorch's state_dict, or of modules with all they hold, that the Flax model lacks on
+        purpose. They stay as they are in the training run.
+      only_ours: paths of variables or modules of the Flax model that PyTorch lacks on purpose; alike.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Pair:
     routing_ours: Callable[[Any, Mapping[str, Any]], Any] | None = None
     routing_theirs: Callable[[Any, Mapping[str, Any]], Any] | None = None
     routers: tuple[str, ...] = ()
+    only_theirs: tuple[str, ...] = ()
+    only_ours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ours", as_nnx(self.ours))

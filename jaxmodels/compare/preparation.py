@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -16,12 +16,15 @@ from jaxmodels.compare.divergence import MODEL
 from jaxmodels.compare.layouts import unequal_settings
 from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
+from jaxmodels.compare.training_mode import replay_dropout
 from jaxmodels.convert.core import fit, variable_at
-from jaxmodels.convert.table import Derived, Entry, Parameter, Tied
+from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 
 
 Models = Mapping[DType, torch.nn.Module]
+Mode = Literal["eval", "train"]
+MODES: tuple[Mode, Mode] = ("eval", "train")
 # Weights "nearby" differ by this share of themselves: far more than rounding, far less than a step of training.
 NEARBY_DISTANCE = 1e-3
 COMPLEX = {"float32": np.complex64, "float64": np.complex128}
@@ -32,11 +35,12 @@ class Subject:
     """A pair that is ready to run.
 
     Attributes:
-      pair: both models as they are compared: in evaluation mode, with the same weights.
+      pair: both models as they are compared: in the mode, with the same weights.
       models: PyTorch's model in both types; the compared one is `models[dtype]`.
       inputs: in the compared type.
       floor: the tolerances of the compared type.
       parameters: how many numbers the PyTorch model learns.
+      mode: evaluation or training mode.
       routing_indices: what PyTorch's routers chose, where all runs must repeat it.
       notes: what the reader of the result should know.
       unjudged: reasons against a verdict that no single check has.
@@ -47,6 +51,7 @@ class Subject:
     inputs: dict[str, np.ndarray]
     floor: NoiseFloor
     parameters: int
+    mode: Mode = "eval"
     routing_indices: list[np.ndarray | None] | None = None
     notes: list[str] = field(default_factory=list)
     unjudged: list[str] = field(default_factory=list)
@@ -56,28 +61,32 @@ class Subject:
         return self.floor.dtype
 
 
-def prepare(pair: Pair, dtype: DType, coarser: str | None = None) -> Subject:
-    """Copies the PyTorch model, gives the Flax model its weights, and turns randomness off on both sides.
+def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode = "eval") -> Subject:
+    """Copies the PyTorch model, gives the Flax model its weights, and makes both sides repeatable.
 
     Args:
       pair: the caller's pair.
       dtype: the compared type.
       coarser: for float64, why the digits of float32 are all that can be compared.
+      mode: "eval" turns randomness off, "train" gives dropout on both sides the same masks.
 
     Raises:
       PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
     """
     _check_types(pair)
+    pair, missing_notes = _without_one_sided(pair)
     inputs = cast(_checked(pair.inputs), dtype)
     source = _copied(pair.theirs)
-    notes = _with_plain_weights(source, pair.table)
+    for name, parameter in source.named_parameters():
+        if _is_below_any(name, pair.only_theirs):
+            parameter.requires_grad_(False)
+    notes = missing_notes + _with_plain_weights(source, pair.table)
     theirs = source.to(getattr(torch, dtype))
-    models = _in_both_types(theirs)
     for path, value in _fitted(pair, theirs).items():
         variable_at(pair.ours, path).set_value(jnp.asarray(value))
-    ours = nnx.view(pair.ours, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    ours.eval()  # also modules with such an attribute and no view of their own
-    notes += unequal_settings(ours, theirs, pair.twins)
+    ours, mode_notes = _in_mode(pair, theirs, mode)
+    notes += mode_notes
+    models = _in_both_types(theirs)
     unjudged = [coarser] if coarser else []
     if bad_weight := _not_finite(theirs):
         unjudged.append(f"the weight {bad_weight} holds values that are not finite")
@@ -87,14 +96,66 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None) -> Subject:
         inputs=inputs,
         floor=NoiseFloor(dtype, float(np.finfo(np.float32).eps) if coarser else 0.0),
         parameters=sum(parameter.numel() for parameter in theirs.parameters()),
+        mode=mode,
         notes=notes,
         unjudged=unjudged,
     )
 
 
+def _in_mode(pair: Pair, theirs: torch.nn.Module, mode: Mode) -> tuple[nnx.Module, list[str]]:
+    """A view of the Flax model in this mode, and notes; the copy of PyTorch's model is put into it."""
+    evaluation = mode == "eval"
+    ours = nnx.view(
+        pair.ours, deterministic=evaluation, use_running_average=evaluation, raise_if_not_found=False
+    )
+    theirs.train(not evaluation)
+    if evaluation:
+        ours.eval()  # also modules with such an attribute and no view of their own
+        return ours, unequal_settings(ours, theirs, pair.twins)
+    ours.train()
+    settings = [note.partition(";")[0] for note in unequal_settings(ours, theirs, pair.twins)]
+    return ours, settings + replay_dropout(ours, theirs, pair.twins)
+
+
+def _without_one_sided(pair: Pair) -> tuple[Pair, list[str]]:
+    """The pair without the entries of what one side lacks on purpose, and a note for each.
+
+    Raises:
+      PairError: a name of `only_theirs` or `only_ours` that its model does not have, or that the table pairs.
+    """
+    state = pair.theirs.state_dict()
+    paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(pair.ours))]
+    notes = []
+    for argument, names, known, library, other in (
+        ("only_theirs", pair.only_theirs, list(state), "PyTorch", "Flax"),
+        ("only_ours", pair.only_ours, paths, "Flax", "PyTorch"),
+    ):
+        for name in names:
+            if not any(_is_below(one, name) for one in known):
+                raise PairError(f"{argument} names {name!r}, which the {library} model does not have")
+            notes.append(f"{name}: only {library} has it, as {argument} says; {other} lacks it")
+    table = []
+    for entry in pair.table:
+        named = isinstance(entry, Parameter) and _is_below_any(entry.ours, pair.only_ours)
+        if isinstance(entry, Twin) or not (named or _is_below_any(entry.theirs, pair.only_theirs)):
+            table.append(entry)
+        elif isinstance(entry, Parameter) and entry.ours in paths and entry.theirs in state:
+            argument, name = ("only_ours", entry.ours) if named else ("only_theirs", entry.theirs)
+            raise PairError(f"{argument} names {name!r}, which both models have; leave it out there")
+    return replace(pair, table=tuple(table)), notes
+
+
+def _is_below(path: str, outer: str) -> bool:
+    return path == outer or path.startswith(f"{outer}.")
+
+
+def _is_below_any(path: str, names: tuple[str, ...]) -> bool:
+    return any(_is_below(path, name) for name in names)
+
+
 def _fitted(pair: Pair, theirs: torch.nn.Module) -> dict[str, np.ndarray]:
     try:
-        return fit(pair.ours, pair.table, loadable_arrays(theirs, pair.table))
+        return fit(pair.ours, pair.table, loadable_arrays(theirs, pair))
     except (AttributeError, IndexError, KeyError) as error:
         raise PairError(f"the table names what the Flax model does not have: {error}") from error
     except ValueError as error:
@@ -136,18 +197,18 @@ def _in_both_types(model: torch.nn.Module) -> dict[DType, torch.nn.Module]:
     return {"float32": copy.deepcopy(model).float(), "float64": copy.deepcopy(model).double()}
 
 
-def loadable_arrays(model: torch.nn.Module, table: tuple[Entry, ...]) -> dict[str, np.ndarray]:
+def loadable_arrays(model: torch.nn.Module, pair: Pair) -> dict[str, np.ndarray]:
     """The entries of a state_dict that the table must cover, and those that it does.
 
     Left out are buffers without an entry, such as masks and counters: Flax computes its own. So is the second
-    name of a tied parameter, where the table has the first.
+    name of a tied parameter, where the table has the first, and what only PyTorch has.
     """
-    covered = {entry.theirs for entry in table if isinstance(entry, Parameter | Derived | Tied)}
+    covered = {entry.theirs for entry in pair.table if isinstance(entry, Parameter | Derived | Tied)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shared = {id(parameters[name]) for name in covered if name in parameters}
     arrays = {}
     for key, value in model.state_dict().items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or _is_below_any(key, pair.only_theirs):
             continue
         if key not in covered and (key not in parameters or id(parameters[key]) in shared):
             continue

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from jaxmodels.compare.divergence import Divergence, Verdict, verdict
-from jaxmodels.compare.noise import Check, DType, LayerCheck
+from jaxmodels.compare.noise import Check, DType, LayerCheck, Statistic
 from jaxmodels.compare.places import Place
 from jaxmodels.compare.precision import Evidence
 from jaxmodels.compare.routing import Routing
@@ -44,6 +44,7 @@ class Result:
       parameters: how many numbers the models learn.
       outputs, layers, gradients, weights, loss_checks: what was compared, each against its tolerance.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
+      statistics: in training mode, the running statistics after one forward pass.
       weight_steps: after how many steps the weights were compared.
       losses: the losses of all training runs.
       divergence: where the two sides first differ; None where they agree.
@@ -71,6 +72,7 @@ class Result:
     diagnosis: str | None = None
     code: Place | None = None
     routing: Routing | None = None
+    statistics: list[Statistic] = field(default_factory=list)
     unjudged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -92,10 +94,24 @@ class Result:
     @property
     def checks(self) -> list[Check]:
         """All of them; those of layers are not all decisive."""
-        return [*self.outputs, *self.layers, *self.gradients, *self.weights, *self.loss_checks]
+        return [
+            *self.outputs,
+            *self.layers,
+            *self.statistics,
+            *self.gradients,
+            *self.weights,
+            *self.loss_checks,
+        ]
 
     @property
     def _judged(self) -> tuple[Verdict, str | None]:
         unjudged = [Check("", 0.0, 0.0, 0.0, reason) for reason in self.unjudged]
-        decisive = [*unjudged, *self.outputs, *self.gradients, *self.weights, *self.loss_checks]
+        decisive = [
+            *unjudged,
+            *self.outputs,
+            *self.statistics,
+            *self.gradients,
+            *self.weights,
+            *self.loss_checks,
+        ]
         return verdict(self.divergence, decisive)

@@ -23,6 +23,7 @@ from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
 from jaxmodels.compare.preparation import Models, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.result import Losses
+from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
 from jaxmodels.convert.core import export, fit, variable_at
 from jaxmodels.convert.torch_io import to_numpy
 
@@ -128,8 +129,10 @@ class _AllSides:
         before_step(step, inputs, self.ours.model, self.at_jax_weights)
         indices = _routing_indices(self.pair, self.theirs[self.dtype].model, inputs)
         for kind, model in self.at_jax_weights.items():
+            statistics = statistics_of(model)
             with torch.no_grad():
                 loss = _torch_loss(self.pair, model, cast(inputs, kind), indices).item()
+            restore_statistics(model, statistics)
             self.losses_at_jax_weights[kind].append(loss)
         for kind, trainer in self.theirs.items():
             trainer.step(cast(inputs, kind), indices)
@@ -179,10 +182,12 @@ class TorchTrainer:
 
     def step(self, inputs: Inputs, indices: RoutingIndices | None) -> None:
         self.model.zero_grad(set_to_none=True)
+        statistics = statistics_of(self.model)
         with _threads(self.threads), torch.enable_grad():
             loss = _torch_loss(self.pair, self.model, inputs, indices)
             if loss.requires_grad:  # otherwise no parameter takes part
                 loss.backward()
+        restore_statistics(self.model, statistics)
         with torch.no_grad():
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 # One that takes no part has no gradient here, and a zero one in JAX.
@@ -292,8 +297,10 @@ def refuse_random_loss(pair: Pair, model: torch.nn.Module, inputs: Inputs) -> No
       PairError: the two differ.
     """
     indices = _routing_indices(pair, model, inputs)
+    statistics = statistics_of(model)
     with torch.no_grad():
         first, second = (_torch_loss(pair, model, inputs, indices).item() for _ in range(2))
+    restore_statistics(model, statistics)
     if abs(first - second) > LARGEST_REPEAT_ERROR * abs(first):
         raise PairError(
             f"loss_theirs returns {first:.6g} and then {second:.6g} for the same weights and inputs: it is random, "
@@ -347,6 +354,7 @@ def _set_weights(model: torch.nn.Module, weights: Arrays) -> None:
 def _torch_loss(
     pair: Pair, model: torch.nn.Module, inputs: Inputs, indices: RoutingIndices | None
 ) -> torch.Tensor:
+    begin_run(model)
     options = {} if indices is None else {"routing": torch_routing(indices)}
     with failures_explained(
         "the loss in PyTorch", "loss_theirs gets the model and the inputs, and returns a scalar"
