@@ -19,7 +19,7 @@ from jaxmodels.training.mesh import MeshConfig
 from jaxmodels.training.optimizer import OptimizerConfig
 from jaxmodels.training.run.loop import train
 from jaxmodels.training.task import Task
-from tests.training.small_tasks import TASKS
+from tests.training.small_tasks import TASKS, inputs_of
 
 
 class Sides:
@@ -47,8 +47,7 @@ class Sides:
         return jax.tree.map(np.asarray, function(self.parameters, batch))
 
     def batch(self) -> dict[str, np.ndarray]:
-        indices = np.arange(8)
-        return self.task.batch(indices, [np.random.default_rng(i) for i in indices])
+        return inputs_of(self.task, range(8))
 
 
 @pytest.fixture(params=TASKS)

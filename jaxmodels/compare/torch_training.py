@@ -189,11 +189,12 @@ def train_torch(experiment: Experiment, task: Task, *, progress: Any = lambda st
         seed=experiment.seed,
         sharding=SingleDeviceSharding(jax.devices()[0]),
     )
+    inputs = jax.jit(task.inputs)  # bytes become numbers as in the step of JAX
     twin.model.train()
     for step, (rate, batch) in enumerate(zip(np.asarray(rates), stream, strict=False), start=1):
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
-        tensors = {key: torch.from_numpy(np.array(value)) for key, value in batch.items()}
+        tensors = {key: torch.from_numpy(np.array(value)) for key, value in inputs(batch).items()}
         optimizer.zero_grad(set_to_none=True)
         loss = twin.loss(tensors)
         loss.backward()

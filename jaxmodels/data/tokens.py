@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt16
 
 from jaxmodels.data.preprocessing import TextPreprocessing
 
@@ -28,3 +28,22 @@ def encode(texts: Sequence[str], length: int) -> Int[np.ndarray, "b n"]:
 def decode(ids: Int[np.ndarray, " n"]) -> str:
     """The inverse of `encode` for one row; undecodable bytes become the replacement character."""
     return _CAPTIONS.decode(ids)
+
+
+class EncodedTexts:
+    """Many texts, held as bytes, from which the ids of any of them are looked up at once."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        encoded = [text.encode() for text in texts]
+        self.bytes = np.frombuffer(b"".join(encoded) + b"\0", np.uint8)  # so that there is one to look up
+        self.lengths = np.array([len(text) for text in encoded])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    def rows(self, numbers: Int[np.ndarray, " b"], length: int) -> UInt16[np.ndarray, "b {length}"]:
+        """What `encode` makes of the texts of these numbers, which must have room in `length` ids."""
+        places = np.arange(length - 1)
+        inside = places < self.lengths[numbers, None]
+        found = self.bytes[np.where(inside, self.starts[numbers, None] + places, 0)]
+        ids = np.full((len(numbers), length), BOS_ID, np.uint16)
+        ids[:, 1:] = np.where(inside, found.astype(np.uint16) + 1, PAD_ID)
+        return ids

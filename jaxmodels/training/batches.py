@@ -8,8 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.optimizer import MOST_STEPS
 from jaxmodels.training.task import Task
+
+
+# The device computes a step while these are read. The order of the batches depends on neither number.
+THREADS = 2
+READ_AHEAD = 4  # batches
 
 
 def batches(
@@ -28,19 +34,15 @@ def batches(
       start: the first step.
     """
     rows = _own_rows(sharding, batch_size)
+    shuffled = grain.MapDataset.range(task.examples).seed(seed).shuffle()  # goes on over all epochs
 
-    def load(step: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def load(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + rows
-        draws = [np.random.default_rng((seed, int(position))) for position in positions]
-        return task.batch(indices[rows], draws)
+        indices = np.array([shuffled[position] for position in positions.tolist()])
+        return task.batch(indices, Draws(seed, positions))
 
-    epochs = -(
-        -MOST_STEPS * batch_size // task.examples
-    )  # grain counts batches, and cannot count without end
-    dataset = grain.MapDataset.range(task.examples).seed(seed).shuffle().repeat(epochs).batch(batch_size)
-    dataset = dataset.map_with_index(load)
-    # One thread reads ahead while the device computes; what it reads does not depend on it.
-    reader: Any = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
+    reader: Any = iter(grain.MapDataset.range(MOST_STEPS).map(load).to_iter_dataset(options))
     reader.set_state({"next_index": start})
     return (place(batch, sharding, batch_size) for batch in reader)
 

@@ -161,7 +161,7 @@ def loss_of_outputs(
         if gathered is not None:
             parameters = checkpoint_name(jax.lax.with_sharding_constraint(parameters, gathered), GATHERED)
         model = functional.merge(parameters, training=True, remat=remat)
-        outputs = task.forward(model, part, nnx.Rngs(dropout=key))
+        outputs = task.forward(model, task.inputs(part), nnx.Rngs(dropout=key))
         return {name: _floating(value) for name, value in outputs.items()}
 
     if gathered is not None:

@@ -1,6 +1,6 @@
 """What a task must give the trainer: data, a model, a loss, metrics, and something to look at."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from matplotlib.figure import Figure
 
 from jaxmodels.data.preprocessing import Preprocessing
+from jaxmodels.training.draws import Draws
 
 
 Batch = Mapping[str, Any]  # arrays whose first axis is the example
@@ -81,14 +82,27 @@ class Task(Protocol):
         """What is trained, with fresh weights. Traceable, so that every array can be created on its own device."""
         ...
 
-    def batch(
-        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
-        """The training examples of these indices; draws[i] is the random generator of example i."""
+    def batch(self, indices: Int[np.ndarray, " b"], draws: Draws) -> dict[str, np.ndarray]:
+        """The training examples of these indices, as small as they can be: images and texts as bytes.
+
+        Args:
+          indices: of the examples, from 0 to `examples` - 1.
+          draws: gives what is random in them.
+        """
+        ...
+
+    def inputs(self, batch: Batch) -> Batch:
+        """What `forward` reads, from what `batch` returned; traced, as a part of the compiled step."""
         ...
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
-        """What the loss is a function of: an entry for every example of the batch, or of a part of it."""
+        """What the loss is a function of: an entry for every example of the batch, or of a part of it.
+
+        Args:
+          model: what `model` returned.
+          batch: what `inputs` returned.
+          rngs: of dropout; None leaves it out.
+        """
         ...
 
     def loss(self, model: Any, outputs: Outputs) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

@@ -1,15 +1,26 @@
 """The five tasks on real data, so small that they compile quickly."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
 import jaxmodels as jm
 from jaxmodels.data import CaptionedImages, CaptionedSplits, LabelledImages, LabelledSplits, TextSplits, emoji
 from jaxmodels.data.tokens import NUM_TOKENS
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.task import Task
 from jaxmodels.training.tasks.captioning import Captioning
 from jaxmodels.training.tasks.classification import Classification
 from jaxmodels.training.tasks.denoising import Denoising
 from jaxmodels.training.tasks.language import LanguageModelling
+
+
+def inputs_of(task: Task, indices: Any, seed: int = 0, *, first: int = 0) -> dict[str, np.ndarray]:
+    """What the model reads of these training examples, at positions from `first` on."""
+    indices = np.asarray(indices)
+    batch = task.batch(indices, Draws(seed, first + np.arange(len(indices))))
+    return jax.tree.map(np.array, jax.jit(task.inputs)(batch))
 
 
 def make_images(start: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

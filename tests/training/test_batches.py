@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxmodels.training import batches as stream
 from jaxmodels.training.batches import batches
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.mesh import (
     MeshConfig,
     batch_sharding,
@@ -21,19 +23,70 @@ from tests.training.toy_task import ToyTask
 SHARDING = batch_sharding(make_mesh(MeshConfig(data=1)))
 
 
+ORDER = [21, 37, 31, 14, 9, 7], [24, 23, 1, 36, 2, 25]  # how the first two epochs of 40 examples begin
+
+
 class Echo(ToyTask):
     """Shows which examples it was asked for, and one number from each generator."""
 
     def batch(self, indices, draws):
-        return {"index": np.asarray(indices), "drawn": np.array([draw.random() for draw in draws])}
+        return {"index": np.asarray(indices), "drawn": draws.uniform(0, 1).astype(np.float32)}
 
 
 def take(
     count: int, *, size: int = 8, seed: int = 0, start: int = 0, sharding=SHARDING
 ) -> dict[str, np.ndarray]:
-    stream = batches(Echo(), batch_size=size, seed=seed, sharding=sharding, start=start)
-    taken = list(islice(stream, count))
+    taken = list(islice(batches(Echo(), batch_size=size, seed=seed, sharding=sharding, start=start), count))
     return {name: np.stack([np.asarray(batch[name]) for batch in taken]) for name in ("index", "drawn")}
+
+
+def test_numbers_of_an_example_depend_on_seed_and_position_alone() -> None:
+    def drawn(seed: int, positions: np.ndarray) -> list[np.ndarray]:
+        draws = Draws(seed, positions)
+        return [draws.uniform(0, 1), draws.integers(0, 10**9, 2, 3), draws.keys(), draws.uniform(0, 1)]
+
+    positions = 2**40 + np.arange(200)
+    whole = drawn(2**63 - 1, positions)
+    for rows in (np.array([7]), np.array([199, 3, 3]), np.arange(0, 200, 2)):
+        for part, of in zip(drawn(2**63 - 1, positions[rows]), whole, strict=True):
+            np.testing.assert_array_equal(part, of[rows])
+    for other in (drawn(2**63 - 2, positions), drawn(2**63 - 1, positions + 200)):
+        assert not any(
+            (a == b).all(axis=tuple(range(1, a.ndim))).any() for a, b in zip(other, whole, strict=True)
+        )
+    assert (whole[0] != whole[3]).all()  # two calls
+
+
+def test_drawn_numbers_are_evenly_spread() -> None:
+    draws = Draws(0, np.arange(20_000))
+    uniform, integers = draws.uniform(-1, 3, 2), draws.integers(-2, 3)
+    assert uniform.min() >= -1
+    assert uniform.max() < 3
+    assert np.abs(np.histogram(uniform, 16, (-1, 3))[0] - 2500).max() < 250
+    assert np.abs(np.corrcoef(uniform.T)[0, 1]) < 0.03
+    assert np.abs(np.corrcoef(uniform[1:, 0], uniform[:-1, 0])[0, 1]) < 0.03
+    assert np.abs(np.bincount(integers + 2, minlength=5) - 4000).max() < 300
+
+
+def test_the_order_is_that_of_earlier_versions() -> None:
+    """A run that was begun with them goes on with the examples that it has not seen in this epoch."""
+    index = take(20)["index"].ravel()
+    assert index[:6].tolist() == ORDER[0]
+    assert index[40:46].tolist() == ORDER[1]
+
+
+@pytest.mark.parametrize("parts", [[[0, 4], [4, 8]], [[0, 1], [1, 8]], [[0, 3], [3, 5], [5, 8]]])
+def test_any_split_into_processes_reads_the_same(
+    monkeypatch: pytest.MonkeyPatch, parts: list[list[int]]
+) -> None:
+    """Each process reads the rows of its own devices."""
+    whole, found = take(3), []
+    monkeypatch.setattr(stream, "place", lambda batch, sharding, size: batch)
+    for first, last in parts:
+        monkeypatch.setattr(stream, "_own_rows", lambda sharding, size, a=first, b=last: np.arange(a, b))
+        found.append(take(3))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in found], axis=1), value)
 
 
 def test_every_epoch_has_every_example_once_in_a_new_order() -> None:

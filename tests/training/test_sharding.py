@@ -11,6 +11,7 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.training.batches import batches
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import (
     MeshConfig,
@@ -115,7 +116,7 @@ def test_accumulation_is_exact_for_real_tasks(name: str) -> None:
 
     functional = FunctionalModel(make)
     parameters = functional.split(make())
-    batch = task.batch(np.arange(8), [np.random.default_rng(i) for i in range(8)])
+    batch = task.batch(np.arange(8), Draws(0, np.arange(8)))
     key = jax.random.key(0)
     loss, _, whole = jax.jit(loss_and_gradient(task, functional))(parameters, batch, key)
     loss2, _, parts = jax.jit(loss_and_gradient(task, functional, accumulate=4))(parameters, batch, key)

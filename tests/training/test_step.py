@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.step import initial_state, loss_and_gradient, loss_of_outputs, make_step, unhealthy
 from tests.training.toy_task import ToyTask
@@ -41,7 +42,7 @@ class Trainer:
 
 def batch_of(task: ToyTask, seed: int, size: int = 8) -> dict[str, np.ndarray]:
     indices = np.random.default_rng(seed).integers(0, task.examples, size)
-    return task.batch(indices, [np.random.default_rng((seed, i)) for i in range(size)])
+    return task.batch(indices, Draws(seed, np.arange(size)))
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -1,6 +1,6 @@
 """A task that compiles quickly: a small SimpleViT whose loss couples the examples of a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxmodels.data.preprocessing import ImagePreprocessing, Preprocessing
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.task import Exported, Metric, Sample
 
 
@@ -42,11 +43,14 @@ class ToyTask:
     def model(self, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> SimpleViT:
         return SimpleViT(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    def batch(self, indices: np.ndarray, draws: Sequence[np.random.Generator]) -> dict[str, np.ndarray]:
-        images = self.images[indices] + np.stack([draw.normal(size=(8, 8, 3)) for draw in draws]) / 10
+    def batch(self, indices: np.ndarray, draws: Draws) -> dict[str, np.ndarray]:
+        images = self.images[indices] + draws.uniform(-0.2, 0.2, 8, 8, 3)
         if self.poison is not None:
             images[indices == self.poison] = np.nan
         return {"images": images.astype(np.float32), "labels": self.labels[indices]}
+
+    def inputs(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return batch
 
     def forward(self, model: Any, batch: Mapping[str, Any], rngs: nnx.Rngs | None) -> dict[str, Any]:
         return {"logits": model(batch["images"], rngs=rngs), "labels": batch["labels"]}

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.experiment import Experiment
 from jaxmodels.training.functional_model import FunctionalModel
 from jaxmodels.training.mesh import (
@@ -129,7 +130,7 @@ class Program:
         )
 
     def _example(self) -> dict[str, np.ndarray]:
-        return self.task.batch(np.zeros(1, int), [np.random.default_rng(0)])
+        return self.task.batch(np.zeros(1, int), Draws(0, np.zeros(1, int)))
 
     def _initial_state(self) -> TrainState:
         average = self.experiment.optim.ema_decay > 0

@@ -25,13 +25,14 @@ from jaxmodels.checks import require_divisible, require_height_width, require_in
 from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
 from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing, scale_pixels
 from jaxmodels.data.readers.image_files import Resize
-from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, decode, encode
+from jaxmodels.data.tokens import BOS_ID, NUM_TOKENS, PAD_ID, EncodedTexts, decode, encode
 from jaxmodels.losses import contrastive_loss, cross_entropy
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.experiment import require_share
 from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
+from jaxmodels.training.tasks.augmentation import draw_recoloring, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
 from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.evaluation import (
@@ -41,6 +42,7 @@ from jaxmodels.training.tasks.evaluation import (
     training_inputs,
 )
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
+from jaxmodels.training.tasks.inputs import image_inputs
 from jaxmodels.training.tasks.retrieval import chance, pixel_neighbours, recalls, right_answers
 
 
@@ -102,6 +104,7 @@ class Captioning:
         self.shift = require_shift(shift, splits.train.images.shape[1:3])
         self.zoom, self.recolor = require_share("zoom", zoom), require_share("recolor", recolor)
         self.examples = len(splits.train)
+        self.train_texts = EncodedTexts([caption + END for caption in self.splits.train.captions])
         self.functions: Mapping[str, Callable[[Any, Batch], Any]] = {
             "outputs": lambda model, batch: self.forward(model, batch, None),
             "caption": self._caption,
@@ -112,14 +115,21 @@ class Captioning:
         encoder = SimpleViT(self.encoder, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         return MaMMUT(self.config, encoder, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    def batch(
-        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Int[np.ndarray, " b"], draws: Draws) -> dict[str, np.ndarray]:
+        """{"images": (b, height, width, c) bytes, "text": (b, context) uint16}, and {"recoloring": (b, 2, c)}.
+
+        The last is there with `recolor` only.
+        """
+        images = self.splits.train.images[indices]
+        images = shift_images(images, draws, shift=self.shift, zoom=self.zoom)
+        batch = {"images": images, "text": self.train_texts.rows(indices, self.context)}
+        if self.recolor:
+            batch["recoloring"] = draw_recoloring(draws, channels=images.shape[-1], strength=self.recolor)
+        return batch
+
+    def inputs(self, batch: Batch) -> Batch:
         """{"images": (b, height, width, c) float32, "text": (b, context) int32}."""
-        train = self.splits.train
-        images = shift_images(train.images[indices], draws, shift=self.shift, zoom=self.zoom)
-        images = recolor_images(scale_pixels(images), draws, strength=self.recolor)
-        return {"images": images, "text": self._encoded(train, indices)}
+        return {"images": image_inputs(batch), "text": batch["text"].astype(jnp.int32)}
 
     def forward(self, model: MaMMUT, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Of every pair the sum of the caption's losses, how many bytes were predicted, and both latents."""

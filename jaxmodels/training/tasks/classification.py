@@ -1,6 +1,6 @@
 """Classification of images with ScalableViT or CoLT5's conditionally routed ViT."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from jaxmodels.losses import cross_entropy
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.experiment import require_share
 from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
-from jaxmodels.training.tasks.augmentation import recolor_images, require_shift, shift_images
+from jaxmodels.training.tasks.augmentation import draw_recoloring, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
 from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.evaluation import (
@@ -29,6 +30,7 @@ from jaxmodels.training.tasks.evaluation import (
     training_inputs,
 )
 from jaxmodels.training.tasks.figures.images import confusion_figure, prediction_figure, routing_figure
+from jaxmodels.training.tasks.inputs import image_inputs
 
 
 PREDICTIONS = 28  # predictions
@@ -96,14 +98,21 @@ class Classification:
             return ConditionalRoutedViT(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         return ScalableViT(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    def batch(
-        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
-        """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
+    def batch(self, indices: Int[np.ndarray, " b"], draws: Draws) -> dict[str, np.ndarray]:
+        """{"images": (b, height, width, c) bytes, "labels": (b,) int32}, and {"recoloring": (b, 2, c)}.
+
+        The last is there with `recolor` only.
+        """
         train = self.splits.train
         images = shift_images(train.images[indices], draws, shift=self.shift, flip=self.flip, zoom=self.zoom)
-        images = recolor_images(scale_pixels(images), draws, strength=self.recolor)
-        return {"images": images, "labels": train.labels[indices]}
+        batch = {"images": images, "labels": train.labels[indices]}
+        if self.recolor:
+            batch["recoloring"] = draw_recoloring(draws, channels=images.shape[-1], strength=self.recolor)
+        return batch
+
+    def inputs(self, batch: Batch) -> Batch:
+        """{"images": (b, height, width, c) float32, "labels": (b,) int32}."""
+        return {"images": image_inputs(batch), "labels": batch["labels"]}
 
     def forward(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Cross-entropy of every image, and whether its best guess is right."""

@@ -22,6 +22,7 @@ from jaxmodels.data.readers.image_files import Resize
 from jaxmodels.losses import denoising_iters, image_from_patches, squared_error
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.augmentation import require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import LinearFilter, classify_pixels, logistic_regression
@@ -33,6 +34,7 @@ from jaxmodels.training.tasks.evaluation import (
     training_inputs,
 )
 from jaxmodels.training.tasks.figures.images import island_figure, reconstruction_figure
+from jaxmodels.training.tasks.inputs import add_noise, scale_images
 from jaxmodels.training.tasks.psnr import psnr
 
 
@@ -109,12 +111,15 @@ class Denoising:
         glom = Glom(self.config, **layer)
         return Denoiser(glom, Linear(self.config.dim, 3 * self.config.patch_size**2, **layer))
 
-    def batch(
-        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Int[np.ndarray, " b"], draws: Draws) -> dict[str, np.ndarray]:
+        """{"images": (b, height, width, 3) bytes, "noise_key": (b, 2)}."""
+        images = shift_images(self.splits.train.images[indices], draws, shift=self.shift)
+        return {"images": images, "noise_key": draws.keys()}
+
+    def inputs(self, batch: Batch) -> Batch:
         """{"clean", "noised": (b, height, width, 3) float32}."""
-        clean = scale_pixels(shift_images(self.splits.train.images[indices], draws, shift=self.shift))
-        return {"clean": clean, "noised": self._noised(clean, draws)}
+        clean = scale_images(batch["images"])
+        return {"clean": clean, "noised": add_noise(clean, batch["noise_key"], deviation=self.noise)}
 
     def forward(self, model: Denoiser, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """The mean squared error of every image."""

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from jaxmodels.data.datasets import CaptionedSplits, LabelledSplits
 from jaxmodels.data.preprocessing import ImagePreprocessing
 from jaxmodels.data.readers.image_files import Resize
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.task import Call, Sample, Task
 from jaxmodels.training.tasks.figures.images import input_figure
 
@@ -58,9 +59,9 @@ def image_preprocessing(shape: tuple[int, ...], resize: Resize) -> ImagePreproce
 def training_inputs(task: Task, names: Sequence[str]) -> Sample:
     """A few training images from all over the data, as the model sees them: scaled and changed at random."""
     indices = np.unique(np.linspace(0, task.examples - 1, INPUTS_SHOWN).round().astype(int))
-    batch = task.batch(indices, [np.random.default_rng((3, int(index))) for index in indices])
+    batch = jax.jit(task.inputs)(task.batch(indices, Draws(0, np.arange(len(indices)))))
     return Sample(
         title="Training inputs",
         caption="Training images as the model sees them, shifted and changed at random.",
-        figure=input_figure({name: batch[name] for name in names}),
+        figure=input_figure({name: np.asarray(batch[name]) for name in names}),
     )

@@ -13,7 +13,7 @@ Shapes: b windows, n = max_seq_len, p bytes of a prompt, m new bytes.
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, UInt8
 from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
 
 from jaxmodels.data.datasets import TextSplits
 from jaxmodels.data.preprocessing import Preprocessing, TextPreprocessing
@@ -30,6 +31,7 @@ from jaxmodels.generation import sample
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models.hourglass import HourglassTransformerLM, pad
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
 from jaxmodels.training.tasks.checksum import data_checksum
@@ -90,15 +92,17 @@ class LanguageModelling:
     ) -> HourglassTransformerLM:
         return HourglassTransformerLM(self.config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    def batch(
-        self, indices: Int[np.ndarray, " b"], draws: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
-        """`tokens` (b, n + 1)."""
+    def batch(self, indices: Int[np.ndarray, " b"], draws: Draws) -> dict[str, np.ndarray]:
+        """`tokens` (b, n + 1), bytes: no window of the training text needs padding."""
         if self.splits.row:
-            return {"tokens": records(self.train, indices, self.splits.row)}
-        offsets = np.array([draw.integers(self.length) for draw in draws])
+            return {"tokens": records(self.train, indices, self.splits.row).astype(np.uint8)}
+        offsets = draws.integers(0, self.length)
         starts = np.minimum(indices * self.length + offsets, len(self.train) - self.length - 1)
-        return {"tokens": windows(self.train, starts, self.length)}
+        return {"tokens": sliding_window_view(self.train, self.length + 1)[starts]}
+
+    def inputs(self, batch: Batch) -> Batch:
+        """`tokens` (b, n + 1), int32."""
+        return {"tokens": batch["tokens"].astype(jnp.int32)}
 
     def forward(self, model: HourglassTransformerLM, batch: Batch, rngs: nnx.Rngs | None) -> Outputs:
         """Of every window the sum of the losses, and how many bytes were predicted."""

@@ -1,19 +1,29 @@
-"""Augmentation, shifted by each image's own generator, and evaluation in batches of one size."""
+"""Augmentation of whole batches, what the step makes of their bytes, and evaluation in batches of one size."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxmodels.data.preprocessing import scale_pixels, unscale_pixels
-from jaxmodels.training.tasks.augmentation import recolor_images, shift_images
+from jaxmodels.training.draws import Draws
+from jaxmodels.training.tasks.augmentation import draw_recoloring, shift_images
 from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH, call_in_batches
+from jaxmodels.training.tasks.inputs import add_noise, recolor_images, scale_images
 from jaxmodels.training.tasks.psnr import psnr
+from tests.training.small_tasks import TASKS
 
 
+BYTES = {
+    np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.float32)
+}  # texts, keys and recolouring are small
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 9, 11, 3), np.uint8)
 
 
-def draws(*seeds: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(seed) for seed in seeds]
+def draws(n: int = 6) -> Draws:
+    return Draws(0, np.arange(n))
 
 
 def test_scaling_and_back():
@@ -28,41 +38,37 @@ def test_scaling_and_back():
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_move_continues_the_border(seed):
-    (result,) = shift_images(IMAGES[:1], draws(seed), shift=3, flip=True)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_shift_continues_the_border(channels):
+    images = IMAGES[..., :channels]
+    results = shift_images(images, draws(), shift=3, flip=True)
 
-    generator = np.random.default_rng(seed)
-    down, right = generator.integers(-3, 4, 2)
-    padded = np.pad(IMAGES[0], ((3, 3), (3, 3), (0, 0)), mode="edge")
-    expected = padded[3 - down : 12 - down, 3 - right : 14 - right]
-    np.testing.assert_array_equal(result, expected[:, ::-1] if generator.random() < 0.5 else expected)
+    again = draws()
+    shifts, mirrored = again.integers(-3, 4, 2), again.uniform(0, 1) < 0.5
+    assert 0 < mirrored.sum() < len(mirrored)
+    for image, result, (down, right), mirror in zip(images, results, shifts, mirrored, strict=True):
+        padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="edge")
+        expected = padded[3 - down : 12 - down, 3 - right : 14 - right]
+        np.testing.assert_array_equal(result, expected[:, ::-1] if mirror else expected)
 
 
-def test_all_moves_occur():
+def test_all_shifts_occur():
     image = np.zeros((1, 7, 7, 1), np.uint8)
     image[0, 3, 3] = 1
-    results = shift_images(np.repeat(image, 300, axis=0), draws(*range(300)), shift=2)
+    results = shift_images(np.repeat(image, 300, axis=0), draws(300), shift=2)
 
     places = {tuple(np.argwhere(result)[0, :2]) for result in results}
     assert places == {(3 + down, 3 + right) for down in range(-2, 3) for right in range(-2, 3)}
 
 
-def test_a_move_depends_on_the_generator_alone():
-    together = shift_images(IMAGES, draws(0, 1, 2, 3, 4, 5), shift=2, flip=True)
-    apart = [shift_images(IMAGES[i : i + 1], draws(i), shift=2, flip=True)[0] for i in range(6)]
-
-    np.testing.assert_array_equal(together, apart)
-
-
 def test_no_shift_leaves_images_alone():
-    np.testing.assert_array_equal(shift_images(IMAGES, draws(*range(6)), shift=0), IMAGES)
+    assert shift_images(IMAGES, draws(), shift=0) is IMAGES
 
 
 def test_zoom_enlarges_and_reduces_about_the_middle():
     image = np.zeros((1, 21, 21, 1), np.uint8)
     image[0, 5:16, 5:16] = 1  # 11 × 11 in the middle
-    results = shift_images(np.repeat(image, 200, axis=0), draws(*range(200)), shift=0, zoom=0.4)
+    results = shift_images(np.repeat(image, 200, axis=0), draws(200), shift=0, zoom=0.4)
 
     np.testing.assert_array_equal(results, results[:, ::-1, ::-1], err_msg="the middle stays")
     sides = np.sqrt(results.sum(axis=(1, 2, 3)))
@@ -70,17 +76,34 @@ def test_zoom_enlarges_and_reduces_about_the_middle():
     np.testing.assert_array_equal(sides, results[:, 10].sum(axis=(1, 2)), err_msg="equally both ways")
 
 
-def test_zoom_depends_on_the_generator_alone():
-    together = shift_images(IMAGES, draws(*range(6)), shift=2, flip=True, zoom=0.3)
-    apart = [shift_images(IMAGES[i : i + 1], draws(i), shift=2, flip=True, zoom=0.3)[0] for i in range(6)]
+@pytest.mark.parametrize("name", TASKS)
+def test_examples_are_the_same_alone_and_in_any_part_of_a_batch(name):
+    """Bytes and draws, and after the step's part of it what the model reads, bit for bit."""
+    task = augmented(TASKS[name]())
+    indices, positions = np.arange(9) * 3 % task.examples, 10**9 + np.arange(9)
+    whole = task.batch(indices, Draws(7, positions))
+    assert {array.dtype for array in whole.values()} <= BYTES | {np.dtype(np.int32)}  # and labels
+    inputs = jax.jit(task.inputs)
+    parts = [[i] for i in range(9)], [[0, 2, 4, 6, 8], [1, 3, 5, 7]], [[*range(4)], [*range(4, 9)]]
+    for rows in (row for split in parts for row in split):
+        part = task.batch(indices[rows], Draws(7, positions[rows]))
+        for a, b in ((part, whole), (inputs(part), inputs(whole))):
+            for key in b:
+                np.testing.assert_array_equal(a[key], np.asarray(b[key])[rows], err_msg=f"{key} {rows}")
 
-    np.testing.assert_array_equal(together, apart)
+
+def augmented(task: Any) -> Any:
+    for setting, value in (("flip", True), ("zoom", 0.3), ("recolor", 0.4)):
+        if hasattr(task, setting):
+            setattr(task, setting, value)
+    return task
 
 
 def test_recoloring_keeps_to_its_strength():
     images = np.zeros((500, 2, 2, 3), np.float32)
     images[:, 1] = 0.5
-    results = recolor_images(images, draws(*range(500)), strength=0.4)
+    drawn = draw_recoloring(draws(500), channels=3, strength=0.4)
+    results = np.asarray(recolor_images(jnp.asarray(images), jnp.asarray(drawn)))
 
     offsets, gains = results[:, 0, 0], (results[:, 1, 0] - results[:, 0, 0]) / 0.5
     for drawn, middle in ((offsets, 0), (gains, 1)):
@@ -90,10 +113,28 @@ def test_recoloring_keeps_to_its_strength():
     np.testing.assert_array_equal(results[:, :, 0], results[:, :, 1], err_msg="all pixels alike")
 
 
-def test_recoloring_stays_in_range_and_may_be_left_out():
-    images = scale_pixels(IMAGES)
-    assert abs(recolor_images(images, draws(*range(6)), strength=0.9)).max() == 1
-    assert recolor_images(images, draws(*range(6)), strength=0) is images
+def test_recoloring_stays_in_range():
+    drawn = jnp.asarray(draw_recoloring(draws(), channels=3, strength=0.9))
+    assert abs(recolor_images(scale_images(jnp.asarray(IMAGES)), drawn)).max() == 1
+
+
+def test_bytes_are_scaled_on_the_device_as_elsewhere():
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    scaled = np.asarray(jax.jit(scale_images)(values))
+
+    np.testing.assert_allclose(scaled, scale_pixels(values), rtol=0, atol=1.2e-7)
+    expected = (values.astype(np.float32) - np.float32(127.5)) * np.float32(1 / 127.5)
+    np.testing.assert_array_equal(scaled, expected, err_msg="the compiler's own arithmetic")
+    np.testing.assert_array_equal(unscale_pixels(scaled), values)
+
+
+def test_noise_depends_on_the_key_alone():
+    images = jnp.zeros((400, 4, 4, 3), jnp.float32)
+    noised = np.asarray(add_noise(images, jnp.asarray(draws(400).keys()), deviation=2.0))
+
+    assert np.std(noised) == pytest.approx(2, rel=0.03)
+    assert abs(np.mean(noised)) < 0.05
+    assert len(np.unique(noised.round(4))) > 15_000, "every pixel of every image for itself"
 
 
 @pytest.mark.parametrize("n", [3, EVALUATION_BATCH, EVALUATION_BATCH + 5])

@@ -16,10 +16,12 @@ from jaxmodels.data.datasets import CaptionedImages, CaptionedSplits
 from jaxmodels.data.tokens import BOS_ID, PAD_ID, encode
 from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViTConfig
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.tasks import captioning
 from jaxmodels.training.tasks.captioning import Captioning
 from jaxmodels.training.tasks.evaluation import EVALUATION_BATCH
 from jaxmodels.training.tasks.figures.captions import caption_figure, retrieval_figure
+from tests.training.small_tasks import inputs_of
 
 
 SIZES: dict[str, Any] = {
@@ -61,10 +63,6 @@ SPLITS = CaptionedSplits(
 )
 
 
-def generators(n: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(i) for i in range(n)]
-
-
 @pytest.fixture(scope="module")
 def task() -> Captioning:
     return Captioning(CONFIG, ENCODER, SPLITS, context=CONTEXT, shift=1)
@@ -87,7 +85,7 @@ def training(model) -> MaMMUT:
 
 
 def test_batch_holds_complete_captions_with_an_end(task) -> None:
-    batch = task.batch(np.array([2, 0]), generators(2))
+    batch = inputs_of(task, [2, 0])
     assert batch["text"].tolist() == [
         [BOS_ID, *(byte + 1 for byte in b"a cow\n"), PAD_ID],
         [BOS_ID, *(byte + 1 for byte in b"ant\n"), *[PAD_ID] * 3],
@@ -100,13 +98,13 @@ def test_batch_holds_complete_captions_with_an_end(task) -> None:
 def test_images_are_shifted(task) -> None:
     original = SPLITS.train.images[3] / np.float32(127.5) - 1
     still = Captioning(CONFIG, ENCODER, SPLITS, context=CONTEXT, shift=0)
-    np.testing.assert_allclose(still.batch(np.array([3]), generators(1))["images"][0], original, atol=1e-6)
-    shifted = [task.batch(np.array([3]), [np.random.default_rng(i)])["images"] for i in range(20)]
+    np.testing.assert_allclose(inputs_of(still, [3])["images"][0], original, atol=1e-6)
+    shifted = task.batch(np.full(20, 3), Draws(0, np.arange(20)))["images"]
     assert len({image.tobytes() for image in shifted}) > 4
 
 
 def test_loss_is_the_published_one(task, training, forward) -> None:
-    batch = task.batch(np.array([2, 0, 5, 4]), generators(4))
+    batch = inputs_of(task, [2, 0, 5, 4])
     key = jax.random.key(3)
     loss, metrics = task.loss(training, forward(training, batch, key))
 
@@ -118,7 +116,7 @@ def test_loss_is_the_published_one(task, training, forward) -> None:
 
 
 def test_contrastive_loss_compares_all_parts_of_a_batch(task, model, forward) -> None:
-    batch = task.batch(np.array([2, 0, 5, 4]), generators(4))
+    batch = inputs_of(task, [2, 0, 5, 4])
     key = jax.random.key(0)
     whole = forward(model, batch, key)
     parts = [
@@ -134,10 +132,11 @@ def test_contrastive_loss_compares_all_parts_of_a_batch(task, model, forward) ->
 
 
 def test_losses_are_float32_in_a_bfloat16_model(task) -> None:
+    batch = inputs_of(task, [0, 1])
+
     def losses() -> Any:
         model = task.model(dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-        batch = jax.tree.map(jnp.asarray, task.batch(np.array([0, 1]), generators(2)))
-        outputs = task.forward(model, batch, None)
+        outputs = task.forward(model, jax.tree.map(jnp.asarray, batch), None)
         return task.loss(model, outputs), outputs["loss_sum"]
 
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(losses))} == {jnp.dtype(jnp.float32)}

@@ -15,8 +15,10 @@ from jaxmodels.data.datasets import LabelledImages, LabelledSplits
 from jaxmodels.data.preprocessing import scale_pixels
 from jaxmodels.models.colt5 import ConditionalRoutedViT, ConditionalRoutedViTConfig
 from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.tasks.augmentation import shift_images
 from jaxmodels.training.tasks.classification import Classification
+from tests.training.small_tasks import inputs_of
 
 
 SCALABLE = ScalableViTConfig(
@@ -78,10 +80,6 @@ def caller(task: Classification, model: Any) -> Any:
     return lambda name, batch: jax.tree.map(np.asarray, functions[name](model, batch))
 
 
-def generators(n: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(i) for i in range(n)]
-
-
 @pytest.fixture(scope="module")
 def routed() -> tuple[Classification, ConditionalRoutedViT, Any]:
     task = task_of(ROUTED)
@@ -127,22 +125,29 @@ def test_batch():
     task = task_of(SCALABLE, shift=2, flip=True)
     indices = np.array([5, 3, 3, 11])
 
-    batch = task.batch(indices, generators(4))
+    batch = task.batch(indices, Draws(0, np.arange(4)))
 
-    assert batch["images"].dtype == np.float32
-    expected = shift_images(task.splits.train.images[indices], generators(4), shift=2, flip=True)
-    np.testing.assert_array_equal(batch["images"], scale_pixels(expected))
-    assert not np.array_equal(batch["images"][1], batch["images"][2]), "one example, two generators"
+    images = task.splits.train.images[indices]
+    expected = shift_images(images, Draws(0, np.arange(4)), shift=2, flip=True)
+    np.testing.assert_array_equal(batch["images"], expected)
+    assert not np.array_equal(batch["images"][1], batch["images"][2]), "one example at two positions"
     np.testing.assert_array_equal(batch["labels"], task.splits.train.labels[indices])
-    still = task_of(SCALABLE, shift=0).batch(indices, generators(4))
-    np.testing.assert_array_equal(still["images"], scale_pixels(task.splits.train.images[indices]))
+    still = task_of(SCALABLE, shift=0)
+    np.testing.assert_array_equal(still.batch(indices, Draws(0, np.arange(4)))["images"], images)
+    inputs = inputs_of(still, indices)
+    assert inputs["images"].dtype == np.float32
+    np.testing.assert_allclose(inputs["images"], scale_pixels(images), rtol=0, atol=1.2e-7)
+    assert (
+        np.abs(inputs_of(task_of(SCALABLE, shift=0, recolor=0.5), indices)["images"] - inputs["images"]).max()
+        > 0.1
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_loss_is_the_mean_cross_entropy(routed, smoothing):
     _, model, call = routed
     task = task_of(ROUTED, label_smoothing=smoothing)
-    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(12), generators(12)))
+    batch = jax.tree.map(jnp.asarray, inputs_of(task, range(12)))
 
     loss, metrics = nnx.jit(lambda model: task.loss(model, task.forward(model, batch, None)))(model)
 
@@ -155,7 +160,7 @@ def test_loss_is_the_mean_cross_entropy(routed, smoothing):
 
 def test_outputs_belong_to_their_examples(scalable):
     task, model, _ = scalable
-    batch = task.batch(np.arange(6), generators(6))
+    batch = inputs_of(task, range(6))
     forward = nnx.jit(lambda model, batch: task.forward(model, batch, None))
 
     whole = forward(model, batch)
@@ -169,7 +174,7 @@ def test_outputs_belong_to_their_examples(scalable):
 def test_dropout_acts_in_training_only(scalable):
     task, model, _ = scalable
     training = nnx.view(model, deterministic=False)
-    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(12), generators(12)))
+    batch = jax.tree.map(jnp.asarray, inputs_of(task, range(12)))
 
     @nnx.jit
     def loss(model: ScalableViT, key: jax.Array) -> jax.Array:
@@ -183,7 +188,7 @@ def test_dropout_acts_in_training_only(scalable):
 def test_losses_of_half_precision_are_float32(routed):
     task = routed[0]
     model = task.model(dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    batch = jax.tree.map(jnp.asarray, task.batch(np.arange(2), generators(2)))
+    batch = jax.tree.map(jnp.asarray, inputs_of(task, range(2)))
 
     assert jax.eval_shape(lambda: task.forward(model, batch, None)["loss"]).dtype == jnp.float32
     assert jax.eval_shape(lambda: task.functions["logits"](model, batch)).dtype == jnp.float32

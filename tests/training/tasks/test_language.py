@@ -16,8 +16,10 @@ from flax import nnx
 from jaxmodels import HourglassTransformerLM, HourglassTransformerLMConfig
 from jaxmodels.data.datasets import TextSplits
 from jaxmodels.generation import next_token_loss
+from jaxmodels.training.draws import Draws
 from jaxmodels.training.tasks import language
 from jaxmodels.training.tasks.language import LanguageModelling, shown_continuation
+from tests.training.small_tasks import inputs_of
 
 
 N = 12
@@ -44,10 +46,6 @@ RECORDS = TextSplits(
 )
 
 
-def generators(n: int, seed: int = 0) -> list[np.random.Generator]:
-    return [np.random.default_rng((seed, i)) for i in range(n)]
-
-
 @pytest.fixture(scope="module")
 def task() -> LanguageModelling:
     return LanguageModelling(CONFIG, SPLITS)
@@ -62,7 +60,7 @@ def test_examples_are_windows_from_all_over_the_text(task) -> None:
     assert task.examples == (len(ALPHABET) - 1) // N
     starts = set()
     for seed in range(300):
-        tokens = task.batch(np.arange(task.examples), generators(task.examples, seed))["tokens"]
+        tokens = inputs_of(task, range(task.examples), seed)["tokens"]
         assert tokens.shape == (task.examples, N + 1)
         assert tokens.dtype == np.int32
         for index, window in enumerate(tokens):
@@ -73,17 +71,17 @@ def test_examples_are_windows_from_all_over_the_text(task) -> None:
     assert starts == set(range(len(ALPHABET) - N))
 
 
-def test_a_window_depends_on_its_own_generator_only(task) -> None:
+def test_a_window_depends_on_its_own_position_only(task) -> None:
     indices = np.array([3, 1, 5])
-    tokens = task.batch(indices, generators(3))["tokens"]
-    assert np.array_equal(task.batch(indices[2:], generators(3)[2:])["tokens"], tokens[2:])
-    assert not np.array_equal(task.batch(indices, generators(3, seed=1))["tokens"], tokens)
+    tokens = inputs_of(task, indices)["tokens"]
+    assert np.array_equal(task.batch(indices[2:], Draws(0, np.array([2])))["tokens"], tokens[2:])
+    assert not np.array_equal(inputs_of(task, indices, seed=1)["tokens"], tokens)
 
 
 def test_records_are_complete_and_follow_a_start() -> None:
     task = LanguageModelling(CONFIG, RECORDS)
     assert task.examples == 6
-    tokens = task.batch(np.array([4, 0]), generators(2))["tokens"]
+    tokens = inputs_of(task, [4, 0])["tokens"]
     assert tokens.tolist() == [[0, *range(48, 60)], [0, *range(12)]]
 
 
@@ -93,7 +91,7 @@ def forward(task) -> Callable:
 
 
 def test_loss_is_the_published_one(task, model, forward) -> None:
-    tokens = task.batch(np.array([0, 4, 2, 6]), generators(4))["tokens"]
+    tokens = inputs_of(task, [0, 4, 2, 6])["tokens"].copy()
     tokens[1, 5:] = language.PADDING  # so that the windows do not count alike
     outputs = forward(model, tokens)
     loss, metrics = task.loss(model, outputs)
@@ -105,7 +103,7 @@ def test_loss_is_the_published_one(task, model, forward) -> None:
 
 
 def test_outputs_of_parts_make_up_the_whole(task, model, forward) -> None:
-    tokens = task.batch(np.arange(4), generators(4))["tokens"]
+    tokens = inputs_of(task, range(4))["tokens"].copy()
     tokens[:2, 7:] = language.PADDING  # the mean of the parts' means is another number
     parts = [forward(model, tokens[i : i + 2]) for i in (0, 2)]
     joined = {name: jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
