@@ -1,4 +1,4 @@
-"""The classic mistakes of docs/compare.md: each is found where the page says, and its cure is equal."""
+"""The classic mistakes of docs/compare.md: each is found and diagnosed as the page says, and its cure is equal."""
 
 import runpy
 from pathlib import Path
@@ -14,14 +14,15 @@ PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("mistake", TOOL["MISTAKES"], ids=lambda mistake: mistake.make.__name__)
 def test_mistake_is_found_and_its_cure_is_equal(mistake: Any) -> None:
-    share, finding = TOOL["report"](mistake, wrong=True)
-    assert finding
+    share, place, diagnosis = TOOL["report"](mistake, wrong=True)
+    assert place
+    assert diagnosis
     assert (share <= 1) == mistake.in_gradient
     (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| {mistake.name} |"))
-    assert f"| {finding} | {mistake.cure} |" in row, "run: python tools/porting_mistakes.py"
+    assert f"| {place} | {diagnosis} |" in row, "run: python tools/porting_mistakes.py"
 
-    share, finding = TOOL["report"](mistake, wrong=False)
-    assert (share <= 1, finding) == (True, "")
+    share, *found = TOOL["report"](mistake, wrong=False)
+    assert (share <= 1, found) == (True, ["", ""])
 
 
 def test_every_row_is_a_mistake() -> None:

@@ -3,7 +3,8 @@
     python tools/porting_mistakes.py
 
 Every pair is compared twice, wrong and right. The table holds what the report says of the wrong one. A test makes
-all of them again: the wrong one must be found, at the same place, and the right one must be equal.
+all of them again: the wrong one must be found, at the same place and with the same diagnosis, and the right one must be
+equal.
 """
 
 from collections.abc import Callable
@@ -242,13 +243,11 @@ class Mistake(NamedTuple):
 
     Attributes:
       name: the mistake, and how it comes about.
-      cure: what to write instead.
       make: the pair, wrong or right.
       in_gradient: whether only gradients show it.
     """
 
     name: str
-    cure: str
     make: Callable[[bool], Pair]
     in_gradient: bool = False
 
@@ -256,85 +255,73 @@ class Mistake(NamedTuple):
 MISTAKES = (
     Mistake(
         "GELU form: `jax.nn.gelu` and `nnx.gelu` use the tanh approximation",
-        "`approximate=False`",
         gelu_form,
     ),
-    Mistake("Epsilon: Flax's LayerNorm has 1e-6, PyTorch's 1e-5", "`epsilon=1e-5`", norm_epsilon),
+    Mistake("Epsilon: Flax's LayerNorm has 1e-6, PyTorch's 1e-5", norm_epsilon),
     Mistake(
         'Padding: `"SAME"` pads a strided convolution more at the end than at the beginning',
-        "`padding=((1, 1), (1, 1))`, the numbers of PyTorch",
         convolution_padding,
     ),
     Mistake(
         "Transposed kernel: PyTorch keeps (out, in), Flax (in, out); square matrices fit both ways",
-        "transpose when the weights are loaded",
         transposed_kernel,
     ),
     Mistake(
         "QKV order: a fused layer is cut as (head, 3, dim) instead of (3, head, dim)",
-        "the order of PyTorch's `reshape` or `chunk`",
         qkv_order,
     ),
     Mistake(
         "Mask polarity: True means *keep* on one side and *hide* on the other",
-        "invert the mask",
         mask_polarity,
     ),
     Mistake(
         "Attention scale: the root of the model's width instead of the head's",
-        "`dim_head ** -0.5`",
         attention_scale,
     ),
     Mistake(
         "Rotary pairing: neighbours (0, 1), (2, 3) … instead of the two halves",
-        "pair feature i with i + dim / 2",
         rotary_pairing,
     ),
     Mistake(
         "Variance: `torch.std` and `torch.var` divide by n − 1, `jnp` by n",
-        "`ddof=1`",
         unbiased_variance,
     ),
     Mistake(
         "Resize: `jax.image.resize` smooths when it shrinks, `F.interpolate` does not",
-        "`antialias=False`",
         image_resize,
     ),
     Mistake(
         "Flatten: channels-last features reach the Linear layer in another order",
-        "transpose to channels-first before flattening, or permute the kernel",
         flatten_order,
     ),
     Mistake(
         "Pooling: the zeros of the padding are not counted",
-        "`count_include_pad=True`, as in PyTorch's default",
         pooling_padding,
     ),
-    Mistake("Gated unit: the wrong half is the gate", "in `F.glu` the second half is the gate", glu_halves),
+    Mistake("Gated unit: the wrong half is the gate", glu_halves),
     Mistake(
         "Detach: `.detach()` was not ported, so only gradients differ",
-        "`jax.lax.stop_gradient`",
         forgotten_detach,
         in_gradient=True,
     ),
 )
 
 
-def report(mistake: Mistake, wrong: bool) -> tuple[float, str]:
-    """The error of the outputs in units of the tolerance, and what the report says; "" where the sides are equal."""
+def report(mistake: Mistake, wrong: bool) -> tuple[float, str, str]:
+    """The error of the outputs in units of the tolerance, the place and the mistake; "" where the sides are equal."""
     torch.manual_seed(0)
     result = compare(mistake.make(wrong), steps=0, gradients=mistake.in_gradient)
     share = max(check.error / check.tolerance for check in result.outputs)
-    return share, result.divergence.detail if result.divergence else ""
+    return share, result.divergence.detail if result.divergence else "", result.diagnosis or ""
 
 
 def table() -> str:
     """All mistakes as Markdown; errors have one digit, since another machine rounds differently."""
-    lines = ["| mistake | output error | the report says | cure |", "| --- | --: | --- | --- |"]
+    lines = ["| mistake | output error | place | diagnosis |", "| --- | --: | --- | --- |"]
     for mistake in MISTAKES:
-        share, finding = report(mistake, wrong=True)
+        share, place, diagnosis = report(mistake, wrong=True)
         error = "within tolerance" if share <= 1 else f"{float(f'{share:.0e}'):,.0f} × tolerance"
-        lines.append(f"| {mistake.name} | {error} | {finding} | {mistake.cure} |")
+        lines.append(f"| {mistake.name} | {error} | {place} | {diagnosis} |")
     return "\n".join(lines) + "\n"
 
 

@@ -47,6 +47,7 @@ class Backward:
     losses: Losses = field(default_factory=Losses)
     weight_steps: int = 0
     gradient_factor: float | None = None
+    first_run: Training | None = None
     later_fault: tuple[RouterAgreement, int] | None = None
 
 
@@ -88,6 +89,7 @@ def compare_training(
         learning_rate=learning_rate,
         before_step=before_step,
     )
+    training.first_run = run
     runs = [run]
     _check_tensors(subject, training, runs)
     forward_agrees = all(check.ok for check in outputs)

@@ -1,13 +1,17 @@
 """The comparison itself: outputs, every layer, every gradient, and a training run with its losses and weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxmodels.compare.backward import Backward, compare_training
 from jaxmodels.compare.calls import layer_by_layer
+from jaxmodels.compare.diagnosis.backward import FirstStep
+from jaxmodels.compare.diagnosis.diagnose import diagnose
+from jaxmodels.compare.diagnosis.forward import Forward
 from jaxmodels.compare.divergence import Divergence, Findings, find_divergence, uncounted_difference
 from jaxmodels.compare.forward import (
     DTYPES,
@@ -22,10 +26,11 @@ from jaxmodels.compare.forward import (
     output_checks,
     refuse_random_jax,
     refuse_random_torch,
+    repeating,
 )
 from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
-from jaxmodels.compare.noise import Check, DType, LayerCheck, Statistic, is_inexact
+from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, DType, LayerCheck, Statistic, is_inexact
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.places import place_of_divergence
 from jaxmodels.compare.precision import Evidence, full_precision
@@ -41,6 +46,7 @@ from jaxmodels.compare.preparation import (
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.routing import Routing
 from jaxmodels.compare.statistics import compare_statistics
+from jaxmodels.compare.steps import torch_routing
 
 
 STAGES = ("weights", "routing", "outputs", "layers", "gradients")
@@ -89,21 +95,25 @@ def compare(
     with full_precision() as evidence, layer_by_layer():
         stages = _Stages(progress, steps if gradients else 0)
 
-        def run(coarser: str | None = None) -> tuple[Subject, Result]:
+        def run(coarser: str | None = None) -> tuple[Subject, Result, _Measured]:
             stages.begin("weights")
             subject = prepare(pair, dtype, coarser, mode=mode)
             training = {"steps": steps, "learning_rate": learning_rate} if gradients else None
-            return subject, _run(subject, evidence, stages, training)
+            return subject, *_run(subject, evidence, stages, training)
 
-        subject, result = run()
+        subject, result, measured = run()
         # A side may compute in float32 inside, on purpose. Then a difference below float32's digits is none.
         coarser = coarser_inside(subject) if result.divergence and dtype == "float64" else None
-        return run(coarser)[1] if coarser else result
+        if coarser:
+            subject, result, measured = run(coarser)
+        if result.divergence is None or result.diagnosis:
+            return result
+        return _diagnosed(subject, result, result.divergence, measured)
 
 
 def _run(
     subject: Subject, evidence: Evidence, stages: "_Stages", options: Mapping[str, Any] | None
-) -> Result:
+) -> tuple[Result, "_Measured"]:
     """Compares everything once; without `options`, those of the training, the forward pass alone."""
     router, routing = None, None
     if subject.pair.routing_ours and subject.pair.routing_theirs:
@@ -118,7 +128,8 @@ def _run(
             subject, outputs=outputs.checks, router=router, report_step=stages.begin_step, **options
         )
     statistics = compare_statistics(subject) if subject.mode == "train" else []
-    return _result(subject, evidence, outputs.checks, layers, not_compared, training, routing, statistics)
+    result = _result(subject, evidence, outputs.checks, layers, not_compared, training, routing, statistics)
+    return result, _Measured(outputs, layers, training)
 
 
 def _check_arguments(dtype: str, steps: int, mode: str) -> None:
@@ -155,7 +166,39 @@ class _Outputs:
 
     def __init__(self, ours: Outputs, theirs: TorchForward) -> None:
         self.ours, self.theirs = ours, theirs
+        self.events: Mapping[Key, Event] | None = None  # of JAX
         self.checks: list[Check] = []
+
+
+class _Measured(NamedTuple):
+    """What a diagnosis needs beside the result."""
+
+    outputs: _Outputs
+    layers: list[LayerCheck]
+    training: Backward
+
+
+def _diagnosed(subject: Subject, result: Result, divergence: Divergence, measured: _Measured) -> Result:
+    """The result with the mistake that explains it, where one does."""
+    outputs, training = measured.outputs, measured.training
+    forward = Forward(
+        events=outputs.theirs.events[subject.dtype],
+        ours=outputs.events,
+        outputs=outputs.ours,
+        layers=measured.layers,
+        checks=outputs.checks,
+        call=repeating(subject.pair.call_theirs, subject, torch_routing),
+    )
+    first_step = None
+    if training.first_run is not None:
+        run = training.first_run
+        check = next((one for one in training.loss_checks if one.name == f"loss 1{EQUAL_WEIGHTS}"), None)
+        first_step = FirstStep(run.losses.jax[0], check, run.gradients, training.gradient_factor)
+    try:
+        return replace(result, diagnosis=diagnose(subject, divergence, forward, first_step))
+    except Exception as error:  # the comparison stands without it
+        note = f"no mistake was looked for: {type(error).__name__}: {error}"
+        return replace(result, notes=[*result.notes, note])
 
 
 def _compare_forward(subject: Subject, stages: _Stages) -> tuple[_Outputs, list[LayerCheck], dict[str, str]]:
@@ -167,7 +210,7 @@ def _compare_forward(subject: Subject, stages: _Stages) -> tuple[_Outputs, list[
     outputs = _Outputs(jax_outputs(subject, subject.pair.ours), theirs)
     output_noise, event_noise = theirs.output_noise(), theirs.event_noise()
     stages.begin("layers")
-    events = _jax_events(subject, outputs)
+    events = outputs.events = _jax_events(subject, outputs)
     note_coarser_types(subject, events, theirs)
     outputs.checks = output_checks(subject, outputs.ours, theirs, output_noise)
     layers, not_compared = layer_checks(subject, events, theirs, event_noise)

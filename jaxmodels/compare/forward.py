@@ -125,7 +125,7 @@ class TorchForward:
 
 
 def _torch_run(subject: Subject, model: torch.nn.Module, dtype: DType) -> tuple[Outputs, list[Event]]:
-    call = _repeating(subject.pair.call_theirs, subject, torch_routing)
+    call = repeating(subject.pair.call_theirs, subject, torch_routing)
     inputs = as_tensors(cast(subject.inputs, dtype))
     way_out = "its inputs are those of the pair, passed by call_theirs"
     if dtype == "float64":
@@ -174,7 +174,7 @@ def _repeats(a: np.ndarray, b: np.ndarray | None, subject: Subject) -> bool:
 
 def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
     """What the Flax model returns, compiled as users run it."""
-    call = _repeating(subject.pair.call_ours, subject, _jax_routing)
+    call = repeating(subject.pair.call_ours, subject, _jax_routing)
     inputs = as_jax_arrays(subject.pair, subject.inputs)
     graphdef, state = nnx.split(model)
 
@@ -201,7 +201,7 @@ def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event] | None]:
 
     None in place of the calls where they cannot be recorded, such as inside of jax.vmap or jax.checkpoint.
     """
-    call = _repeating(subject.pair.call_ours, subject, _jax_routing)
+    call = repeating(subject.pair.call_ours, subject, _jax_routing)
     inputs = as_jax_arrays(subject.pair, subject.inputs)
     model = _with_other_keys(subject.pair.ours)
     try:
@@ -343,7 +343,7 @@ def layer_checks(
     return checks, missing
 
 
-def _repeating(function: Callable, subject: Subject, convert: Callable[[RoutingIndices], Any]) -> Callable:
+def repeating(function: Callable, subject: Subject, convert: Callable[[RoutingIndices], Any]) -> Callable:
     """`function` with the routers' choice to repeat, where there is one."""
     if subject.routing_indices is None:
         return function

@@ -131,7 +131,7 @@ class _AllSides:
         for kind, model in self.at_jax_weights.items():
             statistics = statistics_of(model)
             with torch.no_grad():
-                loss = _torch_loss(self.pair, model, cast(inputs, kind), indices).item()
+                loss = torch_loss(self.pair, model, cast(inputs, kind), indices).item()
             restore_statistics(model, statistics)
             self.losses_at_jax_weights[kind].append(loss)
         for kind, trainer in self.theirs.items():
@@ -184,7 +184,7 @@ class TorchTrainer:
         self.model.zero_grad(set_to_none=True)
         statistics = statistics_of(self.model)
         with _threads(self.threads), torch.enable_grad():
-            loss = _torch_loss(self.pair, self.model, inputs, indices)
+            loss = torch_loss(self.pair, self.model, inputs, indices)
             if loss.requires_grad:  # otherwise no parameter takes part
                 loss.backward()
         restore_statistics(self.model, statistics)
@@ -203,11 +203,11 @@ class TorchTrainer:
         """Those of the last step, under every name that a parameter has."""
         return {
             name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
-            for name, p in _named(self.model)
+            for name, p in named_parameters(self.model)
         }
 
     def weights(self) -> Arrays:
-        return {name: to_numpy(parameter) for name, parameter in _named(self.model)}
+        return {name: to_numpy(parameter) for name, parameter in named_parameters(self.model)}
 
 
 class FlaxTrainer:
@@ -218,7 +218,7 @@ class FlaxTrainer:
 
     def __init__(self, pair: Pair, learning_rate: float) -> None:
         self.pair = pair
-        learned = {name for name, _ in _named(pair.theirs)}
+        learned = {name for name, _ in named_parameters(pair.theirs)}
         paths = {entry.ours for entry in parameters_of(pair.table) if entry.theirs in learned}
         graphdef, params, rest = nnx.split(pair.ours, lambda path, _: ".".join(map(str, path)) in paths, ...)
 
@@ -299,7 +299,7 @@ def refuse_random_loss(pair: Pair, model: torch.nn.Module, inputs: Inputs) -> No
     indices = _routing_indices(pair, model, inputs)
     statistics = statistics_of(model)
     with torch.no_grad():
-        first, second = (_torch_loss(pair, model, inputs, indices).item() for _ in range(2))
+        first, second = (torch_loss(pair, model, inputs, indices).item() for _ in range(2))
     restore_statistics(model, statistics)
     if abs(first - second) > LARGEST_REPEAT_ERROR * abs(first):
         raise PairError(
@@ -317,7 +317,7 @@ def _as_float64(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), tree)
 
 
-def _named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+def named_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     """The parameters under all of their names; tied ones have several."""
     return list(model.named_parameters(remove_duplicate=False))
 
@@ -346,12 +346,12 @@ def _routing_indices(pair: Pair, model: torch.nn.Module, inputs: Inputs) -> Rout
 
 def _set_weights(model: torch.nn.Module, weights: Arrays) -> None:
     with torch.no_grad():
-        for name, parameter in _named(model):
+        for name, parameter in named_parameters(model):
             if name in weights:  # a table need not cover what takes no part
                 parameter.copy_(torch.from_numpy(weights[name]))
 
 
-def _torch_loss(
+def torch_loss(
     pair: Pair, model: torch.nn.Module, inputs: Inputs, indices: RoutingIndices | None
 ) -> torch.Tensor:
     begin_run(model)

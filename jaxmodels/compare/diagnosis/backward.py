@@ -1,0 +1,139 @@
+"""Diagnosis of a difference that only the loss or its gradients show."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from jaxmodels.compare.diagnosis.replay import Change, Operation, Replay
+from jaxmodels.compare.diagnosis.search import Candidate, Deadline, Finding, first_that_hold, search
+from jaxmodels.compare.diagnosis.variant import Variant, instead, number, on_result
+from jaxmodels.compare.forward import DTYPES
+from jaxmodels.compare.noise import Check, Draw, DType, relative_error, tensor_checks
+from jaxmodels.compare.preparation import Subject, cast, names_of_parameters
+from jaxmodels.compare.steps import named_parameters, torch_loss
+from jaxmodels.convert.torch_io import to_numpy
+
+
+SECONDS = 20.0  # for one difference
+MOST_PLACES = 100  # at which a missing detach is looked for
+
+
+class FirstStep(NamedTuple):
+    """What the first training step has shown.
+
+    Attributes:
+      loss: JAX's.
+      check: that of the loss; None where losses were not compared.
+      gradients: JAX's, by PyTorch's names.
+      factor: by which every gradient is PyTorch's, where there is such a number.
+    """
+
+    loss: float
+    check: Check | None
+    gradients: Mapping[str, np.ndarray]
+    factor: float | None
+
+
+def diagnose_loss(subject: Subject, step: FirstStep) -> list[Finding]:
+    """The mistakes that explain another loss on equal outputs, and the gradients with it."""
+    deadline = Deadline(SECONDS)
+    runs = {subject.dtype: _LossRun(subject, subject.dtype)}
+    run = runs[subject.dtype]
+    tolerance = 0.0 if step.check is None else step.check.tolerance
+
+    def agrees(changes: Mapping[int, Change]) -> bool:
+        with torch.no_grad():
+            loss = run.replay.result(changes)
+        return relative_error(to_numpy(loss), to_numpy(torch.tensor(step.loss).to(loss.dtype))) <= tolerance
+
+    def agrees_with_gradients(changes: Mapping[int, Change]) -> bool:
+        return agrees(changes) and _gradients_agree(subject, step, changes)
+
+    outside = [one for one in run.replay.operations if not one.within]
+    return search(outside, agrees_with_gradients, deadline)
+
+
+def diagnose_gradients(subject: Subject, step: FirstStep) -> list[Finding]:
+    """The mistakes that explain other gradients of an equal loss."""
+    deadline = Deadline(SECONDS)
+    run = _LossRun(subject, subject.dtype)
+
+    def agrees(changes: Mapping[int, Change]) -> bool:
+        return _gradients_agree(subject, step, changes)
+
+    found = first_that_hold(_gradient_candidates(run.replay.operations), agrees, deadline)
+    if found or step.factor is None:
+        return found
+    sizes = [size for array in subject.inputs.values() for size in array.shape if size > 1]
+    for factor in (step.factor, 1 / step.factor):
+        nearest = min(sizes, key=lambda size: abs(size - factor), default=0)
+        if nearest and abs(nearest / factor - 1) < 1e-3:
+            more = "times" if factor == step.factor else "of"
+            what = (
+                f"JAX's gradients are {number(step.factor)} {more} PyTorch's: a sum over an axis of {nearest}"
+            )
+            return [Finding("gradient factor", what, "the mean in place of the sum, or the reverse,", "")]
+    return []
+
+
+def _gradient_candidates(operations: Sequence[Operation]) -> list[Candidate]:
+    """Gradients that JAX lets through where PyTorch stops them, and the reverse."""
+    candidates = []
+
+    def add(operation: Operation, variant: Variant) -> None:
+        candidates.append(Candidate(0, variant, (operation,), {operation.index: variant.change}))
+
+    stopped = [one for one in operations if one.name in ("detach", "detach_", "stop_gradient")]
+    through = instead(lambda x, *_, **__: x)
+    what = "JAX differentiates through what PyTorch detaches"
+    for operation in stopped:
+        add(operation, Variant("detach", what, "jax.lax.stop_gradient", through))
+    if len(stopped) > 1:
+        changes = {one.index: through for one in stopped}
+        variant = Variant("detach", what, "jax.lax.stop_gradient", through)
+        candidates.append(Candidate(0, variant, tuple(stopped), changes))
+    for operation in list(reversed(operations))[:MOST_PLACES]:
+        what = f"JAX stops the gradient of {operation.name}, PyTorch does not"
+        add(operation, Variant("detach", what, "leaving jax.lax.stop_gradient out", on_result(_detached)))
+    return candidates
+
+
+def _detached(result: object) -> object:
+    if isinstance(result, torch.Tensor):
+        return result.detach()
+    return tuple(map(_detached, result)) if isinstance(result, tuple) else result
+
+
+class _LossRun:
+    """PyTorch's loss of the pair, ready to be run again."""
+
+    def __init__(self, subject: Subject, dtype: DType) -> None:
+        self.model = copy.deepcopy(subject.models[dtype])
+        inputs = cast(subject.inputs, dtype)
+        self.call: Callable[[], torch.Tensor] = lambda: torch_loss(
+            subject.pair, self.model, inputs, subject.routing_indices
+        )
+        with torch.enable_grad():
+            self.replay = Replay(self.model, self.call, unit="", target=None)
+
+    def gradients(self, changes: Mapping[int, Change]) -> dict[str, np.ndarray]:
+        self.model.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            loss = self.replay.result(changes)
+            if loss.requires_grad:
+                loss.backward()
+        return {
+            name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
+            for name, p in named_parameters(self.model)
+        }
+
+
+def _gradients_agree(subject: Subject, step: FirstStep, changes: Mapping[int, Change]) -> bool:
+    """Judges JAX's gradients by PyTorch's changed ones, as the comparison does."""
+    theirs = {dtype: _LossRun(subject, dtype).gradients(changes) for dtype in DTYPES}
+    draw = Draw(step.gradients, theirs)
+    checks = tensor_checks(subject.floor, names_of_parameters(subject), [draw], "gradient")
+    return all(check.ok for check in checks)
