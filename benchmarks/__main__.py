@@ -13,11 +13,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import machine, pages, report, roofline, rows
+from benchmarks import pages, roofline
 from benchmarks.changes import changes_since
-from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Precision
 from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
+from jaxmodels.benchmark import machine, report, rows
+from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Precision
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 

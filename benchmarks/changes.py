@@ -1,6 +1,6 @@
 """What changed between two results.json by more than the noise."""
 
-from benchmarks.rows import LABELS, Results, Row, rows
+from jaxmodels.benchmark.rows import LABELS, Results, Row, rows
 
 
 MACHINE = ("device", "cores", "threads", "system")  # times in ms are compared only if these are equal

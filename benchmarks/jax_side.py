@@ -11,8 +11,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
 from benchmarks.sizes import Workload, build
+from jaxmodels.benchmark.kinds import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
 from jaxmodels.convert.core import load_state_dict
 from jaxmodels.generation import next_token_loss
 from jaxmodels.losses import (

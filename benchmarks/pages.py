@@ -4,11 +4,12 @@ import os
 from functools import partial
 from pathlib import Path
 
-from benchmarks import plots, report, roofline
-from benchmarks.rows import Results, Row, curves, read, rows
+from benchmarks import roofline
+from jaxmodels.benchmark import plots, report
+from jaxmodels.benchmark.rows import Results, Row, curves, read, rows
+from jaxmodels.benchmark.table import Table
 from jaxmodels.models import MODEL_NAMES
 from tools import tables
-from tools.tables import Table
 
 
 NO_CPU_RESULTS = "Not measured yet: `make benchmarks` writes this table.\n"

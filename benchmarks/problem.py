@@ -3,7 +3,7 @@
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,18 +13,6 @@ if TYPE_CHECKING:  # a process that measures PyTorch must not load JAX
 
 
 Size = Literal["small", "medium", "gpu"]
-Mode = Literal["forward", "train"]
-Precision = Literal["float32", "bfloat16"]
-Implementation = Literal["eager", "compile", "torchax", "jax"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)  # eager first, JAX last
-Device = Literal["cpu", "cuda"]
-
-LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = (
-    1e-4,
-    (0.9, 0.999),
-    1e-8,
-    1e-2,
-)  # of AdamW in every implementation
 
 
 @dataclass(frozen=True, kw_only=True)

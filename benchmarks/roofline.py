@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from benchmarks import jax_side
 from benchmarks.sizes import Workload, build, shapes, workload_at
 from jaxmodels.atomic import atomic_write
+from jaxmodels.benchmark.table import Table
 from jaxmodels.models import MODEL_NAMES, ModelName
 from jaxmodels.training.functional_model import FunctionalModel
-from tools.tables import Table
 
 
 SUMMARY = Path(__file__).parent / "results" / "roofline.json"

@@ -12,11 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.machine import ROOT, Failure, cores, ending
-from benchmarks.problem import IMPLEMENTATIONS, Device, Implementation, Mode, Precision, Size
-from benchmarks.rows import Cell
+from benchmarks.problem import Size
 from benchmarks.sizes import CURVES, build, perturb, problem, workload_at
 from benchmarks.worker import AGREEMENT, Job
+from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Mode, Precision
+from jaxmodels.benchmark.machine import ROOT, Failure, cores, ending
+from jaxmodels.benchmark.rows import Cell
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 from jaxmodels.models import ModelName

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import torch_reference
-from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Device, Mode, Precision, Problem
+from benchmarks.problem import Problem
+from jaxmodels.benchmark.kinds import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Device, Mode, Precision
 from torch_reference.losses import (
     denoising_iters,
     image_from_patches,

@@ -14,8 +14,9 @@ import torchax.amp
 from torchax import interop
 from torchax.ops import mappings
 
-from benchmarks.problem import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision, Problem
+from benchmarks.problem import Problem
 from benchmarks.torch_side import batch, load, loss, outputs
+from jaxmodels.benchmark.kinds import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
 
 
 class TorchaxSide:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchmarks.machine import use_cores
-from benchmarks.problem import Device, Implementation, Mode, Precision, Problem, Size
+from benchmarks.problem import Problem, Size
+from jaxmodels.benchmark.kinds import Device, Implementation, Mode, Precision
+from jaxmodels.benchmark.machine import use_cores
 
 
 if TYPE_CHECKING:  # a process that measures PyTorch must not load JAX
@@ -132,7 +133,7 @@ def measure_alone(job: Job) -> dict[str, Any]:
         "rest_mb": at_rest,
     }
     if implementation == "eager":
-        from benchmarks.flop import count
+        from jaxmodels.benchmark.flop import count
 
         result["flop"] = count(call)
     if implementation == "jax":

@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import flop, jax_side, machine, run, worker
-from benchmarks.problem import Mode
+from benchmarks import jax_side, run, worker
 from benchmarks.sizes import problem, workload_at
 from benchmarks.torch_side import TorchSide, reference
 from benchmarks.worker import Job
 from jaxmodels import demo
+from jaxmodels.benchmark import flop, machine
+from jaxmodels.benchmark.kinds import Mode
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 

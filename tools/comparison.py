@@ -15,8 +15,9 @@ from typing import Any
 
 import tyro
 
-from benchmarks import rows
-from tools.tables import ROOT, Table, update
+from jaxmodels.benchmark import rows
+from jaxmodels.benchmark.table import Table
+from tools.tables import ROOT, update
 
 
 SUMMARY = ROOT / "docs" / "compare.json"

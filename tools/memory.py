@@ -11,7 +11,8 @@ from typing import Any
 
 import tyro
 
-from tools.tables import ROOT, Table, update
+from jaxmodels.benchmark.table import Table
+from tools.tables import ROOT, update
 
 
 SUMMARY = ROOT / "docs" / "memory.json"

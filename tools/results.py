@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from tools.tables import ROOT, Table, update
+from jaxmodels.benchmark.table import Table
+from tools.tables import ROOT, update
 
 
 OUT = ROOT / "out" / "results"

@@ -1,38 +1,16 @@
-"""Generated text on pages, between the markers `<!-- name: begin -->` and `<!-- name: end -->`, and Markdown tables.
+"""Generated text on pages, between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
 
 A page that holds both markers of a table, each on a line of its own, gets that table.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from jaxmodels.atomic import atomic_write
 
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "benchmarks/README.md", "docs/**/*.md")
-
-
-class Table(NamedTuple):
-    """Column names, and one list of cells per row."""
-
-    head: list[str]
-    body: list[list[str]]
-
-    def __str__(self) -> str:
-        """The table in Markdown. Columns of numbers are aligned to the right, except the first one."""
-        columns = [[row[i] for row in self.body if row[i]] for i in range(len(self.head))]
-        numeric = [
-            i > 0 and all(re.match(r"[*+\-–\d]", c) for c in column) for i, column in enumerate(columns)
-        ]
-        lines = [
-            f"| {' | '.join(self.head)} |",
-            f"|{'|'.join(' --: ' if right else ' --- ' for right in numeric)}|",
-            *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in self.body),
-        ]
-        return "\n".join(lines) + "\n"
 
 
 def pages(name: str, root: Path = ROOT) -> list[Path]:

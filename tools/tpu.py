@@ -19,9 +19,10 @@ from typing import Any
 import tyro
 
 from jaxmodels.atomic import atomic_write
+from jaxmodels.benchmark.table import Table
 from jaxmodels.training.chips import TPUS
 from jaxmodels.training.presets import PRESETS
-from tools.tables import ROOT, Table, update
+from tools.tables import ROOT, update
 
 
 SUMMARY = ROOT / "docs" / "tpu.json"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from jaxmodels.benchmark import report
 from jaxmodels.models import MODEL_NAMES
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import machine, rows
 from benchmarks.run import Disagreement, Failure, Plan
+from jaxmodels.benchmark import machine, rows
 from tests.benchmarks.sample_results import ENVIRONMENT, cell, results
 
 

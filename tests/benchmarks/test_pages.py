@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pages, rows
+from benchmarks import pages
+from jaxmodels.benchmark import rows
 from tests.benchmarks.sample_results import cell, curve, results
 from tools.tables import PAGES, ROOT
 

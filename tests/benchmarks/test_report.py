@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, rows
+from jaxmodels.benchmark import report, rows
 from tests.benchmarks.sample_results import cell, curve, results
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import machine, report, run
+from benchmarks import run
 from benchmarks.run import Disagreement, Failure, Plan, measure
 from benchmarks.worker import Job
+from jaxmodels.benchmark import machine, report
 from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from jaxmodels.benchmark.table import Table
 from tools import comparison, memory, results, tpu
-from tools.tables import Table, pages, replace_between, update
+from tools.tables import pages, replace_between, update
 
 
 def page(root: Path, name: str, text: str) -> Path:

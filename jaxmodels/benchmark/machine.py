@@ -1,4 +1,4 @@
-"""The machine: its versions, cores and matrix products: `python -m benchmarks.machine DEVICE OUT.json CORES`."""
+"""Versions, cores and matrix products: `python -m jaxmodels.benchmark.machine DEVICE OUT.json CORES`."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.problem import Device
+from jaxmodels.benchmark.kinds import Device
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]  # of a checkout
 BUSY_CORES = 0.3  # a warning is printed when other processes use more than this
 GEMM_SIZES = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices
 
@@ -74,7 +74,7 @@ def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, floa
     """`gemm_peaks` in a process of its own that may use this many cores."""
     out = folder / "gemm.json"
     finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.machine", device, str(out), str(threads)],
+        [sys.executable, "-m", "jaxmodels.benchmark.machine", device, str(out), str(threads)],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         capture_output=True,

@@ -8,9 +8,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.rows import Row, point_label
 from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
+from jaxmodels.benchmark.rows import Row, point_label
 
 
 matplotlib.use("Agg", force=False)

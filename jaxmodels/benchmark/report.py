@@ -9,11 +9,11 @@ import jinja2
 import markupsafe
 from matplotlib.figure import Figure
 
-from benchmarks import plots
-from benchmarks.rows import LABELS, PYTORCH, Cell, Results, curves, point_label, rows
 from jaxmodels import pages
 from jaxmodels.atomic import atomic_write
-from tools.tables import Table
+from jaxmodels.benchmark import plots
+from jaxmodels.benchmark.rows import LABELS, PYTORCH, Cell, Results, curves, point_label, rows
+from jaxmodels.benchmark.table import Table
 
 
 # Dense FLOP/s from the data sheet. Model FLOP utilisation (MFU) is the share of it.
