@@ -34,6 +34,7 @@ def compare(
     config: str | None = None,
     steps: int = 3,
     dtype: Literal["float32", "float64"] = "float32",
+    mode: Literal["eval", "train"] = "eval",
     seed: int = 0,
     output: Path | None = None,
     format: Literal["text", "json", "github"] = "text",
@@ -53,6 +54,7 @@ def compare(
         config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
         steps: AdamW steps after which the weights are compared; 0 leaves them out.
         dtype: precision of weights and inputs on both sides.
+        mode: evaluation mode, or training mode with equal dropout masks and the update of running statistics.
         seed: seed of the fresh weights.
         output: folder for report.json and report.html.
         format: text prints a table; json prints report.json and nothing else on stdout; github adds annotations
@@ -75,6 +77,7 @@ def compare(
         config=_json(config),
         steps=steps,
         dtype=dtype,
+        mode=mode,
         seed=seed,
         output=output,
         output_format=format,

@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 
 from jaxmodels.compare import report
+from jaxmodels.compare.divergence import Kind
 from jaxmodels.compare.noise import Check
 from jaxmodels.compare.outcome import Failure
 from jaxmodels.compare.places import Place
@@ -70,8 +72,10 @@ def test_every_field_is_described() -> None:
     """A new field of a model is to be in the schema, and in the guide."""
     model = as_read([samples.different()], [])["models"][0]
     assert model.keys() == SCHEMA["$defs"]["model"]["properties"].keys()
+    kind = SCHEMA["$defs"]["model"]["properties"]["divergence"]["properties"]["kind"]
+    assert kind["enum"] == list(get_args(Kind))
     guide = resources.files("jaxmodels.compare").joinpath("guide.md").read_text()
-    assert not [name for name in [*model, *SCHEMA["properties"]] if f"`{name}`" not in guide]
+    assert not [name for name in [*get_args(Kind), *model, *SCHEMA["properties"]] if f"`{name}`" not in guide]
 
 
 def test_a_report_that_lacks_a_field_is_refused() -> None:

@@ -23,6 +23,7 @@ from jaxmodels.compare.outcome import Outcome, failure_of
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.pair_files import read_pairs
 from jaxmodels.compare.precision import ReducedPrecisionError
+from jaxmodels.compare.preparation import Mode
 from jaxmodels.compare.report import write
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.subjects import default_model, name_of, pair_of
@@ -53,6 +54,7 @@ def run(
     config: dict[str, Any] | None = None,
     steps: int = 3,
     dtype: DType = "float32",
+    mode: Mode = "eval",
     seed: int = 0,
     output: Path | None = None,
     output_format: Format = "text",
@@ -64,6 +66,7 @@ def run(
       checkpoint, config: weights of one of the models.
       steps: optimiser steps of the training run.
       dtype: the compared type.
+      mode: evaluation or training mode.
       seed: of fresh weights.
       output: the folder of the report.
       output_format: what is printed; see `formats.show`.
@@ -87,7 +90,7 @@ def run(
             # PyTorch's float64 runs supply the noise floor either way; a user's arrays keep JAX's default type.
             if dtype == "float64" or not any(map(is_pair_file, targets)):
                 jax.config.update("jax_enable_x64", True)
-            options = {"dtype": dtype, "steps": steps}
+            options = {"dtype": dtype, "steps": steps, "mode": mode}
             outcome = _compare_all(_jobs(targets, checkpoint, config, seed, options, console), console)
         except (ValueError, OSError) as error:
             if output_format == "text":

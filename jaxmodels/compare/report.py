@@ -165,6 +165,7 @@ def _model_json(result: Result) -> dict[str, Any]:
         "outputs": [_check(check) for check in result.outputs],
         "layers": [_check(check) for check in result.layers],
         "layers_not_compared": result.not_compared,
+        "statistics": [_check(check) for check in result.statistics],
         "gradients": [_check(check) for check in result.gradients],
         "weights": [_check(check) for check in result.weights],
         "losses": asdict(result.losses),
