@@ -7,53 +7,57 @@ is taken only where none of them fits.
 
 from collections.abc import Iterator
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
+from jaxmodels.compare.projection import Projection
 
+
+Array = np.ndarray | Projection
 MOST_AXES = 6  # of which all orders are tried
 
 
-def aligned(
-    theirs: np.ndarray, ours: np.ndarray, *, channels_first: bool
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def aligned(theirs: Array, ours: Array, *, channels_first: bool) -> list[tuple[Array, Array]]:
     """The ways to read both arrays as one shape, all equally plausible; empty where there is none.
 
     Args:
       channels_first: axis 1 of `theirs` holds the channels, as for convolutions.
     """
     a, b = _without_leading_ones(theirs), _without_leading_ones(ours)
-    for candidates in (
+    orders = [
         _usual_orders(a, b, channels_first),
         _usual_orders(theirs, ours, channels_first),
         _all_orders(a, b),
-        _repeated(a, b),
-        _merged(theirs, ours, channels_first),
-    ):
+    ]
+    # A projection's places are not those of the tensor.
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        orders.append(_repeated(a, b))
+    if isinstance(theirs, np.ndarray) and isinstance(ours, np.ndarray):
+        orders.append(_merged(theirs, ours, channels_first))
+    for candidates in orders:
         found = [(x, y) for x, y in candidates if x.shape == y.shape]
         if found:
             return found
     return []
 
 
-def _usual_orders(
-    a: np.ndarray, b: np.ndarray, channels_first: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _usual_orders(a: Array, b: Array, channels_first: bool) -> Iterator[tuple[Array, Array]]:
     if a.ndim != b.ndim:
         return
-    last = np.moveaxis(a, 1, -1) if a.ndim > 2 else a
+    last = _moved(a, 1, -1) if a.ndim > 2 else a
     if channels_first:
         if last.shape == b.shape:
             yield last, b
         elif a.ndim > 2:
-            yield np.moveaxis(a, 0, -1), b  # a single example, or a batch of one
+            yield _moved(a, 0, -1), b  # a single example, or a batch of one
         return
     yield a, b
     if a.ndim > 2:
         yield last, b
 
 
-def _all_orders(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _all_orders(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
     if a.ndim != b.ndim or a.ndim > MOST_AXES or sorted(a.shape) != sorted(b.shape):
         return
     for order in permutations(range(a.ndim)):
@@ -77,7 +81,12 @@ def _merged(a: np.ndarray, b: np.ndarray, channels_first: bool) -> Iterator[tupl
         yield a.reshape(b.shape), b
 
 
-def _without_leading_ones(array: np.ndarray) -> np.ndarray:
+def _without_leading_ones(array: Array) -> Array:
     while array.ndim and array.shape[0] == 1:
         array = array[0]
     return array
+
+
+def _moved(array: Any, source: int, destination: int) -> Any:
+    """np.moveaxis, which asks any object that can transpose itself."""
+    return np.moveaxis(array, source, destination)

@@ -12,7 +12,8 @@ import numpy as np
 from einops import EinopsError, rearrange
 
 from jaxmodels.compare.alignment import aligned
-from jaxmodels.compare.noise import is_inexact, relative_error, rounding_noise
+from jaxmodels.compare.noise import is_inexact, projected, relative_error, rounding_noise
+from jaxmodels.compare.projection import Projection, is_projection
 from jaxmodels.convert.table import Twin
 
 
@@ -29,13 +30,13 @@ class Event(NamedTuple):
       path: dotted path of the module; "" is the model.
       call: how often the module was called before.
       kind: "input" or "output".
-      arrays: all arrays that go in or come out, in order.
+      arrays: all NumPy arrays that go in or come out, in order; large ones of a capture are projections.
     """
 
     path: str
     call: int
     kind: Kind
-    arrays: tuple[np.ndarray, ...]
+    arrays: tuple[Any, ...]
 
     @property
     def key(self) -> Key:
@@ -112,7 +113,14 @@ def _declared_error(theirs: Event, ours: Event, axes: str) -> float:
     """The worst error of the arrays; a second argument in a layout of its own is left out."""
     error = 0.0
     for i, (a, b) in enumerate(zip(theirs.arrays, ours.arrays, strict=False)):
-        a = _to_our_axes(a, b, axes)
+        if isinstance(a, Projection):
+            rearranged = a.rearranged(axes)
+            if rearranged is None:  # axes that are merged or split
+                error = max(error, _moments_error(b, a))
+                continue
+            a = rearranged
+        else:
+            a = _to_our_axes(a, b, axes)
         if a.shape != b.shape and i > 0:
             continue
         error = max(error, relative_error(b, a))
@@ -126,12 +134,14 @@ def _inferred_error(theirs: Event, ours: Event, channels_first: bool) -> float:
         errors = [_argument_error(y, x) for x, y in aligned(a, b, channels_first=channels_first)]
         if errors:
             error = max(error, min(errors))
+        elif (is_projection(a) or is_projection(b)) and a.size == b.size:
+            error = max(error, _moments_error(b, a))
         elif i == 0:
             return float("inf")
     return error
 
 
-def _argument_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _argument_error(ours: np.ndarray | Projection, theirs: np.ndarray | Projection) -> float:
     """The relative error; 0 for masks that say the same, be it by True, by False or by what is added to logits."""
     masks = _as_mask(ours), _as_mask(theirs)
     if (
@@ -143,7 +153,14 @@ def _argument_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return relative_error(ours, theirs)
 
 
-def _as_mask(array: np.ndarray) -> np.ndarray | None:
+def _moments_error(ours: np.ndarray | Projection, theirs: np.ndarray | Projection) -> float:
+    """The distance of what does not depend on the layout."""
+    return relative_error(projected(ours).moments, projected(theirs).moments)
+
+
+def _as_mask(array: np.ndarray | Projection) -> np.ndarray | None:
+    if isinstance(array, Projection):
+        return None
     if array.dtype == bool and array.size:
         return array
     if (

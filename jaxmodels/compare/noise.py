@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import ml_dtypes
 import numpy as np
 
+from jaxmodels.compare.projection import Projection, project
+
 
 if TYPE_CHECKING:
     from jaxmodels.compare.result import Losses
@@ -156,7 +158,9 @@ def coarsest_epsilon(arrays: Iterable[np.ndarray]) -> float:
     )
 
 
-def relative_error(actual: np.ndarray | np.generic, expected: np.ndarray | np.generic) -> float:
+def relative_error(
+    actual: np.ndarray | np.generic | Projection, expected: np.ndarray | np.generic | Projection
+) -> float:
     """max |actual - expected| / max |expected|; infinite for unlike shapes.
 
     Integers and booleans have no scale: their error is the share of elements that differ. Where one side is
@@ -165,6 +169,8 @@ def relative_error(actual: np.ndarray | np.generic, expected: np.ndarray | np.ge
     """
     if actual.shape != expected.shape:
         return float("inf")
+    if isinstance(actual, Projection) or isinstance(expected, Projection):
+        return _projected_error(actual, expected)
     if expected.size == 0:
         return 0.0
     if not (is_inexact(actual) or is_inexact(expected)):
@@ -180,8 +186,30 @@ def relative_error(actual: np.ndarray | np.generic, expected: np.ndarray | np.ge
     return max(_distance(actual[part], expected[part]) for part in (filled, ~filled))
 
 
-def rounding_noise(float32: np.ndarray, float64: np.ndarray) -> float:
+def projected(array: np.ndarray | np.generic | Projection) -> Projection:
+    """The projection of an array, in which values that fill masked places or are not finite are only counted."""
+    if isinstance(array, Projection):
+        return array
+    array = np.asarray(array)
+    numbers = _as_float64(array)
+    odd = {"nan": np.isnan(numbers)}
+    if not np.iscomplexobj(numbers):
+        odd |= {"inf": np.isposinf(numbers), "-inf": np.isneginf(numbers)}
+    finite = np.where(np.isfinite(numbers), numbers, 0)
+    return project(array, {**odd, "fill": _fill_values(finite)})
+
+
+def _projected_error(actual: Any, expected: Any) -> float:
+    actual, expected = projected(actual), projected(expected)
+    if {**actual.odd, "fill": 0} != {**expected.odd, "fill": 0}:
+        return float("inf")
+    return _distance(actual.sums, expected.sums)
+
+
+def rounding_noise(float32: np.ndarray | Projection, float64: np.ndarray | Projection) -> float:
     """The relative error of PyTorch against itself, where both types are finite."""
+    if isinstance(float32, Projection) or isinstance(float64, Projection):
+        return relative_error(float32, float64)
     if float32.shape != float64.shape or not is_inexact(float64):
         return relative_error(float32, float64)
     float32, float64 = _as_float64(float32), _as_float64(float64)

@@ -11,8 +11,16 @@ from jaxmodels.compare.layers import Event, leaves
 from jaxmodels.convert.torch_io import to_numpy
 
 
-def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, list[Event]]:
-    """Runs `call` and returns its result and all events of `model`'s submodules in order of time."""
+def torch_events(
+    model: torch.nn.Module, call: Callable[[], Any], keep: Callable[[np.ndarray], Any] = lambda array: array
+) -> tuple[Any, list[Event]]:
+    """Runs `call` and returns its result and all events of `model`'s submodules in order of time.
+
+    Args:
+      model: whose modules are watched.
+      call: runs it.
+      keep: what is kept of each array.
+    """
     events: list[Event] = []
     begun: Counter[str] = Counter()
     open_calls: defaultdict[str, list[int]] = defaultdict(list)
@@ -20,14 +28,14 @@ def torch_events(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[Any, 
     def before(path: str):
         def hook(_module, args, kwargs):
             open_calls[path].append(begun[path])
-            events.append(Event(path, begun[path], "input", arrays_of((args, kwargs))))
+            events.append(Event(path, begun[path], "input", tuple(map(keep, arrays_of((args, kwargs))))))
             begun[path] += 1
 
         return hook
 
     def after(path: str):
         def hook(_module, _args, _kwargs, output):
-            events.append(Event(path, open_calls[path].pop(), "output", arrays_of(output)))
+            events.append(Event(path, open_calls[path].pop(), "output", tuple(map(keep, arrays_of(output)))))
 
         return hook
 
