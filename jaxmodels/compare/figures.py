@@ -112,9 +112,8 @@ def _gaps(result: Result) -> dict[str, tuple[np.ndarray, str, str]]:
     """Distances between losses, step by step; the colour and the dashes of each."""
     losses = result.losses
     threads, other = losses.threads
-    at_equal_weights = {"float32": losses.jax_weights_float32, "float64": losses.jax_weights_float64}[
-        result.dtype
-    ]
+    by_type = {"float32": losses.jax_weights_float32, "float64": losses.jax_weights_float64}
+    at_equal_weights = by_type.get(result.dtype, [])
     gaps: dict[str, tuple[Sequence[float], Sequence[float], str, str]] = {
         "PyTorch float32 – float64": (losses.pytorch_float32, losses.pytorch_float64, pages.NOISE, "-"),
         f"PyTorch with {threads} – with {other} thread{'s' if other > 1 else ''}": (
@@ -126,6 +125,7 @@ def _gaps(result: Result) -> dict[str, tuple[np.ndarray, str, str]]:
     return {
         label: (np.abs(np.nan_to_num(np.subtract(a, b))), colour, dashes)
         for label, (a, b, colour, dashes) in gaps.items()
+        if len(a) == len(b) == len(losses)  # captures have some of these runs only
     }
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from statistics import median
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from flax import nnx
 from jaxmodels.compare.adapters import adapter_of
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.flax_calls import flax_events
-from jaxmodels.compare.layers import Event, Key, differences, noise_of
+from jaxmodels.compare.layers import Event, Key, differences, layer_checks_of, noise_of
 from jaxmodels.compare.layouts import standard_layers
 from jaxmodels.compare.noise import (
     FACTOR,
@@ -332,15 +331,7 @@ def layer_checks(
     found, missing = differences(theirs.events[subject.dtype], events, pair.twins, known=known)
     by_key = {event.key: event for event in theirs.events[subject.dtype]}
     floor = NoiseFloor(subject.dtype, subject.floor.coarsest if subject.unjudged else 0.0)
-    checks: list[LayerCheck] = []
-    seen: list[float] = []
-    for one in found:
-        floor = floor.after(by_key[one.path, one.call, one.kind].arrays)
-        seen.append(noise.get((one.path, one.call, one.kind), 0.0) * floor.scale)
-        # A single layer may be lucky: none is held to less than half of what came before shows.
-        check = floor.check(one.path, one.error, max(seen[-1], median(seen)))
-        checks.append(LayerCheck(**vars(check), call=one.call, kind=one.kind, binding=one.binding))
-    return checks, missing
+    return layer_checks_of(found, by_key, noise, floor), missing
 
 
 def repeating(function: Callable, subject: Subject, convert: Callable[[RoutingIndices], Any]) -> Callable:

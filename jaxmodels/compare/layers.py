@@ -6,13 +6,21 @@ fault lies in the code of the module that passes it – or an output, and then i
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from einops import EinopsError, rearrange
 
 from jaxmodels.compare.alignment import aligned
-from jaxmodels.compare.noise import is_inexact, projected, relative_error, rounding_noise
+from jaxmodels.compare.noise import (
+    LayerCheck,
+    NoiseFloor,
+    is_inexact,
+    projected,
+    relative_error,
+    rounding_noise,
+)
 from jaxmodels.compare.projection import Projection, is_projection
 from jaxmodels.convert.table import Twin
 
@@ -94,6 +102,29 @@ def differences(
         for path, twin in by_path.items()
         if path not in with_a_number
     }
+
+
+def layer_checks_of(
+    found: Iterable[Difference], events: Mapping[Key, Event], noise: Mapping[Key, float], floor: NoiseFloor
+) -> list[LayerCheck]:
+    """One check per difference, in the same order.
+
+    Args:
+      found: what `differences` returned.
+      events: PyTorch's by key; a type coarser than the compared one sets the floor of all that comes behind it.
+      noise: of PyTorch's events, before the floor's scale.
+      floor: at the beginning.
+    """
+    checks: list[LayerCheck] = []
+    seen: list[float] = []
+    for one in found:
+        key = one.path, one.call, one.kind
+        floor = floor.after(events[key].arrays)
+        seen.append(noise.get(key, 0.0) * floor.scale)
+        # A single layer may be lucky: none is held to less than half of what came before shows.
+        check = floor.check(one.path, one.error, max(seen[-1], median(seen)))
+        checks.append(LayerCheck(**vars(check), call=one.call, kind=one.kind, binding=one.binding))
+    return checks
 
 
 def noise_of(event: Event, other: Event) -> float:

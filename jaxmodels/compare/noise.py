@@ -95,10 +95,14 @@ class Statistic(Check):
 
 @dataclass(frozen=True)
 class Draw:
-    """JAX's tensors and PyTorch's in both types, by PyTorch's names, all computed at the same weights."""
+    """JAX's tensors and PyTorch's in both types, by PyTorch's names, all computed at the same weights.
+
+    `theirs` shows the noise. Where other tensors of PyTorch are those to compare with, they are `expected`.
+    """
 
     ours: Arrays
     theirs: Mapping[DType, Arrays]
+    expected: Arrays | None = None
 
 
 @dataclass(frozen=True)
@@ -337,7 +341,8 @@ class _TensorErrors:
     """Errors and noises of one draw, relative to each tensor, and what share it has of the largest tensor."""
 
     def __init__(self, floor: NoiseFloor, draw: Draw, names: Sequence[str]) -> None:
-        theirs, exact = draw.theirs[floor.dtype], draw.theirs["float64"]
+        exact = draw.theirs["float64"]
+        theirs = draw.theirs[floor.dtype] if draw.expected is None else draw.expected
         sizes = {name: _largest(exact[name]) for name in names}
         self.largest = max(sizes.values(), default=0.0)
         self.errors: dict[str, float] = {}

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmodels.compare.adapters import as_nnx
 from jaxmodels.compare.calls import PairError, call_model, failures_explained
 from jaxmodels.compare.captures.files import Capture, Run, check_target, write_capture
 from jaxmodels.compare.captures.options import (
@@ -33,7 +34,7 @@ from jaxmodels.convert.table import Entry
 
 
 def capture_jax(
-    model: nnx.Module,
+    model: Any,
     inputs: Inputs,
     path: str | Path,
     *,
@@ -51,7 +52,7 @@ def capture_jax(
     """Runs a Flax model in evaluation mode on JAX's default device, and writes what it computed.
 
     Args:
-      model: with PyTorch's weights in it; it is copied, not changed.
+      model: with PyTorch's weights in it: an `nnx.Module`, or whatever `Pair.ours` takes. It is copied, not changed.
       inputs: arrays by name, in the model's own layout.
       path: the folder, new or an earlier capture.
       name: what reports call the pair; by default the model's class.
@@ -75,8 +76,12 @@ def capture_jax(
       OSError: the folder cannot be written.
     """
     path = Path(path)
+    kind = type(model).__name__
+    model = as_nnx(model)
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model must be an nnx.Module; got a {type(model).__name__}")
+        raise ValueError(
+            f"model must be an nnx.Module, or of another library as jaxmodels.compare.Pair takes it; got a {kind}"
+        )
     check_inputs(inputs)
     check_options(dtypes, steps, limit)
     check_target(path)
@@ -90,7 +95,7 @@ def capture_jax(
     )
     device = jax.devices()[0]
     capture = Capture(
-        name=name or type(model).__name__,
+        name=name or kind,
         side="jax",
         device=device.device_kind,
         versions=versions("jax", "jaxlib", "flax", "optax"),

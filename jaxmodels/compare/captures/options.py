@@ -16,7 +16,7 @@ DTYPES = ("float64", "float32", "bfloat16")
 LARGEST_REPEAT_ERROR = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 1e-2}
 # Of the steps on both sides; those of `steps`, which needs both frameworks.
 OPTIMIZER = "adamw"
-ADAMW: dict[str, float] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
 Inputs = Mapping[str, Any]
 Batches = Callable[[int], Inputs]

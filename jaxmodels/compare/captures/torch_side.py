@@ -154,9 +154,9 @@ class _TorchRuns:
         masters = [
             p.detach().to(torch.complex128 if p.is_complex() else torch.float64).clone() for p in parameters
         ]
-        betas = (ADAMW["b1"], ADAMW["b2"])
-        options = {"betas": betas, "eps": ADAMW["eps"], "weight_decay": ADAMW["weight_decay"]}
-        optimizer = torch.optim.AdamW(masters, lr=self.learning_rate, **options) if masters else None
+        options: dict[str, Any] = {key: ADAMW[key] for key in ("eps", "weight_decay")}
+        options |= {"lr": self.learning_rate, "betas": (ADAMW["b1"], ADAMW["b2"])}
+        optimizer = torch.optim.AdamW(masters, **options) if masters else None
         for step in range(max(self.steps, 1)):
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
