@@ -18,7 +18,7 @@ from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
 from jaxmodels.compare.training_mode import replay_dropout
 from jaxmodels.convert.core import fit, variable_at
-from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
+from jaxmodels.convert.table import Entry, Parameter, Twin
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 
 
@@ -203,7 +203,7 @@ def loadable_arrays(model: torch.nn.Module, pair: Pair) -> dict[str, np.ndarray]
     Left out are buffers without an entry, such as masks and counters: Flax computes its own. So is the second
     name of a tied parameter, where the table has the first, and what only PyTorch has.
     """
-    covered = {entry.theirs for entry in pair.table if isinstance(entry, Parameter | Derived | Tied)}
+    covered = {entry.theirs for entry in pair.table if not isinstance(entry, Twin)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shared = {id(parameters[name]) for name in covered if name in parameters}
     arrays = {}

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike
 
 from jaxmodels.checks import local_path
 from jaxmodels.convert.files import read_weights
-from jaxmodels.convert.table import Derived, Entry, Parameter, Tied, Twin
+from jaxmodels.convert.layout import Layout
+from jaxmodels.convert.table import Added, Derived, Entry, Parameter, Tied, Twin
 from jaxmodels.convert.tables import accept_older_keys, table_of
 from jaxmodels.convert.wrappers import choose_entry, strip_prefixes
 from jaxmodels.nn.dtypes import float32_or_wider
@@ -111,11 +111,13 @@ def fit(
     dtype: DTypeLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns path -> array in the model's layout; ValueError lists all that does not fit. Changes nothing."""
-    entries = [entry for entry in table if isinstance(entry, Parameter | Derived | Tied)]
+    entries = [entry for entry in table if not isinstance(entry, Twin)]
     unknown = sorted(arrays.keys() - {entry.theirs for entry in entries})
     problems = [f"not in the model: {key}" for key in unknown]
     misfits: set[str] = set()
-    values: dict[str, np.ndarray] = {}
+    values: dict[str, dict[int, np.ndarray]] = {}  # path -> the blocks of the variable
+    layouts: dict[str, Layout] = {}
+    added = {entry.to: entry for entry in entries if isinstance(entry, Added)}
     for entry in entries:
         if entry.theirs not in arrays:
             problems.append(f"missing from the state_dict: {entry.theirs}")
@@ -124,16 +126,15 @@ def fit(
         found: list[str] = []
         match entry:
             case Parameter():
-                shape, sizes = _their_shape(entry.axes, variable_at(model, entry.ours).shape)
-                index, count = entry.part or (0, 1)
+                layout = Layout(entry, variable_at(model, entry.ours).shape)
                 wanted = _converted(array.dtype, dtype, exact=entry.expected is not None)
-                found = _misfits(
-                    array, shape if count == 1 else (count * shape[0], *shape[1:]), wanted, entry.expected
-                )
+                found = _misfits(array, layout.their_shape, wanted, entry.expected)
+                if not found and (other := added.get(entry.theirs)) and other.theirs in arrays:
+                    found, array = _sum(array, arrays[other.theirs], other)
                 if not found:
-                    block = np.split(array, count)[index] if entry.part else array
-                    value = rearrange(block.astype(wanted, copy=False), entry.axes, **sizes)
-                    values[entry.ours] = _flipped(value, entry.flip)
+                    block = layout.block_from(array.astype(wanted, copy=False))
+                    layouts[entry.ours] = layout
+                    values.setdefault(entry.ours, {})[entry.block[0] if entry.block else 0] = block
             case Derived():
                 if array.shape != entry.shape:
                     found = [f"shape {array.shape}, the model needs {entry.shape}"]
@@ -145,10 +146,34 @@ def fit(
                     found = [f"must equal {entry.to}, to which it is tied"]
         problems += [f"{entry.theirs}: {problem}" for problem in found]
         misfits |= {entry.theirs} if found else set()
+    problems += [] if problems else _missing_blocks(values, layouts)
     if problems:
         hint = "" if not any(problem.endswith(_TOO_WIDE) for problem in problems) else f"\n{_USE_FLOAT64}"
         raise ValueError(f"the state_dict does not fit {type(model).__name__}{_listed(problems)}{hint}")
-    return values
+    return {path: layouts[path].variable_from(blocks) for path, blocks in values.items()}
+
+
+def _missing_blocks(
+    values: Mapping[str, Mapping[int, np.ndarray]], layouts: Mapping[str, Layout]
+) -> list[str]:
+    return [
+        f"{path}: the table fills {len(blocks)} of its {layouts[path].blocks} blocks"
+        for path, blocks in values.items()
+        if len(blocks) < layouts[path].blocks
+    ]
+
+
+def _sum(array: np.ndarray, other: np.ndarray, entry: Added) -> tuple[list[str], np.ndarray]:
+    """What keeps `other` from being added to `array`, and the sum."""
+    if other.shape != array.shape:
+        return [f"{entry.theirs} is added to it, but has the shape {other.shape}"], array
+    share, count = entry.blocks
+    kept = len(other) * share // count
+    if other[kept:].any():
+        return [
+            f"{entry.theirs} must be zero from row {kept} on: the model has no second bias there, as in nnx.GRUCell"
+        ], array
+    return [], np.concatenate([array[:kept] + other[:kept], array[kept:]])
 
 
 def _listed(problems: Iterable[str]) -> str:
@@ -207,6 +232,8 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
     """The inverse of `fit`: key -> contiguous array in PyTorch's layout, in the order of the table."""
     state_dict: dict[str, np.ndarray] = {}
     entries = list(table)
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    layouts: dict[str, Layout] = {}
     for entry in entries:
         match entry:
             case Parameter():
@@ -217,16 +244,17 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                         "load weights first"
                     )
                 array = np.asarray(value)
-                array = _flipped(array, entry.flip)
-                left, right = entry.axes.split(" -> ")
-                _, sizes = _their_shape(entry.axes, array.shape)
-                # A copy: JAX's own buffer is read-only, and safetensors would write a strided view wrongly.
-                block = np.array(rearrange(array, f"{right} -> {left}", **sizes), order="C")
-                earlier = state_dict.get(entry.theirs) if entry.part and entry.part[0] else None
-                state_dict[entry.theirs] = block if earlier is None else np.concatenate([earlier, block])
-            case Derived() | Tied():
+                layout = Layout(entry, array.shape)
+                parts.setdefault(entry.theirs, {})[entry.part[0] if entry.part else 0] = layout.part_from(
+                    array
+                )
+                layouts[entry.theirs] = layout
+                state_dict[entry.theirs] = np.empty(0)
+            case Derived() | Tied() | Added():
                 # Keeps the place; the value may depend on later entries.
                 state_dict[entry.theirs] = np.empty(0)
+    for key, found in parts.items():
+        state_dict[key] = layouts[key].entry_from(found)
     for entry in entries:
         match entry:
             case Derived():
@@ -235,12 +263,9 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                 state_dict[entry.theirs] = np.array(value, dtype=dtype)
             case Tied():
                 state_dict[entry.theirs] = state_dict[entry.to].copy()
+            case Added():
+                state_dict[entry.theirs] = np.zeros_like(state_dict[entry.to])
     return state_dict
-
-
-def _flipped(array: np.ndarray, flip: int) -> np.ndarray:
-    """An array whose first `flip` axes run backwards, or whose last ones, where it is negative."""
-    return np.flip(array, tuple(range(flip) if flip > 0 else range(flip, 0)))
 
 
 def variable_at(model: nnx.Module, path: str) -> nnx.Variable:
@@ -271,30 +296,6 @@ def as_numpy(key: str, value: Any) -> np.ndarray:
         return np.empty((), object)
     # JAX takes no other byte order than the machine's.
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _their_shape(axes: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, int]]:
-    """PyTorch's shape for a variable of `shape`, and the sizes of the named axes."""
-    left, right = axes.split(" -> ")
-    if right == "...":
-        return tuple(shape), {}
-    sizes = dict(zip(right.split(), shape, strict=True))
-    groups = left.replace("(", " ( ").replace(")", " ) ").split()
-    their_shape: list[int] = []
-    size, inside = 1, False
-    for token in groups:
-        if token == "(":
-            size, inside = 1, True
-        elif token == ")":
-            their_shape.append(size)
-            inside = False
-        else:
-            axis = int(token) if token.isdigit() else sizes[token]
-            if inside:
-                size *= axis
-            else:
-                their_shape.append(axis)
-    return tuple(their_shape), sizes
 
 
 def _agrees(array: np.ndarray, expected: np.ndarray, *, rounding: bool) -> bool:

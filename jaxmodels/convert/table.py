@@ -12,18 +12,22 @@ import numpy as np
 
 
 class Parameter(NamedTuple):
-    """One PyTorch entry that is one variable here.
+    """One PyTorch entry that is one variable here, or a part of either.
 
     Attributes:
       theirs: key of the PyTorch state_dict.
       ours: dotted path of the variable in the Flax model.
-      axes: einops pattern from PyTorch's axes to ours; read backwards for the export. Its right side is a
-        plain list of axes, whose sizes the variable's shape supplies.
+      axes: einops pattern from PyTorch's axes to ours; read backwards for the export. The variable's shape supplies
+        the sizes.
       expected: for a buffer that can be computed, its value; a loaded one must agree to within rounding.
       flip: how many of our first axes run backwards, or of our last ones as a negative number; of a transposed
         convolution's kernel these are the spatial ones.
-      part: (index, count) where PyTorch packs `count` equal blocks along its first axis into one entry, and the
-        variable is one of them; the table lists all of them in order.
+      part: (index, count) where PyTorch packs `count` equal parts into one entry, and the variable is one of them.
+        The axis of parts is called `part` in `axes`, as in "(h part d) i -> i h d"; without that name the parts
+        follow one another along the first axis. The table lists all of them.
+      block: (index, count) where the variable packs `count` entries of PyTorch. Their axis is called `block`, as in
+        "o i -> block i o" for layers that `nnx.scan` has stacked. The table lists all of them.
+      sizes: (name, size) of axes that the variable's shape leaves open.
     """
 
     theirs: str
@@ -32,6 +36,8 @@ class Parameter(NamedTuple):
     expected: Callable[[], np.ndarray] | None = None
     flip: int = 0
     part: tuple[int, int] | None = None
+    block: tuple[int, int] | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
 
 
 class Derived(NamedTuple):
@@ -57,6 +63,24 @@ class Tied(NamedTuple):
     to: str
 
 
+class Added(NamedTuple):
+    """A PyTorch entry that the model only ever adds to another one, such as the second bias of an LSTM.
+
+    Here both are one variable, which gets their sum. The export writes zeros. `compare` moves its value into the
+    other one before it begins and lets only that one learn, since an optimiser would otherwise move the sum twice.
+
+    Attributes:
+      theirs: key of the PyTorch state_dict.
+      to: key of the Parameter to which it is added, of the same shape.
+      blocks: (added, count) where only the first `added` of `count` equal blocks along the first axis are added; the
+        others must be zero, because the Flax model has nothing like them.
+    """
+
+    theirs: str
+    to: str
+    blocks: tuple[int, int] = (1, 1)
+
+
 class Twin(NamedTuple):
     """Two modules that compute the same thing, for the layer-by-layer comparison.
 
@@ -73,7 +97,7 @@ class Twin(NamedTuple):
     output_axes: str | None = None
 
 
-Entry = Parameter | Derived | Tied | Twin
+Entry = Parameter | Derived | Tied | Added | Twin
 
 
 def linear(theirs: str, ours: str, *, bias: bool = True, axes: str = "... -> ...") -> Iterator[Entry]:
@@ -121,7 +145,7 @@ def prefixed(entries: Iterator[Entry], theirs: str, ours: str) -> Iterator[Entry
                 yield entry._replace(theirs=theirs + entry.theirs, ours=ours + entry.ours)
             case Derived():
                 yield entry._replace(theirs=theirs + entry.theirs, like=entry.like and theirs + entry.like)
-            case Tied():
+            case Tied() | Added():
                 yield entry._replace(theirs=theirs + entry.theirs, to=theirs + entry.to)
             case Twin():
                 yield entry._replace(
