@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from itertools import count
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ class ModuleOutput(nnx.Variable):
 
 
 def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[Any, dict[Key, Event]]:
-    """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events by key."""
+    """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events in order of time."""
     if adapter := adapter_of(model):
         recorder = Recorder()
         with adapter.recording(recorder), jax.disable_jit():
@@ -35,13 +36,13 @@ def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[A
         return result, {key: Event(*key, arrays) for key, arrays in recorder.calls.items()}
     with _sowing(model), jax.disable_jit():
         result, *states = nnx.capture(call, ModuleInput, ModuleOutput)(model)
-    events: dict[Key, Event] = {}
+    events: list[tuple[int, Event]] = []
     for kind, state in zip(KINDS, states, strict=True):
         for path, module in _modules_of(nnx.to_pure_dict(state)):
-            for call_index, value in enumerate(module.get(SOWN[kind], ())):
-                event = Event(path, call_index, kind, tuple(map(np.asarray, value)))
-                events[event.key] = event
-    return result, events
+            for call_index, (time, *arrays) in enumerate(module.get(SOWN[kind], ())):
+                event = Event(path, call_index, kind, tuple(map(np.asarray, arrays)))
+                events.append((int(np.min(time)), event))
+    return result, {event.key: event for _, event in sorted(events, key=lambda one: one[0])}
 
 
 def _modules_of(state: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -57,11 +58,12 @@ def _sowing(model: nnx.Module) -> Generator[None]:
     """Lets every module record what its calls get and return, inherited calls as well."""
     originals: dict[type, Callable] = {}
     running: list[int] = []
+    clock = count()
     for _, module in nnx.iter_modules(model):
         for kind in type(module).__mro__:
             if "__call__" in vars(kind) and kind not in originals:
                 originals[kind] = vars(kind)["__call__"]
-                setattr(kind, "__call__", _with_sowing(originals[kind], running))  # noqa: B010 - read-only to type checkers
+                setattr(kind, "__call__", _with_sowing(originals[kind], running, clock))  # noqa: B010 - read-only to type checkers
     try:
         yield
     finally:
@@ -69,20 +71,20 @@ def _sowing(model: nnx.Module) -> Generator[None]:
             setattr(kind, "__call__", original)  # noqa: B010
 
 
-def _with_sowing(method: Callable, running: list[int]) -> Callable:
-    """The call of a class. A parent's call from within it is no call of the module."""
+def _with_sowing(method: Callable, running: list[int], clock: Iterator[int]) -> Callable:
+    """The call of a class, with its time and its arrays. A parent's call from within it is no call of the module."""
 
     @wraps(method)  # its signature is what tells names from positions
     def sowing(self, *args, **kwargs):
         if id(self) in running:
             return method(self, *args, **kwargs)
-        self.sow(ModuleInput, SOWN["input"], _arrays((args, kwargs)))
+        self.sow(ModuleInput, SOWN["input"], (next(clock), *_arrays((args, kwargs))))
         running.append(id(self))
         try:
             result = method(self, *args, **kwargs)
         finally:
             running.pop()
-        self.sow(ModuleOutput, SOWN["output"], _arrays(result))
+        self.sow(ModuleOutput, SOWN["output"], (next(clock), *_arrays(result)))
         return result
 
     return sowing
