@@ -219,10 +219,10 @@ class TestRefusals:
             (lambda y: (y, y), lambda y: y, r"PyTorch returns output 0, JAX returns output 0, output 1"),
             (
                 lambda y: y,
-                lambda y: {"y": y, "cache": object()},
-                r"output cache is of type object; .* leave it out",
+                lambda y: {"cache": object()},
+                r"PyTorch's output cache is of type object; .* return those that it holds",
             ),
-            (lambda y: {"y": y, "name": "a"}, lambda y: y, r"output name is of type str; .* leave it out"),
+            (lambda y: {"name": "a"}, lambda y: y, r"JAX's output name is of type str; .* return those"),
             (lambda y: None, lambda y: None, r"the models return nothing that can be compared"),
         ],
         ids=["JAX fails", "PyTorch fails", "names", "numbers", "object", "text", "nothing"],

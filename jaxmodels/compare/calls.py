@@ -11,7 +11,7 @@ def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Calls a model with inputs by name where it has parameters of these names, else by position.
 
     Inputs whose names are the model's own parameters reach these, whatever their order. Otherwise they are
-    passed in the order of the dict, except to keyword-only parameters.
+    passed in the order of the dict, except to keyword-only parameters; those beyond the parameters reach `**kwargs`.
     """
     # PyTorch's __call__ takes anything. It is not imported here, where a JAX model may be captured without it.
     torch = sys.modules.get("torch")
@@ -24,6 +24,16 @@ def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
         for name, value in inputs.items()
         if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     }
+    kinds = [parameter.kind for parameter in parameters.values()]
+    positions = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) + kinds.count(
+        inspect.Parameter.POSITIONAL_ONLY
+    )
+    if (
+        inspect.Parameter.VAR_KEYWORD in kinds
+        and inspect.Parameter.VAR_POSITIONAL not in kinds
+        and len(inputs) - len(keyword_only) > positions
+    ):
+        return model(**inputs)
     return model(*(value for name, value in inputs.items() if name not in keyword_only), **keyword_only)
 
 

@@ -28,7 +28,16 @@ from jaxmodels.compare.noise import (
     relative_error,
     rounding_noise,
 )
-from jaxmodels.compare.outputs import as_array, fits_axes, matched, named_leaves, to_our_axes
+from jaxmodels.compare.outputs import (
+    ANY_AXES,
+    as_array,
+    axes_of,
+    check_axes,
+    left_out,
+    matched,
+    named_leaves,
+    to_our_axes,
+)
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
@@ -133,6 +142,7 @@ def _torch_run(subject: Subject, model: torch.nn.Module, dtype: DType) -> tuple[
     statistics = statistics_of(model)
     with torch.no_grad(), failures_explained("the PyTorch model", way_out):
         result, events = torch_events(model, lambda: call(model, inputs))
+        subject.notes += left_out(result, "PyTorch")
         outputs = {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
     if subject.mode == "train":
         restore_statistics(model, statistics)
@@ -182,7 +192,9 @@ def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
     @jax.jit
     def run(state, values):
         model = nnx.merge(graphdef, state)
-        leaves = named_leaves(call(model, dict(zip(inputs, values, strict=True))))
+        result = call(model, dict(zip(inputs, values, strict=True)))
+        subject.notes += left_out(result, "JAX")
+        leaves = named_leaves(result)
         names[:] = leaves
         return [jnp.asarray(leaf) for leaf in leaves.values()]
 
@@ -277,18 +289,18 @@ def output_checks(
         raise PairError(
             "the models return nothing that can be compared: return arrays from call_ours and call_theirs"
         )
-    _check_axes(subject, theirs.outputs[subject.dtype])
+    check_axes(subject.pair.output_axes, theirs.outputs[subject.dtype])
     keys = list(theirs.outputs[subject.dtype])
     checks = []
     for key, (name, mine, expected) in zip(keys, matched(ours, theirs.outputs[subject.dtype]), strict=True):
-        axes = subject.pair.output_axes
+        axes = axes_of(subject.pair.output_axes, key)
         by_type = {dtype: to_our_axes(theirs.outputs[dtype][key], mine, axes) for dtype in DTYPES}
-        if axes == "... -> ..." and by_type[subject.dtype].shape != expected.shape:
+        if axes == ANY_AXES and by_type[subject.dtype].shape != expected.shape:
             subject.notes.append(
                 f"{name}: PyTorch's channels, on axis 1, are compared with the last axis in JAX"
             )
         check = output_check(subject.floor, name, mine, by_type, noise.get(key, 0.0))
-        if not check.ok and axes == "... -> ..." and mine.ndim > 2:
+        if not check.ok and axes == ANY_AXES and mine.ndim > 2:
             moved = {dtype: np.moveaxis(value, 1, -1) for dtype, value in by_type.items()}
             check = _ambiguous(output_check(subject.floor, name, mine, moved, noise.get(key, 0.0))) or check
         checks.append(check)
@@ -296,17 +308,6 @@ def output_checks(
     if not any(map(is_inexact, ours.values())) and all(ours_alike):
         subject.unjudged.append("no output is floating-point, and all values of each are the same")
     return checks
-
-
-def _check_axes(subject: Subject, outputs: Outputs) -> None:
-    """Refuses a pattern that fits no output."""
-    axes = subject.pair.output_axes
-    if not any(fits_axes(value, axes) for value in outputs.values()):
-        shapes = ", ".join(str(value.shape) for value in outputs.values())
-        raise PairError(
-            f"output_axes must be an einops pattern for an output of PyTorch, which have the shapes {shapes}; got "
-            f"output_axes={axes!r}"
-        )
 
 
 def _ambiguous(check: Check) -> Check | None:

@@ -8,6 +8,7 @@ import torch
 
 from jaxmodels.compare.adapters import as_nnx, bound
 from jaxmodels.compare.calls import call_model
+from jaxmodels.compare.outputs import ANY_AXES, OutputNames, chosen, names_by_side
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -31,7 +32,11 @@ class Pair:
       to_ours: turns the inputs into the Flax model's layout.
       call_ours, call_theirs: run the model, as its library calls it, on the inputs; return an array, or tuples,
         lists, dicts and dataclasses of arrays with the same names on both sides.
-      output_axes: einops pattern from PyTorch's outputs to ours, for all that have its rank.
+      outputs: names of the outputs to compare, where not all are; the others are left out, also of the loss. An
+        output inside of others has a dotted path, such as "hidden_states.2"; "hidden_states" stands for all of
+        them. A dict has JAX's name for each of PyTorch's.
+      output_axes: einops pattern from PyTorch's outputs to ours, for all that have its rank; or a dict of patterns by
+        the output's name.
       batches: the inputs of each optimiser step, counted from 0, with the names and shapes of `inputs`; by
         default `inputs` at every step.
       loss_ours, loss_theirs: a scalar for the gradients and the optimiser steps; both get the model and the
@@ -54,7 +59,8 @@ class Pair:
     to_ours: Callable[[Inputs], Inputs] = field(default=lambda inputs: inputs)
     call_ours: Callable[..., Any] = call_model
     call_theirs: Callable[..., Any] = call_model
-    output_axes: str = "... -> ..."
+    outputs: OutputNames | None = None
+    output_axes: str | Mapping[str, str] = ANY_AXES
     loss_ours: Callable[..., Any] | None = None
     loss_theirs: Callable[..., Any] | None = None
     routing_ours: Callable[[Any, Mapping[str, Any]], Any] | None = None
@@ -65,10 +71,19 @@ class Pair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ours", as_nnx(self.ours))
-        for name in ("call_ours", "loss_ours", "routing_ours"):
-            call = getattr(self, name)
-            if call is not None and not isinstance(call, _OnBound):
-                object.__setattr__(self, name, _OnBound(call))
+        names = (None, None) if self.outputs is None else names_by_side(self.outputs)
+        for attribute, chosen_names, side in (
+            ("call_ours", names[0], "JAX"),
+            ("call_theirs", names[1], "PyTorch"),
+            ("loss_ours", None, "JAX"),
+            ("routing_ours", None, "JAX"),
+        ):
+            call = getattr(self, attribute)
+            if isinstance(call, _Call):  # of the pair that this one is a changed copy of
+                call = call.function
+            if call is not None and (side == "JAX" or chosen_names is not None):
+                call = _Call(call, chosen_names, side)
+            object.__setattr__(self, attribute, call)
 
     @property
     def twins(self) -> list[Twin]:
@@ -77,13 +92,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class _OnBound:
-    """A function of the caller's, which gets the JAX model as its library calls it."""
+class _Call:
+    """A function of the caller's. It gets a JAX model as its library calls it, and returns the chosen outputs."""
 
     function: Callable[..., Any]
+    names: Mapping[str, str] | None
+    side: str
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.function(bound(model), *args, **kwargs)
+        result = self.function(bound(model), *args, **kwargs)
+        return result if self.names is None else chosen(result, self.names, self.side)
 
 
 def parameters_of(table: Iterable[Entry]) -> list[Parameter]:

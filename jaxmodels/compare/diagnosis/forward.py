@@ -17,7 +17,7 @@ from jaxmodels.compare.divergence import Divergence
 from jaxmodels.compare.layers import Event, Key, differences
 from jaxmodels.compare.layouts import standard_layers
 from jaxmodels.compare.noise import Check, LayerCheck, relative_error
-from jaxmodels.compare.outputs import as_array, matched, named_leaves, to_our_axes
+from jaxmodels.compare.outputs import as_array, axes_of, matched, named_leaves, to_our_axes
 from jaxmodels.compare.preparation import Subject, as_tensors
 from jaxmodels.compare.training_mode import begin_run
 
@@ -128,8 +128,9 @@ def _outputs_agree(subject: Subject, forward: Forward) -> Compare:
 
     def agrees(arrays: tuple[np.ndarray, ...]) -> bool:
         theirs = dict(zip(names, arrays, strict=True))
-        for check, (_, mine, expected) in zip(forward.checks, matched(forward.outputs, theirs), strict=True):
-            aligned = to_our_axes(as_array(expected), mine, subject.pair.output_axes)
+        pairs = matched(forward.outputs, theirs)
+        for name, check, (_, mine, expected) in zip(names, forward.checks, pairs, strict=True):
+            aligned = to_our_axes(as_array(expected), mine, axes_of(subject.pair.output_axes, name))
             if relative_error(mine, aligned) > check.tolerance:
                 return False
         return True
