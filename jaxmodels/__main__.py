@@ -3,6 +3,7 @@
 JAX takes seconds to import. What can be answered without it is answered first.
 """
 
+import importlib
 import inspect
 import io
 import json
@@ -26,7 +27,9 @@ MOST_COMPARED_STEPS = 10_000  # differences add up with every step; more of them
 
 def compare(
     targets: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="models", metavar="[MODEL|PAIR.py ...]")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(name="models", metavar="[MODEL|PAIR.py|CAPTURE ...]"),
     ] = (),
     /,
     *,
@@ -48,7 +51,8 @@ def compare(
 
     Args:
         targets: glom, hourglass, colt5, mammut, scalable_vit, or files with a function pair() that returns a
-            jaxmodels.compare.Pair or a list of them; the five models when left out.
+            jaxmodels.compare.Pair or a list of them; the five models when left out. Or the folders of captures,
+            A.capture B.capture; more of them measure the noise.
         checkpoint: weights to use instead of fresh ones: a hub folder, or a .safetensors, .pt, .pth or .bin
             file of a published package. Its class is recognised; naming a model checks it.
         config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
@@ -66,11 +70,14 @@ def compare(
     checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
-    with _torch_needed("comparing"):
-        from jaxmodels.compare import command
-    from jaxmodels.training.mesh import require_device
+    from jaxmodels.compare import command
 
-    require_device()
+    if not any(map(command.is_capture, targets)):  # those are judged without either framework
+        with _torch_needed("comparing"):
+            importlib.import_module("jaxmodels.compare.jobs")
+        from jaxmodels.training.mesh import require_device
+
+        require_device()
     return command.run(
         targets,
         checkpoint=checkpoint,
@@ -299,11 +306,16 @@ def _compared(words: list[str]) -> list[str]:
     spelled = []
     for before, word in zip(["", *words], words, strict=False):
         is_value = before.startswith("--") and "=" not in before
-        if not word.startswith("-") and not is_value and not word.endswith(".py"):
+        if not word.startswith("-") and not is_value and not _is_path(word):
             word = word.lower().replace("-", "_")
             require_name("model", word, MODEL_NAMES)
         spelled.append(word)
     return spelled
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word after `compare` is a file with a pair or the folder of a capture."""
+    return word.rstrip("/").endswith((".py", ".capture")) or Path(word, "capture.json").is_file()
 
 
 def _json(text: str | None, argument: str = "config") -> dict | None:

@@ -1,5 +1,6 @@
 """Captures of both sides, judged offline: right and wrong ports, unlike types and devices, damaged folders."""
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,25 @@ class TestWithoutTheOtherFramework:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["equal", "equal", "different"]
+
+
+def test_the_command_judges_captures(
+    theirs: Path, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jaxmodels.compare import command
+
+    folders = [str(theirs), str(ours)]
+    assert command.run(folders, output=tmp_path) == 0
+    assert "theirs and ours: equal" in capsys.readouterr().out
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert (content["exit_status"], content["models"][0]["ok"]) == (0, True)
+    for words, message in (
+        (folders[:1], "captures are compared with each other: give the folders of two or more"),
+        ([*folders, "glom"], "captures are compared with each other"),
+        ([folders[0], str(tmp_path / "no.capture")], "no.capture"),
+    ):
+        assert command.run(words, output_format="json") == 2
+        (failure,) = json.loads(capsys.readouterr().out)["failures"]
+        assert message in failure["message"]
+    with pytest.raises(ValueError, match="a capture holds its own weights"):
+        command.run(folders, checkpoint=Path("a.pt"))

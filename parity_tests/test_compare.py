@@ -317,9 +317,7 @@ class TestCommand:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         (tmp_path / "file").write_text("")
-        monkeypatch.setattr(
-            "jaxmodels.compare.command.compare", lambda *_, **__: pytest.fail("computed first")
-        )
+        monkeypatch.setattr("jaxmodels.compare.jobs.compare", lambda *_, **__: pytest.fail("computed first"))
         assert self.run(monkeypatch, "glom", "--output", str(tmp_path / folder)) == 2
         printed = capsys.readouterr().err
         assert "jaxmodels: output must be a folder that can be written; " in printed

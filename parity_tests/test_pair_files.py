@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxmodels import __main__ as command_line
-from jaxmodels.compare import command, engine
+from jaxmodels.compare import engine, jobs
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.places import Place
 from jaxmodels.compare.result import Result
@@ -55,7 +55,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyError("x")
         return results[pair.name]
 
-    monkeypatch.setattr(command, "compare", compare)
+    monkeypatch.setattr(jobs, "compare", compare)
 
 
 def test_a_pair_is_compared(

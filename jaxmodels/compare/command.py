@@ -1,39 +1,35 @@
-"""`jaxmodels compare`: the five models or a user's pairs, a table, a report, an exit status."""
+"""`jaxmodels compare`: the five models, a user's pairs or captures; a table, a report, an exit status."""
 
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
-import jax
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from jaxmodels.compare.engine import Progress, compare
+from jaxmodels.compare.captures.files import INDEX_FILE
+from jaxmodels.compare.captures.judgement import judge
 from jaxmodels.compare.formats import Format, show, stdout_for
 from jaxmodels.compare.noise import DType
 from jaxmodels.compare.outcome import Outcome, failure_of
-from jaxmodels.compare.pair import Pair
-from jaxmodels.compare.pair_files import read_pairs
 from jaxmodels.compare.precision import ReducedPrecisionError
-from jaxmodels.compare.preparation import Mode
 from jaxmodels.compare.report import write
 from jaxmodels.compare.result import Result
-from jaxmodels.compare.subjects import default_model, name_of, pair_of
-from jaxmodels.convert.bare_checkpoints import from_checkpoint
-from jaxmodels.convert.hub import from_pretrained
-from jaxmodels.models import MODEL_NAMES, ModelName
+
+
+CAPTURE_SUFFIX = ".capture"
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One comparison that was asked for.
 
     Attributes:
@@ -54,7 +50,7 @@ def run(
     config: dict[str, Any] | None = None,
     steps: int = 3,
     dtype: DType = "float32",
-    mode: Mode = "eval",
+    mode: Literal["eval", "train"] = "eval",
     seed: int = 0,
     output: Path | None = None,
     output_format: Format = "text",
@@ -62,7 +58,7 @@ def run(
     """Compares and prints.
 
     Args:
-      targets: names of models, or files with a `pair()`; all five models where there is none.
+      targets: names of models and files with a `pair()`, or folders of captures; all five models where there is none.
       checkpoint, config: weights of one of the models.
       steps: optimiser steps of the training run.
       dtype: the compared type.
@@ -87,11 +83,14 @@ def run(
                 raise ValueError(f"steps must be an integer ≥ 0; got steps={steps}")
             if output is not None:
                 _check_writable(output)
-            # PyTorch's float64 runs supply the noise floor either way; a user's arrays keep JAX's default type.
-            if dtype == "float64" or not any(map(is_pair_file, targets)):
-                jax.config.update("jax_enable_x64", True)
-            options = {"dtype": dtype, "steps": steps, "mode": mode}
-            outcome = _compare_all(_jobs(targets, checkpoint, config, seed, options, console), console)
+            if any(map(is_capture, targets)):
+                jobs = [_job_of_captures(targets, checkpoint, dtype)]
+            else:
+                from jaxmodels.compare.jobs import jobs_of  # here: captures are judged without PyTorch
+
+                options = {"dtype": dtype, "steps": steps, "mode": mode}
+                jobs = jobs_of(targets, checkpoint, config, seed, options, console.print)
+            outcome = _compare_all(jobs, console)
         except (ValueError, OSError) as error:
             if output_format == "text":
                 raise
@@ -108,46 +107,34 @@ def is_pair_file(target: str) -> bool:
     return target.endswith(".py")
 
 
-def _jobs(
-    targets: Sequence[str],
-    checkpoint: Path | None,
-    config: dict[str, Any] | None,
-    seed: int,
-    options: Mapping[str, Any],
-    console: Console,
-) -> list[_Job]:
-    """What the words of the command line ask for.
+def is_capture(target: str) -> bool:
+    """Whether a word of the command line is the folder of a capture."""
+    return target.rstrip("/").endswith(CAPTURE_SUFFIX) or Path(target, INDEX_FILE).is_file()
+
+
+def _job_of_captures(targets: Sequence[str], checkpoint: Path | None, dtype: DType) -> Job:
+    """The judgement of two captures, and of more that measure the noise.
 
     Raises:
-      ValueError, OSError: as `run`.
+      ValueError: words of other kinds, a single capture, or an option that captures do not have.
     """
+    if not all(map(is_capture, targets)) or len(targets) < 2:
+        raise ValueError(
+            f"captures are compared with each other: give the folders of two or more; got {' '.join(targets)}"
+        )
     if checkpoint is not None:
-        if any(map(is_pair_file, targets)):
-            raise ValueError("checkpoint is for the five models; a file with a pair() loads its own weights")
-        loaded = _load(checkpoint, config, targets, console)
-        return [
-            _Job(name_of(loaded), lambda progress: compare(pair_of(loaded), progress=progress, **options))
-        ]
-    if config is not None:
-        raise ValueError("config describes a checkpoint; pass --checkpoint with it")
+        raise ValueError("checkpoint is for the five models; a capture holds its own weights")
+    folders = [Path(target).expanduser() for target in targets]
+    name = " and ".join(folder.name.removesuffix(CAPTURE_SUFFIX) for folder in folders[:2])
 
-    def of_model(name: ModelName, progress: Progress) -> Result:
-        return compare(pair_of(default_model(name, seed)), progress=progress, **options)
+    def judged(progress: Progress) -> Result:
+        progress("judging", 0.0)
+        return judge(*folders, dtype=dtype if dtype == "float64" else None)
 
-    def of_pair(pair: Pair, progress: Progress) -> Result:
-        return compare(pair, progress=progress, **options)
-
-    jobs = []
-    for target in targets or MODEL_NAMES:
-        if is_pair_file(target):
-            path = Path(target).expanduser()
-            jobs += [_Job(pair.name, partial(of_pair, pair), path.parent) for pair in read_pairs(path)]
-        else:
-            jobs.append(_Job(target, partial(of_model, cast("ModelName", target))))
-    return jobs
+    return Job(name, judged)
 
 
-def _compare_all(jobs: Sequence[_Job], console: Console) -> Outcome:
+def _compare_all(jobs: Sequence[Job], console: Console) -> Outcome:
     """One after another; a pair that fails does not stop the others.
 
     Raises:
@@ -182,24 +169,6 @@ def _check_writable(output: Path) -> None:
         raise ValueError(
             f"output must be a folder that can be written; {output}: {error.strerror}"
         ) from error
-
-
-def _load(
-    checkpoint: Path, config: dict[str, Any] | None, models: Sequence[str], console: Console
-) -> nnx.Module:
-    if checkpoint.is_dir():
-        if config is not None:
-            raise ValueError(
-                f"config is for bare checkpoints; the folder {checkpoint} has its own config.json"
-            )
-        model = from_pretrained(checkpoint)
-    else:
-        model, assumed = from_checkpoint(checkpoint, config=config)
-        if assumed:
-            console.print(f"not visible in the checkpoint, taken as their defaults: {', '.join(assumed)}")
-    if len(models) > 1 or (models and models[0] != name_of(model)):
-        raise ValueError(f"{checkpoint} holds a {name_of(model)}; got models={' '.join(models)}")
-    return model
 
 
 class _Bar:

@@ -1,0 +1,84 @@
+"""The comparisons of models and of users' pairs that a command asks for; both frameworks are needed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+from flax import nnx
+
+from jaxmodels.compare.command import Job, Progress, is_pair_file
+from jaxmodels.compare.engine import compare
+from jaxmodels.compare.pair import Pair
+from jaxmodels.compare.pair_files import read_pairs
+from jaxmodels.compare.result import Result
+from jaxmodels.compare.subjects import default_model, name_of, pair_of
+from jaxmodels.convert.bare_checkpoints import from_checkpoint
+from jaxmodels.convert.hub import from_pretrained
+from jaxmodels.models import MODEL_NAMES, ModelName
+
+
+def jobs_of(
+    targets: Sequence[str],
+    checkpoint: Path | None,
+    config: dict[str, Any] | None,
+    seed: int,
+    options: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> list[Job]:
+    """What the words of the command line ask for.
+
+    Args:
+      targets: names of models, or files with a `pair()`; all five models where there is none.
+      checkpoint, config: weights of one of the models.
+      seed: of fresh weights.
+      options: arguments of `compare`.
+      say: prints a line.
+
+    Raises:
+      ValueError, OSError: a file that gives no pair, or a checkpoint that cannot be read or does not fit.
+    """
+    # PyTorch's float64 runs supply the noise floor either way; a user's arrays keep JAX's default type.
+    if options["dtype"] == "float64" or not any(map(is_pair_file, targets)):
+        jax.config.update("jax_enable_x64", True)
+    if checkpoint is not None:
+        if any(map(is_pair_file, targets)):
+            raise ValueError("checkpoint is for the five models; a file with a pair() loads its own weights")
+        loaded = _load(checkpoint, config, targets, say)
+        return [Job(name_of(loaded), lambda progress: compare(pair_of(loaded), progress=progress, **options))]
+    if config is not None:
+        raise ValueError("config describes a checkpoint; pass --checkpoint with it")
+
+    def of_model(name: ModelName, progress: Progress) -> Result:
+        return compare(pair_of(default_model(name, seed)), progress=progress, **options)
+
+    def of_pair(pair: Pair, progress: Progress) -> Result:
+        return compare(pair, progress=progress, **options)
+
+    jobs: list[Job] = []
+    for target in targets or MODEL_NAMES:
+        if is_pair_file(target):
+            path = Path(target).expanduser()
+            jobs += [Job(pair.name, partial(of_pair, pair), path.parent) for pair in read_pairs(path)]
+        else:
+            jobs.append(Job(target, partial(of_model, cast("ModelName", target))))
+    return jobs
+
+
+def _load(
+    checkpoint: Path, config: dict[str, Any] | None, models: Sequence[str], say: Callable[[str], None]
+) -> nnx.Module:
+    if checkpoint.is_dir():
+        if config is not None:
+            raise ValueError(
+                f"config is for bare checkpoints; the folder {checkpoint} has its own config.json"
+            )
+        model = from_pretrained(checkpoint)
+    else:
+        model, assumed = from_checkpoint(checkpoint, config=config)
+        if assumed:
+            say(f"not visible in the checkpoint, taken as their defaults: {', '.join(assumed)}")
+    if len(models) > 1 or (models and models[0] != name_of(model)):
+        raise ValueError(f"{checkpoint} holds a {name_of(model)}; got models={' '.join(models)}")
+    return model
