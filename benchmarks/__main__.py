@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import pages, roofline
+from benchmarks import budget, pages, roofline
 from benchmarks.changes import changes_since
-from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, measure, torchax_absence
+from benchmarks.prepare import make_weights_here
+from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, job_name, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
 from jaxmodels.benchmark import machine, report, rows
 from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Precision
@@ -31,26 +31,31 @@ class Options:
 
     Attributes:
       quick: small sizes, eager PyTorch and JAX only, no curves: two minutes.
+      budget: seconds that the run may take: the most valuable rows first, no curves, and first calls and memory only as
+        far as the rows themselves show them. What was not reached is listed.
       output: folder for the results.
+      keep: also write the results to benchmarks/results, as cpu.json or under the name of the GPU, such as h200.json.
       compare: an earlier results.json; prints what changed by more than the noise.
       models: which of the five.
       sizes: sizes of the models on a CPU; a GPU has a size of its own.
-      implementations: the columns.
+      implementations: the columns; by default all, on a GPU with --budget all but torchax.
       device: where all implementations run.
       precisions: types of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
       attention: JAX's attention kernel in bfloat16: by default ("auto") that of NVIDIA GPUs where it pays.
-      rounds: how often every implementation is timed in a row; by default 9, or 5 with --quick.
+      rounds: how often every implementation is timed in a row; by default 9, 7 with --budget, 5 with --quick.
       threads: cores that every implementation may use.
       curves: also measure how time and memory grow with the size of the input.
       tables: measure nothing; write the tables on the pages from benchmarks/results.
     """
 
     quick: bool = False
+    budget: float | None = None
+    keep: bool = False
     output: Path = Path("out/benchmarks")
     compare: Path | None = None
     models: tuple[ModelName, ...] = MODEL_NAMES
     sizes: tuple[Literal["small", "medium"], ...] = ("small", "medium")
-    implementations: tuple[Implementation, ...] = IMPLEMENTATIONS
+    implementations: tuple[Implementation, ...] | None = None
     device: Device = "cpu"
     precisions: tuple[Precision, ...] | None = None
     attention: Literal["auto", "xla", "cudnn"] = "auto"
@@ -61,15 +66,18 @@ class Options:
 
     def plan(self) -> Plan:
         """What is measured; raises ValueError for options that do not fit together."""
-        gpu = self.device == "cuda"
+        gpu, hurry = self.device == "cuda", self.budget is not None
+        known = tuple(i for i in IMPLEMENTATIONS if i != "torchax" or not (gpu and hurry))
+        columns = known if self.implementations is None else self.implementations
         return Plan(
             models=self.models,
             sizes=("gpu",) if gpu else ("small",) if self.quick else self.sizes,
             precisions=self.precisions or (("float32", "bfloat16") if gpu else ("float32",)),
-            implementations=tuple(i for i in self.implementations if not self.quick or i in ("eager", "jax")),
-            rounds=(5 if self.quick else 9) if self.rounds is None else self.rounds,
-            alone=not self.quick,
-            curves=self.curves and not self.quick and not gpu,
+            implementations=tuple(i for i in columns if not self.quick or i in ("eager", "jax")),
+            rounds=(5 if self.quick else 7 if hurry else 9) if self.rounds is None else self.rounds,
+            alone=not (self.quick or hurry),
+            curves=self.curves and not (self.quick or hurry or gpu),
+            budget=self.budget,
             device=self.device,
             threads=self.threads,
             attention=self.attention,
@@ -97,11 +105,15 @@ def main(arguments: Sequence[str]) -> int:
     command = " ".join(["python -m benchmarks", *arguments])
     status, results = measured(plan, command, output, console)
     if results["cells"]:
+        if options.keep:
+            rows.keep(results, pages.RESULTS / f"{_results_name(plan, results)}.json")
         report.write_report(results, output)
         _print(console, report.printed(results))
         if earlier is not None:
             _print(console, changes_since(earlier, results))
         _print(console, f"{output}: results.json, results.md, report.html and plots")
+    elif results.get("unfinished"):
+        _print(console, report.summary(results))
     return status
 
 
@@ -111,10 +123,9 @@ def measured(plan: Plan, command: str, output: Path, console: Console) -> tuple[
     Returns:
       The exit status, and the results up to the first error.
     """
-    # This process only makes weights, once: optimising the programs for that would take longer than running them.
     # The accelerator and its memory belong to the processes that measure.
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_disable_most_optimizations", True)
+    clock = None if plan.budget is None else budget.Clock(plan.budget)
+    make_weights_here()
     results: rows.Results = {
         "environment": machine.environment(plan.device, command) | {"threads": plan.threads},
         "workloads": {f"{m} {s}": repr(WORKLOADS[m][s]) for m in plan.models for s in plan.sizes},
@@ -132,17 +143,58 @@ def measured(plan: Plan, command: str, output: Path, console: Console) -> tuple[
             "whose threads wait for each other, so the ratios will flatter JAX",
             style="yellow",
         )
+    with tempfile.TemporaryDirectory() as folder, _progress(console) as report_progress:
+        report_progress("matrix products", 0, None)
+        if clock is None:
+            trouble = _measure_all(plan, results, Path(folder), output, report_progress)
+        else:
+            trouble = _measure_within(plan, clock, results, Path(folder), output, report_progress)
+    for line in trouble:
+        _print(console, f"benchmarks: {line}", style="red")
+    return int(bool(trouble)), results
+
+
+def _measure_all(
+    plan: Plan, results: rows.Results, folder: Path, output: Path, report_progress: ReportProgress
+) -> list[str]:
+    """Adds all cells to the results; returns the error that ended the run, if one did."""
     try:
-        with tempfile.TemporaryDirectory() as folder, _progress(console) as report_progress:
-            report_progress("matrix products", 0, None)
-            results["gemm_flop_per_s"] = machine.measured_peaks(plan.device, Path(folder), plan.threads)
-            for job, cells in measure(plan, Path(folder), report_progress):
-                results["cells" if job.point is None else "curves"] += cells
-                rows.write(results, output)
+        results["gemm_flop_per_s"] = machine.measured_peaks(plan.device, folder, plan.threads)
+        for job, cells in measure(plan, folder, report_progress):
+            results["cells" if job.point is None else "curves"] += cells
+            rows.write(results, output)
     except (Disagreement, Failure) as error:
-        _print(console, f"benchmarks: {error}", style="red")
-        return 1, results
-    return 0, results
+        return [str(error)]
+    return []
+
+
+def _measure_within(
+    plan: Plan,
+    clock: budget.Clock,
+    results: rows.Results,
+    folder: Path,
+    output: Path,
+    report_progress: ReportProgress,
+) -> list[str]:
+    """Adds the cells for which there is time to the results; returns what went wrong in other rows."""
+    planned = budget.rows_by_value(plan)
+    results["unfinished"] = {job_name(job): budget.NOT_REACHED for job in planned}
+    results["gemm_flop_per_s"] = budget.prepare(planned, folder, clock)
+    rows.write(results, output)
+    wrong = []
+    for job, cells, trouble in budget.measure_within(planned, folder, clock, report_progress):
+        results["cells"] = budget.in_order(results["cells"] + cells, plan)
+        if trouble is None:
+            del results["unfinished"][job_name(job)]
+        else:
+            results["unfinished"][job_name(job)] = trouble
+            wrong.append(trouble)
+        rows.write(results, output)
+    return wrong
+
+
+def _results_name(plan: Plan, results: rows.Results) -> str:
+    return "cpu" if plan.device == "cpu" else machine.short_name(results["environment"]["device"])
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from jaxmodels.models import MODEL_NAMES
 from tools import tables
 
 
+RESULTS = tables.ROOT / "benchmarks" / "results"
 NO_CPU_RESULTS = "Not measured yet: `make benchmarks` writes this table.\n"
 NO_GPU_RESULTS = "Not measured: there was no GPU.\n"
 
@@ -26,15 +27,22 @@ def write(root: Path = tables.ROOT) -> list[Path]:
       ValueError, OSError: a results file is damaged, or no page has the markers of a table.
     """
     results = root / "benchmarks" / "results"
-    cpu, gpu = (
-        read(path) if (path := results / name).exists() else None for name in ("cpu.json", "gpu.json")
-    )
-    written = tables.update("benchmarks", NO_CPU_RESULTS if cpu is None else short(cpu), root)
-    for name, measured, missing in (("cpu", cpu, NO_CPU_RESULTS), ("gpu", gpu, NO_GPU_RESULTS)):
-        text = missing if measured is None else partial(full, measured, results / name)
-        written += tables.update(name, text, root)
+    cpu = read(results / "cpu.json") if (results / "cpu.json").exists() else None
+    others = {"cpu.json", roofline.SUMMARY.name}
+    gpus = {path.stem: read(path) for path in sorted(results.glob("*.json")) if path.name not in others}
+    short_text = NO_CPU_RESULTS if cpu is None else short(cpu)
+    written = tables.update("benchmarks", "\n".join([short_text, *map(short, gpus.values())]), root)
+    text = NO_CPU_RESULTS if cpu is None else partial(full, cpu, results / "cpu")
+    written += tables.update("cpu", text, root)
+    text = partial(_full_of_gpus, gpus, results) if gpus else NO_GPU_RESULTS
+    written += tables.update("gpu", text, root)
     written += tables.update("roofline", str(roofline.table(roofline.read())), root)
     return written
+
+
+def _full_of_gpus(gpus: dict[str, Results], folder: Path, page_folder: Path) -> str:
+    """`full` for every GPU, in the order of their names."""
+    return "\n".join(full(found, folder / name, page_folder) for name, found in gpus.items())
 
 
 def full(results: Results, plots_folder: Path, page_folder: Path) -> str:

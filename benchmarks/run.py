@@ -1,8 +1,10 @@
 """Runs the measurement: which cells there are, a process for each measurement, one result for each cell."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,7 @@ class Plan:
       rounds: how often every implementation is timed in a row.
       alone: also measure first call and memory, in processes that hold one implementation.
       curves: also measure the scaling curves.
+      budget: seconds that the whole run may take; see `benchmarks.budget`.
       device, threads: where all implementations run, and how many cores each may use.
       attention: JAX's attention kernel in bfloat16, see `jaxmodels.nn.attend`.
     """
@@ -50,6 +53,7 @@ class Plan:
     rounds: int = 15
     alone: bool = True
     curves: bool = False
+    budget: float | None = None
     device: Device = "cpu"
     threads: int = os.cpu_count() or 1
     attention: Literal["auto", "xla", "cudnn"] = "auto"
@@ -61,6 +65,8 @@ class Plan:
                 raise ValueError(f"{name} must name one or more, each once; got {' '.join(given) or 'none'}")
         if self.rounds < 2:
             raise ValueError(f"rounds must be at least 2, for quartiles; got {self.rounds}")
+        if self.budget is not None and not 0 < self.budget < float("inf"):
+            raise ValueError(f"budget must be a number of seconds above 0; got {self.budget:g}")
         if self.attention == "cudnn" and (self.device != "cuda" or "bfloat16" not in self.precisions):
             raise ValueError(
                 "attention must be 'auto' or 'xla' without --device cuda and bfloat16: cuDNN's kernel needs both; "
@@ -76,6 +82,10 @@ class Disagreement(RuntimeError):
     """Two implementations in a row do not compute the same."""
 
 
+class Stopped(Failure):
+    """A process took too long and was stopped."""
+
+
 def torchax_absence() -> str | None:
     """Why torchax cannot take part, or None if it can."""
     try:
@@ -85,6 +95,17 @@ def torchax_absence() -> str | None:
     program = "import torchax; torchax.default_env()"
     probe = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return f"{versions}: {last_error(probe.stderr)}" if probe.returncode else None
+
+
+def present(plan: Plan) -> tuple[Implementation, ...]:
+    """The plan's implementations that can take part, eager first; ValueError if there is none."""
+    absence = torchax_absence() if "torchax" in plan.implementations else None
+    chosen = tuple(
+        i for i in IMPLEMENTATIONS if i in plan.implementations and (i != "torchax" or absence is None)
+    )
+    if not chosen:
+        raise ValueError(f"implementations must name one besides torchax, which is missing: {absence}")
+    return chosen
 
 
 def last_error(text: str) -> str:
@@ -142,13 +163,7 @@ def measure(
       Disagreement: two implementations do not compute the same. Nothing is timed then.
       Failure: a process ended with an error, which the message quotes. If only torchax fails, its cell stays empty.
     """
-    absence = torchax_absence()
-    chosen = tuple(
-        i for i in IMPLEMENTATIONS if i in plan.implementations and (i != "torchax" or absence is None)
-    )
-    if not chosen:
-        raise ValueError(f"implementations must name one besides torchax, which is missing: {absence}")
-    planned = jobs(plan, chosen)
+    planned = jobs(plan, present(plan))
     for number, job in enumerate(planned):
         job = with_files(job, folder)
         alone: dict[Implementation, dict[str, Any]] = {name: {} for name in job.implementations}
@@ -170,22 +185,43 @@ def measure(
         yield job, [cell(job, name, alone, in_turn) for name in alone]
 
 
+def with_paths(job: Job, folder: Path) -> Job:
+    """The job with the paths of its weights and its problem."""
+    stem = f"{job.model}-{job.size}-{job.point}"
+    return replace(job, weights=str(folder / f"{stem}.safetensors"), problem=str(folder / f"{stem}.pickle"))
+
+
 def with_files(job: Job, folder: Path) -> Job:
     """The job with its weights and its problem written into the folder."""
-    stem = f"{job.model}-{job.size}-{job.point}"
-    weights, task = folder / f"{stem}.safetensors", folder / f"{stem}.pickle"
+    job = with_paths(job, folder)
+    weights, task = Path(job.weights), Path(job.problem)
     workload, image_size = workload_at(job.model, job.size, job.point)
     if not weights.exists():
         write_safetensors(weights, to_state_dict(perturb(build(workload))))
         problem(job.model, workload, image_size).write(task)
-    return replace(job, weights=str(weights), problem=str(task))
+    return job
 
 
-def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:
+def run_process(
+    job: Job,
+    folder: Path,
+    name: str,
+    *,
+    module: str = "benchmarks.worker",
+    timeout: float = PROCESS_TIMEOUT,
+) -> dict[str, Any]:
     """Runs one job in a process of its own and returns what it measured.
 
+    Args:
+      job: what the process is told to do.
+      folder: for its files and caches.
+      name: of its files.
+      module: the program.
+      timeout: seconds, after which the process and those that it started are stopped.
+
     Raises:
-      Failure: the process ended with an error, or took longer than `PROCESS_TIMEOUT`.
+      Stopped: the process took longer than `timeout`.
+      Failure: the process ended with an error.
     """
     request, answer = folder / f"{name}.job.json", folder / f"{name}.json"
     job.write(request)
@@ -203,21 +239,36 @@ def run_process(job: Job, folder: Path, name: str) -> dict[str, Any]:
         }
     )
     who = f"{job_name(job)} with {', '.join(job.implementations)}"
-    try:
-        finished = subprocess.run(
-            [sys.executable, "-m", "benchmarks.worker", str(request), str(answer)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Failure(f"{who} was stopped after {PROCESS_TIMEOUT} seconds") from error
+    words = [sys.executable, "-m", module, str(request), str(answer)]
+    finished = run_to_end(words, environment, timeout)
+    if finished is None:
+        raise Stopped(f"{who} was stopped after {timeout:.0f} seconds")
     if finished.returncode:
         raise Failure(f"{who} {ending(finished)}")
     return json.loads(answer.read_text())
+
+
+def run_to_end(
+    words: list[str], environment: dict[str, str], timeout: float
+) -> subprocess.CompletedProcess[str] | None:
+    """A process that ended by itself; None if it had to be stopped, with all that it started."""
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # torch.compile starts processes of its own
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(words, process.returncode, out, errors)
 
 
 def check_agreement(job: Job, errors: dict[str, float]) -> None:
@@ -251,7 +302,7 @@ def cell(
         if len(times) > 1
         else [None] * 3
     )
-    flop = alone.get("eager", {}).get("flop")
+    flop = alone.get("eager", {}).get("flop") or (in_turn or {}).get("flop")
     first = alone[name].get("first_call_s")
     warm = in_turn["warm_first_call_s"].get(name) if in_turn else None
     found: Cell = {

@@ -50,6 +50,8 @@ class Job:
       device: where every implementation runs.
       attention: JAX's attention kernel, see `jaxmodels.nn.attend`.
       time_again: also time the last implementation as if it were one more, named "again".
+      count_flop: also count the FLOP of eager PyTorch where several are timed.
+      compile_only: of one implementation, measure nothing but the first call; JAX only compiles for it.
     """
 
     model: "ModelName"
@@ -65,6 +67,8 @@ class Job:
     device: Device = "cpu"
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     time_again: bool = False
+    count_flop: bool = False
+    compile_only: bool = False
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -78,7 +82,10 @@ class Job:
 def main() -> None:
     job, out = Job.read(Path(sys.argv[1])), Path(sys.argv[2])
     use_cores(job.threads)
-    result = measure_alone(job) if len(job.implementations) == 1 else time_in_turn(job)
+    if job.compile_only:
+        result = compile_alone(job)
+    else:
+        result = measure_alone(job) if len(job.implementations) == 1 else time_in_turn(job)
     out.write_text(json.dumps(result))
 
 
@@ -142,6 +149,22 @@ def measure_alone(job: Job) -> dict[str, Any]:
     return result
 
 
+def compile_alone(job: Job) -> dict[str, Any]:
+    """First call of one implementation, whose programs later processes find in the caches.
+
+    JAX compiles without running, so that many such processes fit in the memory of one device.
+    """
+    (implementation,) = job.implementations
+    _import_libraries(implementation)
+    call: Any = side(job, implementation)
+    began = time.perf_counter()
+    if implementation == "jax":
+        call.lowered().compile()
+    else:
+        call()
+    return {"first_call_s": time.perf_counter() - began}
+
+
 def time_in_turn(job: Job) -> dict[str, Any]:
     """Times several implementations in turn, if all of them compute the same."""
     calls = {name: side(job, name) for name in job.implementations}
@@ -159,7 +182,12 @@ def time_in_turn(job: Job) -> dict[str, Any]:
     # `again` is timed first and the same implementation last, so that both have the same neighbours.
     again = {"again": calls[job.implementations[-1]]} if job.time_again else {}
     times = interleaved(again | calls, rounds=job.rounds) if agreed else {}
-    return {"times": times, "warm_first_call_s": firsts, "errors": errors}
+    found = {"times": times, "warm_first_call_s": firsts, "errors": errors}
+    if job.count_flop and "eager" in calls:
+        from jaxmodels.benchmark.flop import count
+
+        found["flop"] = count(calls["eager"])
+    return found
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -39,6 +40,12 @@ def environment(device: Device, command: str) -> dict[str, Any]:
     }
 
 
+def short_name(device: str) -> str:
+    """The name of a results file: "cpu", or of a GPU what tells it from others, such as "h200"."""
+    words = re.sub(r"[^\w-]+", " ", device).lower().removeprefix("nvidia ").split()
+    return next((word for word in words if any(letter.isdigit() for letter in word)), "-".join(words))
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,17 +77,23 @@ def require(device: Device) -> None:
             )
 
 
-def measured_peaks(device: Device, folder: Path, threads: int) -> dict[str, float]:
-    """`gemm_peaks` in a process of its own that may use this many cores."""
+def measured_peaks(
+    device: Device, folder: Path, threads: int, *, timeout: float | None = None
+) -> dict[str, float]:
+    """`gemm_peaks` in a process of its own that may use this many cores; Failure after `timeout` seconds."""
     out = folder / "gemm.json"
-    finished = subprocess.run(
-        [sys.executable, "-m", "jaxmodels.benchmark.machine", device, str(out), str(threads)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-m", "jaxmodels.benchmark.machine", device, str(out), str(threads)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"matrix products on {device} took longer than {timeout} seconds") from error
     if finished.returncode:
         raise Failure(f"matrix products on {device} {ending(finished)}")
     return json.loads(out.read_text())

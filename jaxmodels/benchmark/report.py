@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import markupsafe
@@ -147,12 +148,28 @@ def summary(results: Results) -> str:
         if cell.get("failure")
     )
     sentences += [f"{name} fails in {count} rows: {reason}." for (name, reason), count in failures.items()]
+    for reason, names in _unfinished(results).items():
+        sentences.append(f"{reason[:1].upper()}{reason[1:]}: {', '.join(names)}.")
     return " ".join(sentences) or "No two implementations were timed in the same row."
+
+
+def _unfinished(results: Results) -> dict[str, list[str]]:
+    """The rows without a result, by the first line of the reason."""
+    found: dict[str, list[str]] = {}
+    for name, reason in results.get("unfinished", {}).items():
+        short = reason if reason == "not reached" else "no result, see the output of the run"
+        found.setdefault(short, []).append(name)
+    return found
 
 
 def measured_on(results: Results) -> str:
     """Date, machine, versions, commit and command on one line."""
-    env = results["environment"]
+    text = _run_of(results["environment"])
+    earlier = results.get("earlier")
+    return f"{text}. First calls, memory and curves are those of {_run_of(earlier)}" if earlier else text
+
+
+def _run_of(env: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {env[name]}" for name in ("jax", "flax", "torch") if name in env)
     busy = env.get("busy_cores") or 0
     others = f" ({busy} of {env.get('cores', '?')} cores busy with other processes)" if busy > 0.3 else ""

@@ -117,15 +117,62 @@ def read(path: Path) -> Results:
 
 def write(results: Results, folder: Path) -> None:
     """Writes results.json; an interrupted write leaves the earlier file as it was."""
-    with atomic_write(folder / "results.json") as path:
+    _write(results, folder / "results.json")
+
+
+def _write(results: Results, file: Path) -> None:
+    with atomic_write(file) as path:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def keep(results: Results, path: Path) -> None:
+    """Writes the results to a file of its own; an interrupted write leaves the earlier file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(with_earlier(results, read(path)) if path.exists() else results, path)
+
+
+def with_earlier(results: Results, before: Results) -> Results:
+    """The results with the first calls, memory and curves of an earlier run, if they have none themselves.
+
+    Times and ratios are all of one run. Whose the rest is stands under "earlier": the environment of that run.
+    """
+    if results.get("curves") or any(cell.get("peak_mb") for cell in results["cells"]):
+        return results
+    known = {(row.key, name): cell for row in rows(before) for name, cell in row.cells.items()}
+    found = [_alone(known.get((key_of(cell), cell["implementation"]))) for cell in results["cells"]]
+    if not any(found):
+        return results
+    cells = [cell | alone for cell, alone in zip(results["cells"], found, strict=True)]
+    earlier = before.get("earlier", before["environment"])
+    return results | {"cells": cells, "curves": before.get("curves", []), "earlier": earlier}
+
+
+def _alone(cell: Cell | None) -> Cell:
+    """What processes with one implementation measured: first calls and memory."""
+    if cell is None or not cell.get("peak_mb"):
+        return {}
+    names = (
+        "first_call_s",
+        "warm_first_call_s",
+        "peak_mb",
+        "libraries_mb",
+        "rest_mb",
+        "xla_flop",
+        "xla_bytes",
+    )
+    return {name: cell.get(name) for name in names}
+
+
+def key_of(cell: Cell) -> tuple[str, str, str, str]:
+    """What the cells of one row have in common."""
+    return cell["model"], cell["size"], cell["mode"], cell["precision"]
 
 
 def rows(results: Results) -> list[Row]:
     """The cells grouped by model, size, mode and precision, in the order of measurement."""
     found: dict[tuple[str, str, str, str], Row] = {}
     for cell in results["cells"]:
-        key = (cell["model"], cell["size"], cell["mode"], cell["precision"])
+        key = key_of(cell)
         found.setdefault(key, Row(key, {})).cells[cell["implementation"]] = cell
     return list(found.values())
 

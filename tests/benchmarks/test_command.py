@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import budget, pages, run
 from benchmarks.run import Disagreement, Failure, Plan
 from jaxmodels.benchmark import machine, rows
 from tests.benchmarks.sample_results import ENVIRONMENT, cell, results
@@ -30,6 +31,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
     monkeypatch.setattr(command, "measure", measure)
     monkeypatch.setattr(command, "torchax_absence", lambda: "not installed")
+    monkeypatch.setattr(run, "torchax_absence", lambda: "not installed")
     monkeypatch.setattr(machine, "measured_peaks", lambda *_: {"float32": 1e11})
     monkeypatch.setattr(machine, "environment", lambda *_: dict(ENVIRONMENT, busy_cores=0.0))
     monkeypatch.setattr(machine, "require", lambda device: None)
@@ -62,6 +64,70 @@ def test_a_full_run_and_one_on_a_gpu(measured: list[Plan], tmp_path: Path) -> No
     )
     assert (gpu.sizes, gpu.precisions, gpu.curves) == (("gpu",), ("float32", "bfloat16"), False)
     assert rows.read(tmp_path / "results.json")["floors"]["glom"]["forward"] > 1
+
+
+def test_a_run_with_a_budget_saves_every_row_and_lists_the_others(
+    measured: list[Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved: list[int] = []
+
+    def within(planned: Any, folder: Path, clock: Any, report_progress: Any) -> Any:
+        assert clock.left() <= 50
+        for job in planned[:2]:
+            sides = zip(("eager", "jax"), (10.0, 8.0), strict=True)
+            yield job, [cell(*side, model=job.model, mode=job.mode, size=job.size) for side in sides], None
+            saved.append(len(rows.read(tmp_path / "out" / "results.json")["cells"]))
+        yield planned[2], [], "colt5 medium train float32: no"
+
+    monkeypatch.setattr(budget, "measure_within", within)
+    monkeypatch.setattr(budget, "prepare", lambda *_: {"float32": 1e11})
+    monkeypatch.setattr(pages, "RESULTS", tmp_path / "kept")
+    flags = [
+        "--budget",
+        "60",
+        "--keep",
+        "--models",
+        "glom",
+        "hourglass",
+        "colt5",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert call(*flags) == 1
+    assert saved == [2, 4]
+    found = rows.read(tmp_path / "kept" / "cpu.json")
+    assert [c["model"] for c in found["cells"]] == ["glom"] * 2 + ["hourglass"] * 2
+    reasons = list(found["unfinished"].values())
+    assert (len(reasons), reasons.count("not reached")) == (10, 9)
+    printed = capsys.readouterr().out
+    assert "benchmarks: colt5 medium train float32: no" in printed
+    assert "Not reached: glom medium forward float32," in printed
+
+
+def test_a_budget_for_nothing_says_so(
+    measured: list[Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "measure_within", lambda *_: iter(()))
+    monkeypatch.setattr(budget, "prepare", lambda *_: {})
+    assert call("--budget", "1", "--models", "glom", "--sizes", "small", "--output", str(tmp_path)) == 0
+    assert "Not reached: glom small train float32, glom small forward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("Tesla T4", "t4"), ("A GPU/x", "a-gpu-x")],
+)
+def test_results_are_named_by_their_gpu(device: str, name: str) -> None:
+    assert machine.short_name(device) == name
+
+
+def test_on_a_gpu_a_budget_leaves_torchax_out_unless_asked(measured: list[Plan]) -> None:
+    options = command.Options(device="cuda", budget=480)
+    assert options.plan().implementations == ("eager", "compile", "jax")
+    assert command.Options(budget=480).plan().implementations == ("eager", "compile", "torchax", "jax")
+    asked = command.Options(device="cuda", budget=480, implementations=("torchax", "jax")).plan()
+    assert asked.implementations == ("torchax", "jax")
+    assert not asked.alone
 
 
 def test_changes_are_printed(
@@ -101,6 +167,7 @@ def test_a_busy_machine_is_said(
     ("flags", "message"),
     [
         (["--models"], "models must name one or more"),
+        (["--budget", "-1"], "budget must be a number of seconds above 0; got -1"),
         (["--rounds", "0"], "rounds must be at least 2"),
         (["--threads", "10000"], "threads must be between 1 and"),
         (["--quick", "--implementations", "compile"], "implementations must name one or more"),

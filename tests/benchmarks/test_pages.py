@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pages
-from jaxmodels.benchmark import rows
+from jaxmodels.benchmark import report, rows
 from tests.benchmarks.sample_results import cell, curve, results
 from tools.tables import PAGES, ROOT
 
@@ -47,6 +47,40 @@ def test_results_take_the_place_of_what_stood_there(repository: Path) -> None:
     assert (repository / "benchmarks" / "results" / "cpu" / "curve-glom.svg").exists()
     assert pages.NO_GPU_RESULTS in full
     assert pages.NO_CPU_RESULTS not in full
+
+
+def test_a_gpu_has_its_tables_when_it_was_measured(repository: Path) -> None:
+    found = results(cell("eager", 10.0, size="gpu"), cell("jax", 8.0, size="gpu"))
+    found["environment"]["device"] = "NVIDIA H200"
+    rows.keep(found, repository / "benchmarks" / "results" / "h200.json")
+    pages.write(repository)
+    full = (repository / "benchmarks" / "README.md").read_text()
+    assert pages.NO_GPU_RESULTS not in full
+    assert "![ratios](results/h200/ratios.svg)" in full
+    short = (repository / "docs" / "benchmarks.md").read_text()
+    assert short.index("train medium") < short.index("forward gpu") < short.index("NVIDIA H200")
+
+
+def test_results_keep_first_calls_and_memory_of_an_earlier_run(tmp_path: Path) -> None:
+    earlier = results(cell("jax", 9.0, peak_mb=100.0), curves=curve())
+    earlier["environment"]["commit"] = "before"
+    rows.keep(earlier, tmp_path / "cpu.json")
+    quick = cell("jax", 8.0, peak_mb=None, first_call_s=0.1), cell("torchax", 8.0, peak_mb=None)
+    rows.keep(results(*quick), tmp_path / "cpu.json")
+    found = rows.read(tmp_path / "cpu.json")
+    assert [(c["median_ms"], c["first_call_s"], c["peak_mb"]) for c in found["cells"]] == [
+        (8.0, 1.5, 100.0),
+        (8.0, 1.5, None),
+    ]
+    assert len(found["curves"]) == 6
+    text = report.measured_on(found)
+    assert (
+        text.index("commit abc")
+        < text.index("First calls, memory and curves are those of")
+        < text.index("before")
+    )
+    rows.keep(results(cell("jax", 7.0)), tmp_path / "cpu.json")  # a run that measures them itself
+    assert "earlier" not in rows.read(tmp_path / "cpu.json")
 
 
 def test_the_short_table_has_one_line_per_model() -> None:

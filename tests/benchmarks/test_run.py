@@ -1,7 +1,7 @@
 """Which processes a run of the benchmarks starts, and what happens when one fails."""
 
-import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import run
-from benchmarks.run import Disagreement, Failure, Plan, measure
+from benchmarks.run import Disagreement, Failure, Plan, Stopped, measure
 from benchmarks.worker import Job
 from jaxmodels.benchmark import machine, report
 from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
@@ -112,14 +112,24 @@ def test_a_process_that_dies_is_quoted(tmp_path: Path) -> None:
         run.run_process(job, tmp_path, "a")
 
 
-def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(*_: Any, timeout: float, **__: Any) -> None:
-        raise subprocess.TimeoutExpired("python", timeout)
-
-    monkeypatch.setattr(run.subprocess, "run", hang)
+def test_a_process_that_hangs_is_stopped_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "hang"
+    program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(program))
     (job, *_) = run.jobs(plan(), ("jax",))
-    with pytest.raises(Failure, match="with jax was stopped after 1800 seconds"):
-        run.run_process(job, tmp_path, "a")
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="with jax was stopped after 1 seconds"):
+        run.run_process(job, tmp_path, "a", timeout=1)
+    assert time.monotonic() - began < 10
+    child = Path("/proc") / (tmp_path / "child").read_text().strip()
+    for _ in range(100):
+        if not child.exists() or "(zombie)" in (child / "status").read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("its child runs on")
 
 
 def test_matrix_products_that_die_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +143,12 @@ def test_processes_get_their_device_threads_and_fresh_caches(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def answered(words: list[str], *, env: dict[str, str], **_: Any) -> Any:
-        seen.update(env)
+    def answered(words: list[str], environment: dict[str, str], timeout: float) -> Any:
+        seen.update(environment)
         Path(words[-1]).write_text("{}")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(run.subprocess, "run", answered)
+    monkeypatch.setattr(run, "run_to_end", answered)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/an/old/one")
     (job, *_) = run.jobs(plan(device="cuda"), ("jax",))
     assert run.run_process(job, tmp_path, "a") == {}
@@ -167,6 +177,8 @@ def test_the_fused_kernel_is_for_bfloat16_only() -> None:
         ({"rounds": 1}, "rounds must be at least 2, for quartiles; got 1"),
         ({"threads": 0}, "threads must be between 1 and"),
         ({"threads": 10_000}, "threads must be between 1 and .*; got 10000"),
+        ({"budget": 0.0}, "budget must be a number of seconds above 0; got 0"),
+        ({"budget": float("nan")}, "budget must be a number of seconds above 0; got nan"),
         ({"attention": "cudnn"}, "attention must be 'auto' or 'xla' without --device cuda and bfloat16"),
         (
             {"attention": "cudnn", "device": "cuda"},
