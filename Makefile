@@ -80,8 +80,7 @@ results: $(WITH_TORCH)
 
 # The tables and plots of benchmarks/README.md and the speed in README.md: under 40 minutes on an idle machine.
 benchmarks: $(WITH_TORCH)
-	$(BIN)/python -m benchmarks --output out/benchmarks
-	cp out/benchmarks/results.json benchmarks/results/cpu.json
+	$(BIN)/python -m benchmarks --keep --output out/benchmarks
 	$(BIN)/python -m benchmarks --tables
 	$(BIN)/python -m tools.comparison --tables
 

@@ -42,7 +42,7 @@ class Options:
       device: where all implementations run.
       precisions: types of the computation; by default float32 on a CPU, float32 and bfloat16 on a GPU.
       attention: JAX's attention kernel in bfloat16: by default ("auto") that of NVIDIA GPUs where it pays.
-      rounds: how often every implementation is timed in a row; by default 9, 7 with --budget, 5 with --quick.
+      rounds: how often every implementation is timed in a row; by default 9, or 5 with --quick or --budget.
       threads: cores that every implementation may use.
       curves: also measure how time and memory grow with the size of the input.
       tables: measure nothing; write the tables on the pages from benchmarks/results.
@@ -74,7 +74,7 @@ class Options:
             sizes=("gpu",) if gpu else ("small",) if self.quick else self.sizes,
             precisions=self.precisions or (("float32", "bfloat16") if gpu else ("float32",)),
             implementations=tuple(i for i in columns if not self.quick or i in ("eager", "jax")),
-            rounds=(5 if self.quick else 7 if hurry else 9) if self.rounds is None else self.rounds,
+            rounds=(5 if self.quick or hurry else 9) if self.rounds is None else self.rounds,
             alone=not (self.quick or hurry),
             curves=self.curves and not (self.quick or hurry or gpu),
             budget=self.budget,
