@@ -39,9 +39,17 @@ TPUS = {
         Chip("v6e", "TPU v6 lite", 918e12, 1640e9, 32 * GIB, 2),
     )
 }
-GPUS = (
+GPUS = (  # the first one whose kind fits
     Chip("H200", "NVIDIA H200", 990e12, 4800e9, 141 * GIB),
+    Chip("H100 PCIe", "NVIDIA H100 PCIe", 756e12, 2000e9, 80 * GIB),
+    Chip("H100 NVL", "NVIDIA H100 NVL", 835e12, 3900e9, 94 * GIB),
     Chip("H100", "NVIDIA H100", 990e12, 3350e9, 80 * GIB),
+    Chip("A100 40 GB", "NVIDIA A100-SXM4-40GB", 312e12, 1555e9, 40 * GIB),
+    Chip("A100 40 GB", "NVIDIA A100-PCIE-40GB", 312e12, 1555e9, 40 * GIB),
+    Chip("A100", "NVIDIA A100", 312e12, 2039e9, 80 * GIB),
+    Chip("L40S", "NVIDIA L40S", 362e12, 864e9, 48 * GIB),
+    Chip("L40", "NVIDIA L40", 181e12, 864e9, 48 * GIB),
+    Chip("L4", "NVIDIA L4", 121e12, 300e9, 24 * GIB),
 )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
@@ -30,6 +30,13 @@ class Sample:
     caption: str = ""  # what one sees, in a sentence
     figure: Figure | None = None
     text: str | None = None
+
+
+class Unit(NamedTuple):
+    """What a run counts when it says how fast it is."""
+
+    name: str  # "images", "tokens"
+    per_example: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,7 @@ class Task(Protocol):
     Attributes:
       name: what the task is called, for instance "classification".
       examples: how many training examples there are.
+      unit: what an example consists of.
       metric: the main one of those that `evaluate` returns.
       functions: what evaluation runs on the model, by name; each takes (model, batch) and is compiled.
     """
@@ -71,6 +79,9 @@ class Task(Protocol):
 
     @property
     def examples(self) -> int: ...
+
+    @property
+    def unit(self) -> Unit: ...
 
     @property
     def metric(self) -> Metric: ...

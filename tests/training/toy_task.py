@@ -11,7 +11,7 @@ from flax import nnx
 from jaxmodels.data.preprocessing import ImagePreprocessing, Preprocessing
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.training.draws import Draws
-from jaxmodels.training.task import Exported, Metric, Sample
+from jaxmodels.training.task import Exported, Metric, Sample, Unit
 
 
 class ToyTask:
@@ -19,6 +19,7 @@ class ToyTask:
 
     name = "toy"
     examples = 40
+    unit = Unit("images")
     metric = Metric(name="accuracy", better="higher")
 
     def __init__(self, *, patch_dropout: float = 0.0, poison: int | None = None) -> None:

@@ -135,11 +135,13 @@ def run_steps(
     )
     unchecked = None
     profile = Profile(log.workdir.folder, steps=experiment.steps - begun, active=experiment.profile)
-    for number, batch in zip(range(begun + 1, experiment.steps + 1), stream, strict=False):
+    for number in range(begun + 1, experiment.steps + 1):
+        with log.clock.waiting():
+            batch = next(stream)
         with profile.step(number - begun):
             state, metrics = step(state, batch)
         if number == begun + 1:
-            log.first_step_done(number, metrics)
+            log.first_step_done(number, metrics, step)
         if unchecked is not None:  # one step late, so that the device need not wait for the host
             require_finite(program, checkpoints, state, *unchecked)
         unchecked = number, batch, metrics

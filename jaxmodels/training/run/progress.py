@@ -17,7 +17,8 @@ from rich.progress import (
 
 
 SECONDS_BETWEEN_LINES = 5
-NARROW_TERMINAL = 72  # columns of a terminal below which there is no room for a bar beside the numbers
+# Columns that a terminal must have for a bar and one, two or three numbers about the speed.
+WIDTHS = (72, 110, 150)
 MOST_ITEMS = 12  # items of a list that are printed
 
 
@@ -71,14 +72,19 @@ class Reporter:
         if self.bar is not None:
             self.bar.update(self.progress, completed=step)
 
-    def report_progress(self, line: Mapping[str, float], examples_per_second: float) -> None:
-        """Loss and speed: on a terminal the bar shows them, elsewhere a line with the time that is left."""
+    def report_progress(self, line: Mapping[str, float], speed: Sequence[str]) -> None:
+        """Loss and speed: on a terminal the bar shows them, elsewhere a line with the time that is left.
+
+        Args:
+          line: of metrics.jsonl.
+          speed: what is known of it, the most important first. A terminal shows what it has room for.
+        """
         if not self.active:
             return
-        rate = f"  {examples_per_second:,.0f} examples/s" if examples_per_second else ""
-        shown = f"loss {line['loss']:.4f}"
+        shown = [f"loss {line['loss']:.4f}"]
         if self.bar is not None:
-            self.bar.update(self.progress, description=shown + (rate if self._is_wide() else ""))
+            parts = [part for part, width in zip(speed, WIDTHS, strict=False) if self.console.width >= width]
+            self.bar.update(self.progress, description="  ".join(shown + parts))
             return
         if time.monotonic() - self.last_line < SECONDS_BETWEEN_LINES:
             return
@@ -86,10 +92,8 @@ class Reporter:
         step = int(line["step"])
         done = step - self.first_step
         left = (time.monotonic() - self.began) / done * (self.steps - step) if done else None
-        self.print(
-            f"step {step}/{self.steps}  {shown}{rate}"
-            + (f"  {duration(left)} left" if left is not None else "")
-        )
+        parts = [f"step {step}/{self.steps}", *shown, *speed]
+        self.print("  ".join(parts + ([f"{duration(left)} left"] if left is not None else [])))
 
     def stop(self) -> None:
         bar, self.bar = self.bar, None
@@ -103,7 +107,7 @@ class Reporter:
         self.first_step, self.began = step, time.monotonic()
 
     def _is_wide(self) -> bool:
-        return self.console.width >= NARROW_TERMINAL
+        return self.console.width >= WIDTHS[0]
 
     def _columns(self) -> Sequence[ProgressColumn]:
         """The step comes first and is never cut."""

@@ -31,7 +31,7 @@ from jaxmodels.models.mammut import MaMMUT, MaMMUTConfig
 from jaxmodels.models.simple_vit import SimpleViT, SimpleViTConfig
 from jaxmodels.training.draws import Draws
 from jaxmodels.training.experiment import require_share
-from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split, Unit
 from jaxmodels.training.tasks.augmentation import draw_recoloring, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.bytes import ByteCounts
 from jaxmodels.training.tasks.checksum import data_checksum
@@ -73,6 +73,7 @@ class Captioning:
     """
 
     name = "captioning"
+    unit = Unit("images")
     metric = Metric(name="image_to_text_recall_at_5", better="higher")
 
     def __init__(

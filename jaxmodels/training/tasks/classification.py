@@ -19,7 +19,7 @@ from jaxmodels.models.scalable_vit import ScalableViT, ScalableViTConfig
 from jaxmodels.nn import at_least_float32
 from jaxmodels.training.draws import Draws
 from jaxmodels.training.experiment import require_share
-from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split, Unit
 from jaxmodels.training.tasks.augmentation import draw_recoloring, require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import accuracies, classify_pixels
 from jaxmodels.training.tasks.checksum import data_checksum
@@ -56,6 +56,7 @@ class Classification:
     """
 
     name = "classification"
+    unit = Unit("images")
     metric = Metric(name="top1", better="higher")
 
     def __init__(

@@ -23,7 +23,7 @@ from jaxmodels.losses import denoising_iters, image_from_patches, squared_error
 from jaxmodels.models.glom import Glom, GlomConfig
 from jaxmodels.nn import Linear, at_least_float32
 from jaxmodels.training.draws import Draws
-from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split, Unit
 from jaxmodels.training.tasks.augmentation import require_shift, shift_images
 from jaxmodels.training.tasks.baselines.images import LinearFilter, classify_pixels, logistic_regression
 from jaxmodels.training.tasks.classification import describe_splits
@@ -75,6 +75,7 @@ class Denoising:
     """
 
     name = "denoising"
+    unit = Unit("images")
     metric = Metric(name="psnr", better="higher")
 
     def __init__(

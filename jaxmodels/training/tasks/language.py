@@ -32,7 +32,7 @@ from jaxmodels.losses import cross_entropy
 from jaxmodels.models.hourglass import HourglassTransformerLM, pad
 from jaxmodels.models.hourglass_config import HourglassTransformerLMConfig
 from jaxmodels.training.draws import Draws
-from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split
+from jaxmodels.training.task import Batch, Call, Exported, Metric, Outputs, Sample, Split, Unit
 from jaxmodels.training.tasks.baselines.bytes import entropy_bits, gzip_bits, xz_bits
 from jaxmodels.training.tasks.checksum import data_checksum
 from jaxmodels.training.tasks.figures.images import show
@@ -81,6 +81,11 @@ class LanguageModelling:
             "losses": lambda model, batch: byte_losses(model, batch["tokens"]),
             "generate": self._generate,
         }
+
+    @property
+    def unit(self) -> Unit:
+        """Every byte that is predicted."""
+        return Unit("tokens", self.length)
 
     @property
     def length(self) -> int:

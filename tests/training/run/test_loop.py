@@ -25,7 +25,17 @@ from tests.training.toy_task import ToyTask
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ONE = MeshConfig(data=1)
-UNTIMED = ("examples_per_second", "seconds")
+# Products of a step: 4 patches of 48 numbers, half of them left out, 16 wide; 4 classes; all 8 images with each other.
+# The backward pass takes twice as many as the forward pass.
+FLOP = 3 * 2 * 8 * (4 * 48 * 16 + 2 * (16 * 48 + 2 * 2 * 2 * 8 + 16 * 16 + 2 * 16 * 16) + 16 * 4 + 8 * 4)
+UNTIMED = (
+    "examples_per_second",
+    "images_per_second",
+    "step_seconds",
+    "data_wait_seconds",
+    "flop_per_second",
+    "seconds",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +88,11 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert [line["step"] for line in lines if "validation_accuracy" in line] == [6, 12]
+    timed = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(UNTIMED) <= timed.keys()
+    assert 0 <= timed["data_wait_seconds"] <= timed["step_seconds"]
+    assert timed["flop_per_second"] * timed["step_seconds"] == pytest.approx(FLOP, rel=0.01)
+    assert "share_of_peak" not in timed  # a CPU's is not known
     assert {path.name for path in (workdir / "model").iterdir()} == {
         "README.md",
         "config.json",

@@ -11,6 +11,9 @@ from jaxmodels.training.run import progress
 from jaxmodels.training.run.progress import PersistentConsole, Reporter, as_text, describe_data
 
 
+SPEED = ["1,234 images/s", "1.0 of 9.0 ms waiting for data", "3 TFLOP/s"]
+
+
 def terminal(width: int) -> Console:
     return Console(
         file=io.StringIO(), force_terminal=True, width=width, color_system=None, legacy_windows=False
@@ -28,14 +31,15 @@ def test_the_step_is_shown_at_every_width(width: int) -> None:
     reporter = Reporter(console)
     reporter.start(0, 18_000)
     reporter.first_step_done(1)
-    reporter.report_progress({"step": 120, "loss": 2.3456}, 1234.5)
+    reporter.report_progress({"step": 120, "loss": 2.3456}, SPEED)
     reporter.advance(120)
     assert reporter.bar is not None
     reporter.bar.refresh()
     reporter.stop()
     assert "120/18000" in written(console)
     assert "loss 2.3456" in written(console)
-    assert ("1,234 examples/s" in written(console)) == (width >= 80)
+    assert ("1,234 images/s" in written(console)) == (width >= 80)
+    assert ("1.0 of 9.0 ms waiting for data  3 TFLOP/s" in written(console)) == (width >= 200)
 
 
 def test_compilation_is_not_counted_in_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +51,9 @@ def test_compilation_is_not_counted_in_the_time_that_is_left(monkeypatch: pytest
     now += 60  # compiling
     reporter.first_step_done(1)
     now += 10
-    reporter.report_progress({"step": 11, "loss": 1.0}, 8.0)
-    assert "step 11/101  loss 1.0000  8 examples/s  1:30 left" in written(console)
+    reporter.report_progress({"step": 11, "loss": 1.0}, SPEED)
+    speed = "1,234 images/s  1.0 of 9.0 ms waiting for data  3 TFLOP/s"
+    assert f"step 11/101  loss 1.0000  {speed}  1:30 left" in written(console)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
@@ -70,7 +75,7 @@ def test_a_closed_terminal_does_not_end_the_run(is_terminal: bool) -> None:
     reporter = Reporter(Console(file=Closed(), force_terminal=is_terminal, width=80))
     reporter.print("one")
     reporter.start(0, 10)
-    reporter.report_progress({"step": 1, "loss": 1.0}, 0)
+    reporter.report_progress({"step": 1, "loss": 1.0}, [])
     reporter.stop()
     reporter.print("two")
     assert not reporter.active
