@@ -15,10 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import budget, pages, roofline
 from benchmarks.changes import changes_since
 from benchmarks.prepare import make_weights_here
-from benchmarks.run import Disagreement, Failure, Plan, ReportProgress, job_name, measure, torchax_absence
+from benchmarks.run import Plan, ReportProgress, job_name, measure, torchax_absence
 from benchmarks.sizes import WORKLOADS
 from jaxmodels.benchmark import machine, report, rows
 from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Precision
+from jaxmodels.benchmark.machine import Failure
+from jaxmodels.benchmark.processes import Disagreement
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from benchmarks.run import (
     PROCESS_TIMEOUT,
-    Disagreement,
     Plan,
     ReportProgress,
-    Stopped,
     cell,
     check_agreement,
     job_name,
@@ -31,6 +29,7 @@ from benchmarks.worker import Job
 from jaxmodels.benchmark import machine
 from jaxmodels.benchmark.kinds import Implementation
 from jaxmodels.benchmark.machine import Failure
+from jaxmodels.benchmark.processes import Disagreement, Stopped
 from jaxmodels.benchmark.rows import Cell
 
 

@@ -1,11 +1,6 @@
 """Runs the measurement: which cells there are, a process for each measurement, one result for each cell."""
 
-import contextlib
-import json
 import os
-import re
-import signal
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,17 +11,23 @@ from typing import Any, Literal
 
 from benchmarks.problem import Size
 from benchmarks.sizes import CURVES, build, perturb, problem, workload_at
-from benchmarks.worker import AGREEMENT, Job
+from benchmarks.worker import Job
+from jaxmodels.benchmark.cells import cell_of
 from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Mode, Precision
-from jaxmodels.benchmark.machine import ROOT, Failure, cores, ending
+from jaxmodels.benchmark.machine import ROOT, Failure, cores
+from jaxmodels.benchmark.processes import (
+    PROCESS_TIMEOUT,
+    answer_of,
+    environment_of,
+    last_error,
+    require_agreement,
+)
 from jaxmodels.benchmark.rows import Cell
 from jaxmodels.convert.core import to_state_dict
 from jaxmodels.convert.files import write_safetensors
 from jaxmodels.models import ModelName
-from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 
-PROCESS_TIMEOUT = 1800  # seconds
 ReportProgress = Callable[[str, int, int | None], None]  # what is done, number of finished cells, of all
 
 
@@ -78,14 +79,6 @@ class Plan:
             )
 
 
-class Disagreement(RuntimeError):
-    """Two implementations in a row do not compute the same."""
-
-
-class Stopped(Failure):
-    """A process took too long and was stopped."""
-
-
 def torchax_absence() -> str | None:
     """Why torchax cannot take part, or None if it can."""
     try:
@@ -106,12 +99,6 @@ def present(plan: Plan) -> tuple[Implementation, ...]:
     if not chosen:
         raise ValueError(f"implementations must name one besides torchax, which is missing: {absence}")
     return chosen
-
-
-def last_error(text: str) -> str:
-    """The last line of a traceback that names an error."""
-    named = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|NotFound): ", line)]
-    return named[-1] if named else text.strip().rpartition("\n")[2]
 
 
 def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
@@ -225,61 +212,21 @@ def run_process(
     """
     request, answer = folder / f"{name}.job.json", folder / f"{name}.json"
     job.write(request)
-    environment = (
-        os.environ
-        | ALLOCATOR_VARIABLES
-        | {
-            # Caches begin empty: the process that measures the first call compiles, the later ones find its programs.
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "JAX_PLATFORMS": job.device,
-            "OMP_NUM_THREADS": str(job.threads),
-        }
-    )
-    who = f"{job_name(job)} with {', '.join(job.implementations)}"
-    words = [sys.executable, "-m", module, str(request), str(answer)]
-    finished = run_to_end(words, environment, timeout)
-    if finished is None:
-        raise Stopped(f"{who} was stopped after {timeout:.0f} seconds")
-    if finished.returncode:
-        raise Failure(f"{who} {ending(finished)}")
-    return json.loads(answer.read_text())
-
-
-def run_to_end(
-    words: list[str], environment: dict[str, str], timeout: float
-) -> subprocess.CompletedProcess[str] | None:
-    """A process that ended by itself; None if it had to be stopped, with all that it started."""
-    with subprocess.Popen(
-        words,
+    return answer_of(
+        [sys.executable, "-m", module, str(request), str(answer)],
+        answer,
+        who=f"{job_name(job)} with {', '.join(job.implementations)}",
+        environment=environment_of(folder, job.device, job.threads),
+        timeout=timeout,
         cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # torch.compile starts processes of its own
-    ) as process:
-        try:
-            out, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(words, process.returncode, out, errors)
+    )
 
 
 def check_agreement(job: Job, errors: dict[str, float]) -> None:
     """Raises Disagreement if an implementation differs from the first one by more than rounding explains."""
-    limit = AGREEMENT[job.precision]
-    for name, error in errors.items():
-        if not error <= limit:
-            raise Disagreement(
-                f"{job_name(job)}: {name} differs from {job.implementations[0]} by {error:.2g} of the largest "
-                f"output, more than {limit:g}; nothing was timed. `jaxmodels compare {job.model}` finds where."
-            )
+    require_agreement(
+        job_name(job), errors, job.precision, advice=f"`jaxmodels compare {job.model}` finds where"
+    )
 
 
 def cell(
@@ -288,48 +235,9 @@ def cell(
     alone: dict[Implementation, dict[str, Any]],
     in_turn: dict[str, Any] | None,
 ) -> Cell:
-    """One cell of results.json.
-
-    Args:
-      job: the job of the row.
-      name: the implementation.
-      alone: what the processes with one implementation measured.
-      in_turn: what the process with all implementations measured, if there was one.
-    """
-    times = in_turn["times"].get(name, []) if in_turn else []
-    q1, median, q3 = (
-        (1000 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
-        if len(times) > 1
-        else [None] * 3
-    )
-    flop = alone.get("eager", {}).get("flop") or (in_turn or {}).get("flop")
-    first = alone[name].get("first_call_s")
-    warm = in_turn["warm_first_call_s"].get(name) if in_turn else None
-    found: Cell = {
-        "model": job.model,
-        "mode": job.mode,
-        "size": job.size,
-        "precision": job.precision,
-        "implementation": name,
-        "median_ms": median,
-        "q1_ms": q1,
-        "q3_ms": q3,
-        "first_call_s": warm if first is None else first,
-        "warm_first_call_s": None if first is None else warm,
-        "peak_mb": alone[name].get("peak_mb"),
-        "libraries_mb": alone[name].get("libraries_mb"),
-        "rest_mb": alone[name].get("rest_mb"),
-        "flop": flop,
-        "flop_per_s": flop / median * 1000 if flop and median else None,
-        "error": in_turn["errors"].get(name) if in_turn else None,
-        "rounds_ms": [round(1000 * t, 4) for t in times],
-    }
-    if "failure" in alone[name]:
-        found["failure"] = alone[name]["failure"]
-    if name == "jax":
-        found |= {key: alone[name].get(key) for key in ("xla_flop", "xla_bytes")}
-    if in_turn and name == job.implementations[-1] and "again" in in_turn["times"]:
-        found["again_ms"] = 1000 * statistics.median(in_turn["times"]["again"])
+    """One cell of results.json; see `jaxmodels.benchmark.cells`."""
+    row = {"model": job.model, "mode": job.mode, "size": job.size, "precision": job.precision}
+    found = cell_of(row, name, alone, in_turn, last=job.implementations[-1])
     if job.point is not None:
         axis, values, _ = CURVES[job.model]
         found |= {"curve": axis, "at": values[job.point]}

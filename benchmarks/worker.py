@@ -1,12 +1,9 @@
-"""One process, one measurement: `python -m benchmarks.worker JOB.json RESULT.json`.
+"""One process, one measurement of a model: `python -m benchmarks.worker JOB.json RESULT.json`.
 
 A process that holds one implementation measures its first call and its peak memory. A process that holds several
-times them in turn, A B C C B A, so that whatever else happens on the machine happens to all of them.
+times them in turn.
 """
 
-import contextlib
-import ctypes
-import gc
 import json
 import sys
 import time
@@ -15,24 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from benchmarks.problem import Problem, Size
+from jaxmodels.benchmark import measuring
 from jaxmodels.benchmark.kinds import Device, Implementation, Mode, Precision
 from jaxmodels.benchmark.machine import use_cores
 
 
 if TYPE_CHECKING:  # a process that measures PyTorch must not load JAX
     from jaxmodels.models import ModelName
-
-# The largest difference, relative to the largest output or loss, with which timing makes sense. Parity has tests of
-# its own. bfloat16 has 8 bits.
-AGREEMENT: dict[Precision, float] = {"float32": 2e-3, "bfloat16": 0.1}
-# Decreases of the loss in one step may differ by 5 × AGREEMENT: they are small differences of large numbers. They are
-# compared because a first step changes the loss so little that one which does nothing would pass.
-DECREASE_WEIGHT = 0.2
-WARMUP_CALLS = 4  # after which the allocator returns the same memory for every call
-MIN_SECONDS = 0.06  # that one turn lasts, so that the resolution of the clock does not matter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,36 +104,10 @@ def side(job: Job, implementation: Implementation) -> Callable[[], Any]:
 
 
 def measure_alone(job: Job) -> dict[str, Any]:
-    """First call, memory and FLOP of one implementation in a process that holds no other."""
-    implementation = job.implementations[0]
+    """First call, memory and FLOP of the job's one implementation."""
+    (implementation,) = job.implementations
     _import_libraries(implementation)
-    gc.freeze()  # the garbage collector skips what was imported, as in `jaxmodels train`
-    before = resident("VmRSS")
-    call: Any = side(job, implementation)
-    began = time.perf_counter()
-    call()
-    first = time.perf_counter() - began
-    for _ in range(WARMUP_CALLS):
-        call()
-    release_memory()
-    at_rest = None if job.device == "cuda" else resident("VmRSS")
-    reset_peak()
-    for _ in range(3):
-        call()
-    result: dict[str, Any] = {
-        "first_call_s": first,
-        "peak_mb": device_peak(implementation) if job.device == "cuda" else resident("VmHWM"),
-        "libraries_mb": before,
-        "rest_mb": at_rest,
-    }
-    if implementation == "eager":
-        from jaxmodels.benchmark.flop import count
-
-        result["flop"] = count(call)
-    if implementation == "jax":
-        cost = call.lowered().compile().cost_analysis() or {}
-        result["xla_flop"], result["xla_bytes"] = cost.get("flops"), cost.get("bytes accessed")
-    return result
+    return measuring.measure_alone(lambda: side(job, implementation), implementation, job.device)
 
 
 def compile_alone(job: Job) -> dict[str, Any]:
@@ -166,106 +127,15 @@ def compile_alone(job: Job) -> dict[str, Any]:
 
 
 def time_in_turn(job: Job) -> dict[str, Any]:
-    """Times several implementations in turn, if all of them compute the same."""
-    calls = {name: side(job, name) for name in job.implementations}
-    gc.freeze()
-    firsts, values = {}, {}
-    for name, call in calls.items():
-        began = time.perf_counter()
-        value = call()
-        firsts[name] = time.perf_counter() - began
-        values[name] = [as_numpy(value)]
-        if job.mode == "train":  # also the decrease of the loss in one step
-            values[name].append(values[name][0] - as_numpy(call()))
-    errors = {name: difference(values[name], values[job.implementations[0]]) for name in calls}
-    agreed = all(error <= AGREEMENT[job.precision] for error in errors.values())
-    # `again` is timed first and the same implementation last, so that both have the same neighbours.
-    again = {"again": calls[job.implementations[-1]]} if job.time_again else {}
-    times = interleaved(again | calls, rounds=job.rounds) if agreed else {}
-    found = {"times": times, "warm_first_call_s": firsts, "errors": errors}
-    if job.count_flop and "eager" in calls:
-        from jaxmodels.benchmark.flop import count
-
-        found["flop"] = count(calls["eager"])
-    return found
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call for every round. The order is reversed from round to round."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        began = time.perf_counter()
-        call()
-        repeats[name] = max(1, round(MIN_SECONDS / (time.perf_counter() - began)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            call = calls[name]
-            if repeats[name] > 1:
-                call()  # the processor's caches still hold the data of the implementation before
-            began = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - began) / repeats[name])
-    return times
-
-
-def as_numpy(value: Any) -> np.ndarray:
-    """An array of either library as float32."""
-    if hasattr(value, "detach"):
-        return value.detach().float().cpu().numpy()
-    return np.asarray(value).astype(np.float32)
-
-
-def difference(values: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    """The largest difference relative to the largest number of the reference; NaN if a value is NaN.
-
-    Args:
-      values, reference: the outputs; or the loss and its decrease in one step, which counts `DECREASE_WEIGHT`.
-    """
-    if [a.shape for a in values] != [b.shape for b in reference]:
-        return float("inf")
-    differences = [
-        weight * np.abs(a - b).max() / np.maximum(np.abs(b).max(), 1e-30)
-        for a, b, weight in zip(values, reference, (1.0, DECREASE_WEIGHT), strict=False)
-    ]
-    return float(np.max(differences))  # Python's max would ignore a NaN
-
-
-def resident(field: Literal["VmRSS", "VmHWM"]) -> float | None:
-    """Resident memory of this process in MB, now ("VmRSS") or at its peak ("VmHWM"); None without /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(field)), None)
-
-
-def reset_peak() -> None:
-    """Makes `resident("VmHWM")` the peak from now on."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def release_memory() -> None:
-    """Returns memory to the system that building and compiling took and freed."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def device_peak(implementation: Implementation) -> float | None:
-    """Peak memory on the accelerator in MB since the process began; None if the device does not tell."""
-    if implementation in ("jax", "torchax"):
-        import jax
-
-        stats = jax.local_devices()[0].memory_stats() or {}
-        return stats.get("peak_bytes_in_use", 0) / 1e6 or None
-    import torch
-
-    return torch.cuda.max_memory_allocated() / 1e6
+    """Times the job's implementations in turn, if all of them compute the same."""
+    return measuring.time_in_turn(
+        {name: side(job, name) for name in job.implementations},
+        mode=job.mode,
+        precision=job.precision,
+        rounds=job.rounds,
+        time_again=job.time_again,
+        count_flop=job.count_flop,
+    )
 
 
 def _import_libraries(implementation: Implementation) -> None:

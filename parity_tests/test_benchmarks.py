@@ -22,15 +22,16 @@ from benchmarks.sizes import problem, workload_at
 from benchmarks.torch_side import TorchSide, reference
 from benchmarks.worker import Job
 from jaxmodels import demo
-from jaxmodels.benchmark import flop, machine
+from jaxmodels.benchmark import flop, machine, measuring
 from jaxmodels.benchmark.kinds import Mode
+from jaxmodels.benchmark.processes import Disagreement
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 
 @pytest.fixture
 def glom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mode], Job]:
     """Gives the job that times GLOM on both sides, a call a turn."""
-    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)
 
     def prepared(mode: Mode) -> Job:
         plan = run.Plan(models=("glom",), sizes=("small",), modes=(mode,), rounds=2, threads=1)
@@ -59,10 +60,10 @@ def test_a_wrong_weight_stops_before_timing(
         return model
 
     monkeypatch.setattr(jax_side, "load_state_dict", load_wrongly)
-    monkeypatch.setattr(worker, "interleaved", lambda *_, **__: pytest.fail("something was timed"))
+    monkeypatch.setattr(measuring, "interleaved", lambda *_, **__: pytest.fail("something was timed"))
     found = worker.time_in_turn(job)
     with pytest.raises(
-        run.Disagreement, match=r"glom small forward float32: jax differs from eager by .*nothing was"
+        Disagreement, match=r"glom small forward float32: jax differs from eager by .*nothing was"
     ):
         run.check_agreement(job, found["errors"])
 
@@ -232,4 +233,4 @@ def test_the_demo_of_an_installed_package_has_no_benchmark(
 
 def test_numbers_of_both_libraries_become_numpy() -> None:
     for value in (torch.ones(2, dtype=torch.bfloat16), jax.numpy.ones(2, "bfloat16")):
-        assert np.array_equal(worker.as_numpy(value), np.ones(2, np.float32))
+        assert np.array_equal(measuring.as_numpy(value), np.ones(2, np.float32))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from benchmarks import budget, run
-from benchmarks.run import Failure, Plan, Stopped, job_name
+from benchmarks.run import Failure, Plan, job_name
 from benchmarks.worker import Job
 from jaxmodels.benchmark import machine
+from jaxmodels.benchmark.processes import Stopped
 
 
 class Machine:

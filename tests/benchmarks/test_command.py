@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import budget, pages, run
-from benchmarks.run import Disagreement, Failure, Plan
+from benchmarks.run import Failure, Plan
 from jaxmodels.benchmark import machine, rows
+from jaxmodels.benchmark.processes import Disagreement
 from tests.benchmarks.sample_results import ENVIRONMENT, cell, results
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks import run
-from benchmarks.run import Disagreement, Failure, Plan, Stopped, measure
+from benchmarks.run import Failure, Plan, measure
 from benchmarks.worker import Job
 from jaxmodels.benchmark import machine, report
+from jaxmodels.benchmark import processes as process_module
+from jaxmodels.benchmark.processes import Disagreement, Stopped
 from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 
@@ -143,12 +145,12 @@ def test_processes_get_their_device_threads_and_fresh_caches(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def answered(words: list[str], environment: dict[str, str], timeout: float) -> Any:
+    def answered(words: list[str], environment: dict[str, str], timeout: float, cwd: Path | None) -> Any:
         seen.update(environment)
         Path(words[-1]).write_text("{}")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(run, "run_to_end", answered)
+    monkeypatch.setattr(process_module, "run_to_end", answered)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/an/old/one")
     (job, *_) = run.jobs(plan(device="cuda"), ("jax",))
     assert run.run_process(job, tmp_path, "a") == {}

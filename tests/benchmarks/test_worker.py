@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import worker
-from benchmarks.worker import Job, difference, interleaved, time_in_turn
+from benchmarks.worker import Job, time_in_turn
+from jaxmodels.benchmark import measuring
+from jaxmodels.benchmark.measuring import difference, interleaved
 
 
 JOB = Job(
@@ -38,7 +40,7 @@ class Side:
 
 def test_sides_take_turns_and_the_order_turns_round(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)  # one call a turn
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)  # one call a turn
     times = interleaved({name: Side(name, 0, calls) for name in "abc"}, rounds=3)
     assert "".join(calls) == "aabbcc" + "abc" + "cba" + "abc"
     assert [len(times[name]) for name in "abc"] == [3, 3, 3]
@@ -46,7 +48,7 @@ def test_sides_take_turns_and_the_order_turns_round(monkeypatch: pytest.MonkeyPa
 
 def test_a_fast_side_is_repeated_within_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000))
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock) / 100)  # every look takes 10 ms
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock) / 100)  # every look takes 10 ms
     calls: list[str] = []
     times = interleaved({"a": Side("a", 0, calls)}, rounds=2)
     assert len(calls) == 2 + 2 * (1 + 6)  # 60 ms are six calls; the first of a turn is not timed
@@ -56,7 +58,7 @@ def test_a_fast_side_is_repeated_within_its_turn(monkeypatch: pytest.MonkeyPatch
 def test_sides_that_agree_are_timed_and_one_is_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(worker, "side", lambda job, name: Side(name, [1.0, 2.0], calls))
-    monkeypatch.setattr(worker, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)
     found = time_in_turn(JOB)
     assert set(found["times"]) == {"again", "eager", "jax"}
     assert found["errors"] == {"eager": 0.0, "jax": 0.0}
@@ -90,7 +92,7 @@ def test_training_is_compared_before_and_after_a_step(monkeypatch: pytest.Monkey
 
 
 def test_a_loss_that_is_no_number_after_the_step_is_no_agreement() -> None:
-    one, none = np.float32(1), np.float32("nan")
+    one, none = np.asarray(1.0), np.asarray(np.nan)
     assert np.isnan(difference([one, none], [one, one]))
     assert np.isnan(difference([none, one], [one, one]))
 
@@ -101,13 +103,13 @@ def test_a_job_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_memory_is_that_of_now_and_of_the_peak() -> None:
-    before = worker.resident("VmHWM")
+    before = measuring.resident("VmHWM")
     if before is None:
         pytest.skip("this system does not say")
     block = np.ones(60_000_000, np.uint8)
-    assert worker.resident("VmRSS") >= 60
-    peak = worker.resident("VmHWM")
+    assert measuring.resident("VmRSS") >= 60
+    peak = measuring.resident("VmHWM")
     del block
-    assert worker.resident("VmHWM") > peak - 5  # the system counts roughly
-    worker.reset_peak()
-    assert worker.resident("VmHWM") < peak - 30
+    assert measuring.resident("VmHWM") > peak - 5  # the system counts roughly
+    measuring.reset_peak()
+    assert measuring.resident("VmHWM") < peak - 30
