@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from jaxmodels.compare.engine import compare as compare
     from jaxmodels.compare.layouts import table_from_names as table_from_names
     from jaxmodels.compare.noise import Check as Check
+    from jaxmodels.compare.optimizer_comparison import compare_optimizers as compare_optimizers
+    from jaxmodels.compare.optimizers import Training as Training
     from jaxmodels.compare.pair import Pair as Pair
     from jaxmodels.compare.precision import ReducedPrecisionError as ReducedPrecisionError
     from jaxmodels.compare.report import print_table as print_table
@@ -32,6 +34,8 @@ _MODULES = {
     "compare": "jaxmodels.compare.engine",
     "table_from_names": "jaxmodels.compare.layouts",
     "Check": "jaxmodels.compare.noise",
+    "compare_optimizers": "jaxmodels.compare.optimizer_comparison",
+    "Training": "jaxmodels.compare.optimizers",
     "Pair": "jaxmodels.compare.pair",
     "ReducedPrecisionError": "jaxmodels.compare.precision",
     "print_table": "jaxmodels.compare.report",

@@ -17,6 +17,7 @@ from jaxmodels.compare.noise import (
     tensor_checks,
     with_shared_noise,
 )
+from jaxmodels.compare.optimizers import Training
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import (
     Models,
@@ -27,7 +28,7 @@ from jaxmodels.compare.preparation import (
 )
 from jaxmodels.compare.result import Losses
 from jaxmodels.compare.routing import RouterAgreement
-from jaxmodels.compare.steps import FlaxTrainer, Training, refuse_random_loss, train
+from jaxmodels.compare.steps import FlaxTrainer, TrainingRuns, refuse_random_loss, train
 
 
 # In float32, runs that take different branches of a ReLU or a top-k drift apart; this is not an error. Weights are
@@ -55,7 +56,7 @@ def compare_training(
     subject: Subject,
     *,
     steps: int,
-    learning_rate: float,
+    optimizer: Training,
     outputs: list[Check],
     router: Router | None,
     report_step: Callable[[int], None],
@@ -63,7 +64,8 @@ def compare_training(
     """Trains both sides, and compares the first gradient, the losses of all steps and the weights after some.
 
     Args:
-      steps: of AdamW; with 0 only the first gradient and the first loss are compared.
+      steps: batches; with 0 only the first gradient and the first loss are compared.
+      optimizer: of the steps.
       outputs: the checks of the forward pass; losses are not held to less noise than these show.
       router: for models that choose tokens, compares the choices at every step.
       report_step: called with the number of each step, from 0.
@@ -78,7 +80,7 @@ def compare_training(
 
     refuse_random_loss(subject.pair, subject.models[subject.dtype], subject.inputs)
     training.weight_steps = steps if subject.dtype == "float64" else min(steps, FLOAT32_STEPS)
-    trainer = FlaxTrainer(subject.pair, learning_rate)
+    trainer = FlaxTrainer(subject.pair, optimizer)
     run = train(
         subject.pair,
         subject.models,
@@ -86,7 +88,7 @@ def compare_training(
         dtype=subject.dtype,
         steps=max(steps, 1),
         weights_after=max(training.weight_steps, 1),
-        learning_rate=learning_rate,
+        training=optimizer,
         before_step=before_step,
     )
     training.first_run = run
@@ -95,7 +97,7 @@ def compare_training(
     forward_agrees = all(check.ok for check in outputs)
     if forward_agrees and subject.dtype == "float32" and not _all_ok(training):
         first = training.gradients + training.weights
-        runs += _nearby_runs(subject, trainer, max(training.weight_steps, 1), learning_rate)
+        runs += _nearby_runs(subject, trainer, max(training.weight_steps, 1), optimizer)
         _check_tensors(subject, training, runs)
         _note_kinks(subject, first, training)
     training.losses = run.losses
@@ -104,7 +106,7 @@ def compare_training(
     return training
 
 
-def _check_tensors(subject: Subject, training: Backward, runs: list[Training]) -> None:
+def _check_tensors(subject: Subject, training: Backward, runs: list[TrainingRuns]) -> None:
     names = names_of_parameters(subject)
     draws = [Draw(run.gradients, run.their_gradients) for run in runs]
     training.gradients = tensor_checks(subject.floor, names, draws, "gradient")
@@ -129,7 +131,9 @@ def _all_ok(training: Backward) -> bool:
     return all(check.ok for check in [*training.gradients, *training.weights])
 
 
-def _nearby_runs(subject: Subject, trainer: FlaxTrainer, steps: int, learning_rate: float) -> list[Training]:
+def _nearby_runs(
+    subject: Subject, trainer: FlaxTrainer, steps: int, optimizer: Training
+) -> list[TrainingRuns]:
     """The same run from weights that are a little different, equal on both sides.
 
     A fault is still there. A ReLU whose input was within rounding of zero is not within rounding of it any more.
@@ -146,7 +150,7 @@ def _nearby_runs(subject: Subject, trainer: FlaxTrainer, steps: int, learning_ra
                 dtype=subject.dtype,
                 steps=steps,
                 weights_after=steps,
-                learning_rate=learning_rate,
+                training=optimizer,
             )
         )
     return runs
@@ -177,7 +181,7 @@ def _check_losses(subject: Subject, losses: Losses, outputs: list[Check], *, exp
     return at_equal_weights
 
 
-def _common_factor(subject: Subject, run: Training) -> float | None:
+def _common_factor(subject: Subject, run: TrainingRuns) -> float | None:
     """The number by which every gradient of JAX is PyTorch's; None where there is none, or where it is 1."""
     theirs = run.their_gradients[subject.dtype]
     largest = max(

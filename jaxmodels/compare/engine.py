@@ -31,6 +31,7 @@ from jaxmodels.compare.forward import (
 from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
 from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, DType, LayerCheck, Statistic, is_inexact
+from jaxmodels.compare.optimizers import Training, with_learning_rate
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.places import place_of_divergence
 from jaxmodels.compare.precision import Evidence, full_precision
@@ -65,6 +66,7 @@ def compare(
     learning_rate: float = 1e-3,
     gradients: bool = True,
     mode: Mode = "eval",
+    training: Training | None = None,
     progress: Progress = lambda stage, share: None,
 ) -> Result:
     """Runs both models of `pair` on shared weights and inputs.
@@ -72,14 +74,16 @@ def compare(
     Args:
       pair: the two models. Neither's parameters are changed, except that `pair.ours` receives PyTorch's.
       dtype: floating-point type of weights and inputs. float64 needs `jax_enable_x64`.
-      steps: optimiser steps (AdamW) of a training run on each side. Before each, the loss is compared at equal
+      steps: batches of a training run on each side. Before each, the loss is compared at equal
         weights; in float64 so are the losses of the two runs and the weights after them, in float32 the weights
         after the first three steps. With 0 only the first loss and its gradient are.
-      learning_rate: the learning rate of those steps.
+      learning_rate: that of AdamW, where `training` names no other optimiser.
       gradients: False compares the forward pass alone.
       mode: "eval" as `model.eval()`, or "train" as `model.train()`. In training mode dropout layers that the table
         pairs use the same masks on both sides, the rates of all others are set to 0, and the running statistics
         after a forward pass are compared.
+      training: the optimiser of the steps, and what belongs to it. optax's and torch.optim's are then compared as
+        well, on the same gradients.
       progress: called with the name of each stage and of each step, and the share of the work that is done.
 
     Returns:
@@ -92,14 +96,15 @@ def compare(
       ReducedPrecisionError: float32 products are computed with fewer digits.
     """
     _check_arguments(dtype, steps, mode)
+    optimizer = with_learning_rate(training, learning_rate)
     with full_precision() as evidence, layer_by_layer():
         stages = _Stages(progress, steps if gradients else 0)
 
         def run(coarser: str | None = None) -> tuple[Subject, Result, _Measured]:
             stages.begin("weights")
             subject = prepare(pair, dtype, coarser, mode=mode)
-            training = {"steps": steps, "learning_rate": learning_rate} if gradients else None
-            return subject, *_run(subject, evidence, stages, training)
+            options = {"steps": steps, "optimizer": optimizer} if gradients else None
+            return subject, *_run(subject, evidence, stages, options)
 
         subject, result, measured = run()
         # A side may compute in float32 inside, on purpose. Then a difference below float32's digits is none.

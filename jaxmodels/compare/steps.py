@@ -1,7 +1,8 @@
-"""A training run on each side: the same initial weights, the same batches, AdamW, and the loss before each step.
+"""A training run on each side: the same initial weights, batches and optimiser, and the loss before each step.
 
 Where float32 models are compared the optimisers compute in float64 on both sides. What is compared are the
-models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in float64) would drown fresh biases.
+models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in float64) would drown fresh biases. Where optax and torch.optim mean different things by one
+name, PyTorch's optimiser updates both sides; `optimizer_comparison` compares the two optimisers themselves.
 """
 
 import copy
@@ -19,16 +20,16 @@ from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.noise import DType
+from jaxmodels.compare.optimizers import Training, TorchOptimizer, decay_mask, optax_optimizer
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
 from jaxmodels.compare.preparation import Models, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.result import Losses
 from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
 from jaxmodels.convert.core import export, fit, variable_at
+from jaxmodels.convert.table import Tied
 from jaxmodels.convert.torch_io import to_numpy
 
-
-ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
 # Two losses at the same weights and inputs that differ by more are random.
 LARGEST_REPEAT_ERROR = 1e-5
@@ -39,7 +40,7 @@ RoutingIndices = list[np.ndarray | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingRuns:
     """What the runs leave behind; arrays have PyTorch's names and layout.
 
     Attributes:
@@ -63,9 +64,9 @@ def train(
     dtype: DType,
     steps: int,
     weights_after: int,
-    learning_rate: float,
+    training: Training,
     before_step: Callable[[int, Inputs, nnx.Module, Models], None] = lambda *_: None,
-) -> Training:
+) -> TrainingRuns:
     """Trains JAX and three PyTorch models side by side: one in each type, and one with other threads.
 
     All routers, where there are any, choose at each step what those of the compared PyTorch model choose: left
@@ -76,16 +77,16 @@ def train(
       models: the PyTorch model in both types.
       ours: started with the same weights.
       dtype: in which of them JAX is compared with it.
-      steps: number of AdamW steps, at least 1.
+      steps: number of batches, at least 1.
       weights_after: the step, counted from 1, whose weights are kept.
-      learning_rate: that of PyTorch's AdamW.
+      training: the optimiser.
       before_step: called with the number of each step, its inputs, the Flax model with the weights of the
         moment, and PyTorch with these same weights.
 
     Raises:
       ValueError: a batch that differs from `pair.inputs` in names or shapes, or a loss that is no scalar.
     """
-    sides = _AllSides(pair, models, ours, dtype, learning_rate)
+    sides = _AllSides(pair, models, ours, dtype, training)
     tensors: dict[str, Any] = {}
     for step in range(steps):
         sides.step(step, cast(_batch(pair, step), dtype), before_step)
@@ -95,14 +96,14 @@ def train(
         if step + 1 == weights_after:
             tensors["weights"] = ours.weights()
             tensors["their_weights"] = {kind: trainer.weights() for kind, trainer in sides.theirs.items()}
-    return Training(losses=sides.losses(), **tensors)
+    return TrainingRuns(losses=sides.losses(), **tensors)
 
 
 class _AllSides:
     """The four runs, and PyTorch at the weights that JAX has reached."""
 
     def __init__(
-        self, pair: Pair, models: Models, ours: "FlaxTrainer", dtype: DType, learning_rate: float
+        self, pair: Pair, models: Models, ours: "FlaxTrainer", dtype: DType, training: Training
     ) -> None:
         self.pair, self.dtype, self.ours = pair, dtype, ours
         threads = torch.get_num_threads()
@@ -111,11 +112,11 @@ class _AllSides:
             dtype == "float32"
         )  # for float64 the float32 run shows the noise of the optimiser as well
         self.theirs = {
-            kind: TorchTrainer(pair, model, learning_rate, threads, in_float64=in_float64)
+            kind: TorchTrainer(pair, model, training, threads, in_float64=in_float64)
             for kind, model in models.items()
         }
         self.other_threads = TorchTrainer(
-            pair, models[dtype], learning_rate, self.threads[1], in_float64=in_float64
+            pair, models[dtype], training, self.threads[1], in_float64=in_float64
         )
         self.at_jax_weights = {kind: copy.deepcopy(model) for kind, model in models.items()}
         self.losses_at_jax_weights: dict[DType, list[float]] = {kind: [] for kind in models}
@@ -153,32 +154,27 @@ class _AllSides:
 
 
 class TorchTrainer:
-    """A copy of a PyTorch model under AdamW, and the losses so far.
+    """A copy of a PyTorch model under an optimiser, and the losses so far.
 
     Args:
       pair, model: what is trained; `pair` has the loss.
-      learning_rate: that of AdamW.
+      training: the optimiser.
       threads: how many compute it.
       in_float64: whether the optimiser computes in float64 rather than in the type of the model.
     """
 
     def __init__(
-        self, pair: Pair, model: torch.nn.Module, learning_rate: float, threads: int, *, in_float64: bool
+        self, pair: Pair, model: torch.nn.Module, training: Training, threads: int, *, in_float64: bool
     ) -> None:
         self.pair, self.threads = pair, threads
         self.model = copy.deepcopy(model)
         self.losses: list[float] = []
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.masters = [
-            p.detach().to(torch.float64 if in_float64 else p.dtype).clone() for p in self.parameters
-        ]
-        self.optimizer = torch.optim.AdamW(
-            self.masters,
-            lr=learning_rate,
-            betas=(ADAMW["b1"], ADAMW["b2"]),
-            eps=ADAMW["eps"],
-            weight_decay=ADAMW["weight_decay"],
-        )
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        masters = {
+            name: p.detach().to(torch.float64 if in_float64 else p.dtype).clone()
+            for name, p in self.parameters.items()
+        }
+        self.optimizer = TorchOptimizer(training, masters)
 
     def step(self, inputs: Inputs, indices: RoutingIndices | None) -> None:
         self.model.zero_grad(set_to_none=True)
@@ -188,15 +184,13 @@ class TorchTrainer:
             if loss.requires_grad:  # otherwise no parameter takes part
                 loss.backward()
         restore_statistics(self.model, statistics)
+        # One that takes no part has no gradient here, and a zero one in JAX.
+        self.optimizer.step(
+            {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.parameters.items()}
+        )
         with torch.no_grad():
-            for parameter, master in zip(self.parameters, self.masters, strict=True):
-                # One that takes no part has no gradient here, and a zero one in JAX.
-                master.grad = torch.zeros_like(master)
-                if parameter.grad is not None:
-                    master.grad.copy_(parameter.grad)
-            self.optimizer.step()
-            for parameter, master in zip(self.parameters, self.masters, strict=True):
-                parameter.copy_(master)
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.optimizer.masters[name])
         self.losses.append(loss.item())
 
     def gradients(self) -> Arrays:
@@ -211,22 +205,23 @@ class TorchTrainer:
 
 
 class FlaxTrainer:
-    """The parameters of a Flax model under AdamW, and the losses so far; the model itself keeps its own.
+    """The parameters of a Flax model under an optimiser, and the losses so far; the model itself keeps its own.
 
     What learns are the variables that are parameters in PyTorch, of whatever type Flax has them.
     """
 
-    def __init__(self, pair: Pair, learning_rate: float) -> None:
-        self.pair = pair
+    def __init__(self, pair: Pair, training: Training) -> None:
+        self.pair, self.training = pair, training
         learned = {name for name, _ in named_parameters(pair.theirs)}
-        paths = {entry.ours for entry in parameters_of(pair.table) if entry.theirs in learned}
+        names_of = {e.ours: e.theirs for e in parameters_of(pair.table) if e.theirs in learned}
+        paths = set(names_of)
         graphdef, params, rest = nnx.split(pair.ours, lambda path, _: ".".join(map(str, path)) in paths, ...)
 
         # A copy, so that a call may change what is no parameter, such as the statistics of a BatchNorm.
         def merge(params: nnx.State) -> nnx.Module:
             return nnx.merge(graphdef, params, rest, copy=True)
 
-        optimizer = optax.adamw(learning_rate, **ADAMW)
+        optimizer = optax_optimizer(training, decay_mask(training, names_of))
         names: list[str] = []  # of the inputs: JAX sorts the keys of a dict
 
         @jax.jit
@@ -240,25 +235,39 @@ class FlaxTrainer:
             return optax.apply_updates(masters, updates), moments
 
         self.names, self.differentiate, self.update = names, differentiate, update
-        self.optimizer = optimizer
+        self.optimizer, self.names_of = optimizer, names_of
         self.merge = merge
         self.begin(params)
 
     def begin(self, params: nnx.State) -> None:
         """Starts a run at these parameters."""
         self.params = params
+        self.losses: list[float] = []
+        self.last_gradients = params
         with jax.enable_x64(True):
             self.masters = _as_float64(params)
-            self.moments = self.optimizer.init(self.masters)
-        self.losses: list[float] = []
+            if self.training.own or self.training.same_in_optax:
+                self.moments = self.optimizer.init(self.masters)
+                self.shared = None
+            else:
+                self.shared = TorchOptimizer(self.training, self._tensors(self.masters))
+
+    def _tensors(self, params: nnx.State) -> dict[str, torch.Tensor]:
+        """What learns as tensors, by PyTorch's names and in its layout."""
+        arrays = export(self.merge(params), self.pair.table)
+        return {name: torch.from_numpy(arrays[name]) for name in dict.fromkeys(self.names_of.values())}
 
     def begin_at(self, arrays: Arrays) -> None:
         """Starts a run at the weights of a PyTorch state_dict."""
-        model = self.merge(self.params)
+        self.begin(self._fitted(self.params, arrays))
+
+    def _fitted(self, params: nnx.State, arrays: Arrays) -> nnx.State:
+        """The same variables with the values of a PyTorch state_dict."""
+        model = self.merge(params)
         for path, value in fit(model, self.pair.table, arrays).items():
             variable_at(model, path).set_value(jnp.asarray(value))
         flat = dict(nnx.to_flat_state(nnx.state(model)))
-        self.begin(nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(self.params)]))
+        return nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(params)])
 
     def step(self, inputs: Inputs, indices: RoutingIndices | None) -> None:
         options = {}
@@ -271,11 +280,21 @@ class FlaxTrainer:
         ):
             loss, self.last_gradients = self.differentiate(self.params, list(arrays.values()), options)
         with jax.enable_x64(True):
-            self.masters, self.moments = self.update(
-                self.masters, _as_float64(self.last_gradients), self.moments
-            )
+            gradients = _as_float64(self.last_gradients)
+            if self.shared is None:
+                self.masters, self.moments = self.update(self.masters, gradients, self.moments)
+            else:
+                self.shared.step(self._tensors(gradients))
+                self.masters = self._fitted(self.masters, self._updated(self.shared))
             self.params = jax.tree.map(lambda x, master: master.astype(x.dtype), self.params, self.masters)
         self.losses.append(float(loss))
+
+    def _updated(self, optimizer: TorchOptimizer) -> Arrays:
+        """The state_dict of the weights after an update by PyTorch's optimiser."""
+        arrays = export(self.merge(self.masters), self.pair.table)
+        arrays |= {name: to_numpy(master) for name, master in optimizer.masters.items()}
+        tied = {entry.theirs: arrays[entry.to] for entry in self.pair.table if isinstance(entry, Tied)}
+        return arrays | tied
 
     @property
     def model(self) -> nnx.Module:
