@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from flax import nnx
 
+from jaxmodels.compare.divergence import OPTIMIZER, Divergence
 from jaxmodels.compare.forward import Router
 from jaxmodels.compare.noise import (
     LARGEST_TOLERANCE,
@@ -26,7 +27,7 @@ from jaxmodels.compare.preparation import (
     names_of_parameters,
     nearby_models,
 )
-from jaxmodels.compare.result import Losses
+from jaxmodels.compare.result import Losses, OptimizerComparison
 from jaxmodels.compare.routing import RouterAgreement
 from jaxmodels.compare.steps import FlaxTrainer, TrainingRuns, refuse_random_loss, train
 
@@ -48,8 +49,10 @@ class Backward:
     losses: Losses = field(default_factory=Losses)
     weight_steps: int = 0
     gradient_factor: float | None = None
-    first_run: Training | None = None
+    first_run: TrainingRuns | None = None
     later_fault: tuple[RouterAgreement, int] | None = None
+    optimizers: OptimizerComparison | None = None
+    optimizer_divergence: Divergence | None = None
 
 
 def compare_training(
@@ -57,6 +60,7 @@ def compare_training(
     *,
     steps: int,
     optimizer: Training,
+    compared: bool,
     outputs: list[Check],
     router: Router | None,
     report_step: Callable[[int], None],
@@ -66,6 +70,7 @@ def compare_training(
     Args:
       steps: batches; with 0 only the first gradient and the first loss are compared.
       optimizer: of the steps.
+      compared: whether the two libraries' optimisers are compared as well, on the same gradients.
       outputs: the checks of the forward pass; losses are not held to less noise than these show.
       router: for models that choose tokens, compares the choices at every step.
       report_step: called with the number of each step, from 0.
@@ -80,7 +85,7 @@ def compare_training(
 
     refuse_random_loss(subject.pair, subject.models[subject.dtype], subject.inputs)
     training.weight_steps = steps if subject.dtype == "float64" else min(steps, FLOAT32_STEPS)
-    trainer = FlaxTrainer(subject.pair, optimizer)
+    trainer = FlaxTrainer(subject.pair, optimizer, keep_gradients=compared)
     run = train(
         subject.pair,
         subject.models,
@@ -93,6 +98,9 @@ def compare_training(
     )
     training.first_run = run
     runs = [run]
+    if compared:
+        training.optimizers = trainer.compare_optimizers()
+        _judge_optimizers(subject, training, training.optimizers, optimizer)
     _check_tensors(subject, training, runs)
     forward_agrees = all(check.ok for check in outputs)
     if forward_agrees and subject.dtype == "float32" and not _all_ok(training):
@@ -125,6 +133,28 @@ def _check_tensors(subject: Subject, training: Backward, runs: list[TrainingRuns
 
 def _weight_checks(subject: Subject, names: list[str], draws: list[Draw]) -> list[Check]:
     return with_shared_noise(subject.floor, tensor_checks(subject.floor, names, draws, "weight"))
+
+
+def _judge_optimizers(
+    subject: Subject, training: Backward, found: OptimizerComparison, optimizer: Training
+) -> None:
+    """A difference between a user's two optimisers is one of the pair; between two libraries' it is a note."""
+    if not found.ok:
+        where = f"on the same gradients {found.parameter} differs from update {found.first_difference} on"
+        if optimizer.own:
+            training.optimizer_divergence = Divergence(OPTIMIZER, where, found.error, "optimizer")
+        else:
+            why = found.explanation or "no known convention is the whole difference"
+            subject.notes.append(
+                f"optimizer {optimizer.optimizer}: optax's and torch.optim's differ: {where}, by {found.error:.1e} "
+                f"after {found.updates}: {why}. The models were compared with torch.optim's on both sides"
+            )
+    if found.effects:
+        listed = "; ".join(f"{sentence}: {effect:.1e}" for sentence, effect in found.effects)
+        subject.notes.append(
+            f"optimizer {optimizer.optimizer}: if one side had another convention, the weights would differ after "
+            f"{found.updates} updates: {listed}"
+        )
 
 
 def _all_ok(training: Backward) -> bool:

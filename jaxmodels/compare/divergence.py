@@ -9,10 +9,13 @@ from jaxmodels.compare.routing import RouterAgreement, Routing
 
 
 Verdict = Literal["equal", "different", "cannot be judged"]
-Kind = Literal["layer", "code", "outputs", "statistics", "loss", "gradients", "training", "routing"]
+Kind = Literal[
+    "layer", "code", "outputs", "statistics", "loss", "gradients", "training", "optimizer", "routing"
+]
 
 MODEL = "(model)"  # the model's own code, outside of its layers
 LOSS = "(loss)"
+OPTIMIZER = "(optimizer)"
 NOT_COMPARED = "No layer could be compared"
 
 
@@ -50,6 +53,7 @@ class Findings:
       own_loss: whether the pair brings its losses along.
       gradient_factor: by which every gradient of JAX is PyTorch's, where there is such a number.
       routing: how far routers agree on the inputs.
+      optimizer: where a user's two optimisers differ on the same gradients.
       later_fault: the first router that overturned a clear choice in training, and the step.
     """
 
@@ -68,6 +72,7 @@ class Findings:
     gradient_factor: float | None = None
     routing: Routing | None = None
     later_fault: tuple[RouterAgreement, int] | None = None
+    optimizer: Divergence | None = None
 
 
 def find_divergence(findings: Findings) -> Divergence | None:
@@ -86,7 +91,13 @@ def find_divergence(findings: Findings) -> Divergence | None:
     proven = next((i for i in range(len(findings.layers)) if _is_fault_by_itself(findings.layers, i)), None)
     if proven is not None:
         return _at_layer(findings, proven)
-    return _in_loss(findings) or _in_gradients(findings) or _in_training(findings) or _in_statistics(findings)
+    return (
+        _in_loss(findings)
+        or _in_gradients(findings)
+        or findings.optimizer
+        or _in_training(findings)
+        or _in_statistics(findings)
+    )
 
 
 def verdict(divergence: Divergence | None, checks: Iterable[Check]) -> tuple[Verdict, str | None]:

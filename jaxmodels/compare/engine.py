@@ -44,7 +44,7 @@ from jaxmodels.compare.preparation import (
     prepare,
     tied_in_torch_alone,
 )
-from jaxmodels.compare.result import Result
+from jaxmodels.compare.result import OptimizerComparison, Result
 from jaxmodels.compare.routing import Routing
 from jaxmodels.compare.statistics import compare_statistics
 from jaxmodels.compare.steps import torch_routing
@@ -103,7 +103,11 @@ def compare(
         def run(coarser: str | None = None) -> tuple[Subject, Result, _Measured]:
             stages.begin("weights")
             subject = prepare(pair, dtype, coarser, mode=mode)
-            options = {"steps": steps, "optimizer": optimizer} if gradients else None
+            options = (
+                {"steps": steps, "optimizer": optimizer, "compared": training is not None}
+                if gradients
+                else None
+            )
             return subject, *_run(subject, evidence, stages, options)
 
         subject, result, measured = run()
@@ -255,10 +259,16 @@ def _has_gradient(subject: Subject, outputs: _Outputs) -> bool:
     return False
 
 
-def _diagnosis(divergence: Divergence | None, statistics: list[Statistic]) -> str | None:
-    if divergence is None or divergence.kind != "statistics":
-        return None
-    return next(check.reason for check in statistics if not check.ok)
+def _diagnosis(
+    divergence: Divergence | None, statistics: list[Statistic], optimizers: OptimizerComparison | None
+) -> str | None:
+    if divergence is not None and divergence.kind == "statistics":
+        return next(check.reason for check in statistics if not check.ok)
+    return (
+        optimizers.explanation
+        if divergence is not None and divergence.kind == "optimizer" and optimizers
+        else None
+    )
 
 
 def _result(
@@ -289,6 +299,7 @@ def _result(
             gradient_factor=training.gradient_factor,
             routing=routing,
             later_fault=training.later_fault,
+            optimizer=training.optimizer_divergence,
         )
     )
     uncounted = None if divergence else uncounted_difference(layers)
@@ -312,10 +323,11 @@ def _result(
         loss_checks=training.loss_checks,
         divergence=divergence,
         code=place_of_divergence(subject.pair.ours, subject.pair.twins, divergence) if divergence else None,
-        diagnosis=_diagnosis(divergence, statistics),
+        diagnosis=_diagnosis(divergence, statistics, training.optimizers),
         precision=evidence,
         routing=routing,
         statistics=statistics,
+        optimizers=training.optimizers,
         unjudged=subject.unjudged,
         notes=list(dict.fromkeys(subject.notes)),
     )

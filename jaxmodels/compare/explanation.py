@@ -10,6 +10,7 @@ NEXT_STEPS = {
     "layer": "look at the weights and arguments of {layer}: kernel layout, padding, epsilon, activation, dtype",
     "code": "the layers are right; look at the lines of {layer} between those that are named",
     "outputs": "pair more modules, so that the place can be found: names in table_from_names, or Twin entries in table",
+    "optimizer": "compare the arguments of both optimisers, clipping and schedules included",
     "statistics": "look at the momentum of {layer}, and at how its running variance is computed",
     "loss": "compare loss_ours with loss_theirs: mean or sum, label smoothing, ignored labels, weights of its terms",
     "gradients": "look for what only gradients see: detach and stop_gradient, tied weights, custom_vjp, clipping",

@@ -85,7 +85,11 @@ def _in_jax(pair: Pair, inputs: Any) -> tuple[str, str] | None:
         result = pair.call_ours(model, dict(zip(arrays, values, strict=True)))
         return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array)]
 
-    jaxpr = jax.make_jaxpr(run)(state, list(arrays.values())).jaxpr
+    return coarser_operation(jax.make_jaxpr(run)(state, list(arrays.values())).jaxpr)
+
+
+def coarser_operation(jaxpr: Jaxpr) -> tuple[str, str] | None:
+    """The first operation of a float64 program with a coarser result, and its type."""
     for equation in _equations(jaxpr):
         name = equation.primitive.name
         floats = [v.aval.dtype for v in equation.invars if jnp.issubdtype(v.aval.dtype, jnp.inexact)]

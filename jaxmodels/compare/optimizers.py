@@ -3,15 +3,20 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import torch
+
+from jaxmodels.compare.calls import PairError, failures_explained
 
 
 OptimizerName = Literal["sgd", "adam", "adamw", "lion", "adafactor"]
 ScheduleName = Literal["constant", "cosine"]
+T = TypeVar("T")
 NamedParameters = list[tuple[str, torch.Tensor]]
 DEFAULT_BETAS = {"lion": (0.9, 0.99)}
 DEFAULT_DECAY = {"adamw": 1e-2}  # torch.optim's own
@@ -102,8 +107,10 @@ class Training:
 
     @property
     def same_in_optax(self) -> bool:
-        """Whether optax's optimiser of this name computes what PyTorch's does."""
-        return self.optimizer != "adafactor" and not self.dampening and self.clip_norm is None
+        """Whether optax's optimiser computes what PyTorch's of the same name does."""
+        return (
+            not self.own and self.optimizer != "adafactor" and not self.dampening and self.clip_norm is None
+        )
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""
@@ -143,27 +150,30 @@ def optax_optimizer(training: Training, mask: Any = None) -> optax.GradientTrans
         case "adam":
             parts.append(optax.adam(rate, b1=b1, b2=b2, eps=training.eps))
         case "adamw":
-            decay = {"weight_decay": training.decay} | ({} if mask is None else {"mask": mask})
-            parts.append(optax.adamw(rate, b1=b1, b2=b2, eps=training.eps, **decay))
+            parts.append(
+                optax.adamw(rate, b1=b1, b2=b2, eps=training.eps, weight_decay=training.decay, mask=mask)
+            )
         case "lion":
             parts.append(optax.lion(rate, b1=b1, b2=b2, weight_decay=training.decay, mask=mask))
         case "adafactor":
-            decay = {"weight_decay_rate": training.decay, "weight_decay_mask": mask} if training.decay else {}
-            parts.append(optax.adafactor(rate, **decay))
+            decay = training.decay or None
+            parts.append(optax.adafactor(rate, weight_decay_rate=decay, weight_decay_mask=mask))
     optimizer = parts[0] if len(parts) == 1 else optax.chain(*parts)
     if training.accumulate > 1:
-        multi = optax.MultiSteps(optimizer, training.accumulate)
-        return optax.GradientTransformation(multi.init, multi.update)
+        with jax.enable_x64(True):  # its sums are in float32 unless they are told otherwise
+            multi = optax.MultiSteps(optimizer, training.accumulate, accumulator_dtype=jnp.float64)
+        return optax.GradientTransformation(multi.init, multi.update)  # ty: ignore[invalid-argument-type]
     return optimizer
 
 
 def _optax_schedule(training: Training) -> float | optax.Schedule:
-    warmup, peak = training.warmup_steps, training.learning_rate
-    if training.schedule == "cosine" and training.total_steps is not None:
-        if warmup:
-            return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, training.total_steps)
-        return optax.cosine_decay_schedule(peak, training.total_steps)
-    return optax.linear_schedule(0.0, peak, warmup) if warmup else peak
+    """The rate of an update; optax's own schedules round it to float32."""
+    if not training.warmup_steps and training.schedule == "constant":
+        return training.learning_rate
+    # A table holds every rate that is not the last one's.
+    count = (training.total_steps or training.warmup_steps) + 1
+    rates = np.array([training.rate(update) for update in range(count)])
+    return lambda count: jnp.asarray(rates)[jnp.minimum(count, len(rates) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +210,10 @@ class TorchOptimizer:
         self.batches, self.updates = 0, 0
         self.sums = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.average = {name: master.clone() for name, master in self.masters.items()}
-        # What the last update was given, after all hooks; rates belong to the optimiser's groups.
+        # Of the last update: gradients before and after clipping and hooks, and learning rates.
+        self.raw: dict[str, torch.Tensor] = {}
         self.given: dict[str, torch.Tensor] = {}
+        self.rates: dict[str, float] = {}
         self.optimizer.register_step_pre_hook(lambda *_: self._remember())
 
     @torch.no_grad()
@@ -214,6 +226,7 @@ class TorchOptimizer:
         self.batches += 1
         if self.batches % self.training.accumulate:
             return
+        self.raw = {name: total.clone() for name, total in self.sums.items()}
         sums = self.sums if self.loop.clip_each else self._clipped(self.sums)
         for name, master in self.masters.items():
             master.grad = sums[name].clone()
@@ -243,18 +256,34 @@ class TorchOptimizer:
         self.given = {
             name: master.grad.clone() for name, master in self.masters.items() if master.grad is not None
         }
+        self.rates = self.per_parameter(lambda _, group: float(group["lr"]))
+
+    def per_parameter(self, function: Callable[[torch.optim.Optimizer, dict[str, Any]], T]) -> dict[str, T]:
+        """What a function says of the optimiser and of the group of each parameter."""
+        names = {id(master): name for name, master in self.masters.items()}
+        return {
+            names[id(parameter)]: function(self.optimizer, group)
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+        }
 
     def _move_average(self) -> None:
-        decay = self.training.ema_decay
-        for name, average in self.average.items() if decay is not None else ():
-            first = self.updates == 1 and not self.loop.average_from_start
-            average.lerp_(self.masters[name], 1.0 if first else 1 - decay)
+        if self.training.ema_decay is None:
+            return
+        first = self.updates == 1 and not self.loop.average_from_start
+        for name, average in self.average.items():
+            average.lerp_(self.masters[name], 1.0 if first else 1 - self.training.ema_decay)
 
 
 def _torch_optimizer(training: Training, masters: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
     named = list(masters.items())
     if training.optimizer_theirs is not None:
-        return training.optimizer_theirs(named)
+        way_out = "it gets a list of names and parameters, and returns a torch.optim.Optimizer"
+        with failures_explained("optimizer_theirs", way_out):
+            optimizer = training.optimizer_theirs(named)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise PairError(f"optimizer_theirs returns a {type(optimizer).__name__}; {way_out}")
+        return optimizer
     is_decayed = training.decayed or (lambda name: True)
     groups = [
         {"params": [one for one in named if is_decayed(one[0])], "weight_decay": training.decay},
@@ -264,8 +293,8 @@ def _torch_optimizer(training: Training, masters: Mapping[str, torch.Tensor]) ->
     rate, betas = training.learning_rate, training.both_betas
     match training.optimizer:
         case "sgd":
-            momentum = {"momentum": training.momentum, "dampening": training.dampening}
-            return torch.optim.SGD(groups, lr=rate, nesterov=training.nesterov, **momentum)
+            options: dict[str, Any] = {"momentum": training.momentum, "dampening": training.dampening}
+            return torch.optim.SGD(groups, lr=rate, nesterov=training.nesterov, **options)
         case "adam":
             return torch.optim.Adam(groups, lr=rate, betas=betas, eps=training.eps)
         case "adamw":
@@ -284,7 +313,7 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # ty: ignore[invalid-method-override]
         for group in self.param_groups:
             b1, b2 = group["betas"]
             for parameter in group["params"]:

@@ -35,6 +35,37 @@ class Losses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerComparison:
+    """optax's optimiser and torch.optim's on the same gradients, in float64.
+
+    Attributes:
+      updates: how many were compared.
+      error: the largest difference of a parameter after the last, relative to the parameter's largest value.
+      tolerance: the largest that rounding explains.
+      first_difference: the first update that differs, counted from 1; None where none does.
+      parameter: the one that differs most there.
+      explanation: the convention that the two libraries, or the two users, mean differently; None where none of those
+        that are known is the whole difference.
+      note: what keeps the comparison from more digits; None where nothing does.
+      effects: for an optimiser by name, by how much another convention on one side would change the weights.
+    """
+
+    updates: int
+    error: float
+    tolerance: float
+    first_difference: int | None
+    parameter: str | None
+    explanation: str | None
+    effects: list[tuple[str, float]]
+    note: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether both optimisers do the same."""
+        return self.first_difference is None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """Everything that was measured of one pair.
 
@@ -44,6 +75,7 @@ class Result:
       parameters: how many numbers the models learn.
       outputs, layers, gradients, weights, loss_checks: what was compared, each against its tolerance.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
+      optimizers: the two optimisers on the same gradients, where `training=` names them.
       statistics: in training mode, the running statistics after one forward pass.
       weight_steps: after how many steps the weights were compared.
       losses: the losses of all training runs.
@@ -73,6 +105,7 @@ class Result:
     code: Place | None = None
     routing: Routing | None = None
     statistics: list[Statistic] = field(default_factory=list)
+    optimizers: OptimizerComparison | None = None
     unjudged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

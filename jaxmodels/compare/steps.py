@@ -1,8 +1,8 @@
 """A training run on each side: the same initial weights, batches and optimiser, and the loss before each step.
 
 Where float32 models are compared the optimisers compute in float64 on both sides. What is compared are the
-models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in float64) would drown fresh biases. Where optax and torch.optim mean different things by one
-name, PyTorch's optimiser updates both sides; `optimizer_comparison` compares the two optimisers themselves.
+models; AdamW's own rounding (optax forms 1 - b2^step in float32, PyTorch in float64) would drown fresh biases.
+Where optax's optimiser may be another than torch.optim's, PyTorch's updates both sides.
 """
 
 import copy
@@ -20,17 +20,20 @@ from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.noise import DType
-from jaxmodels.compare.optimizers import Training, TorchOptimizer, decay_mask, optax_optimizer
+from jaxmodels.compare.optimizer_comparison import compare_optimizers
+from jaxmodels.compare.optimizers import TorchOptimizer, Training, decay_mask, optax_optimizer
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
 from jaxmodels.compare.preparation import Models, as_jax_arrays, as_tensors, cast
-from jaxmodels.compare.result import Losses
+from jaxmodels.compare.result import Losses, OptimizerComparison
 from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
 from jaxmodels.convert.core import export, fit, variable_at
 from jaxmodels.convert.table import Tied
 from jaxmodels.convert.torch_io import to_numpy
 
 
+# On how many batches' gradients the two optimisers are compared.
+OPTIMIZER_BATCHES = 20
 # Two losses at the same weights and inputs that differ by more are random.
 LARGEST_REPEAT_ERROR = 1e-5
 
@@ -210,8 +213,8 @@ class FlaxTrainer:
     What learns are the variables that are parameters in PyTorch, of whatever type Flax has them.
     """
 
-    def __init__(self, pair: Pair, training: Training) -> None:
-        self.pair, self.training = pair, training
+    def __init__(self, pair: Pair, training: Training, *, keep_gradients: bool = False) -> None:
+        self.pair, self.training, self.keep_gradients = pair, training, keep_gradients
         learned = {name for name, _ in named_parameters(pair.theirs)}
         names_of = {e.ours: e.theirs for e in parameters_of(pair.table) if e.theirs in learned}
         paths = set(names_of)
@@ -244,9 +247,10 @@ class FlaxTrainer:
         self.params = params
         self.losses: list[float] = []
         self.last_gradients = params
+        self.first_params, self.all_gradients = params, list[nnx.State]()
         with jax.enable_x64(True):
             self.masters = _as_float64(params)
-            if self.training.own or self.training.same_in_optax:
+            if self.training.same_in_optax:
                 self.moments = self.optimizer.init(self.masters)
                 self.shared = None
             else:
@@ -279,6 +283,8 @@ class FlaxTrainer:
             "the loss in JAX", "loss_ours gets the model and the inputs and returns a scalar"
         ):
             loss, self.last_gradients = self.differentiate(self.params, list(arrays.values()), options)
+        if self.keep_gradients and len(self.all_gradients) < OPTIMIZER_BATCHES:
+            self.all_gradients.append(self.last_gradients)
         with jax.enable_x64(True):
             gradients = _as_float64(self.last_gradients)
             if self.shared is None:
@@ -295,6 +301,17 @@ class FlaxTrainer:
         arrays |= {name: to_numpy(master) for name, master in optimizer.masters.items()}
         tied = {entry.theirs: arrays[entry.to] for entry in self.pair.table if isinstance(entry, Tied)}
         return arrays | tied
+
+    def compare_optimizers(self) -> OptimizerComparison:
+        """optax's optimiser against PyTorch's on the gradients of this run."""
+
+        def exported(params: nnx.State) -> Arrays:
+            arrays = export(self.merge(params), self.pair.table)
+            return {name: arrays[name] for name in dict.fromkeys(self.names_of.values())}
+
+        return compare_optimizers(
+            self.training, self.first_params, self.all_gradients, ours=self.optimizer, export=exported
+        )
 
     @property
     def model(self) -> nnx.Module:
