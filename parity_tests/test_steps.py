@@ -146,9 +146,11 @@ def test_labels_of_the_first_batch_baked_into_the_program(dtype: str) -> None:
     )
 
 
-def coupled_decay(learning_rate: float, *, weight_decay: float, **adam: Any) -> optax.GradientTransformation:
+def coupled_decay(
+    learning_rate: float, *, weight_decay: float, mask: None, **adam: Any
+) -> optax.GradientTransformation:
     """L2 regularisation, as Adam had it before AdamW."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, **adam))
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.adam(learning_rate, **adam))
 
 
 def late_correction(learning_rate: float, **options: Any) -> optax.GradientTransformation:
