@@ -43,7 +43,7 @@ def settled(model: nn.Module) -> nn.Module:
 
 def judged(ours: Any, theirs: nn.Module, *arrays: Any, **options: Any) -> Result:
     """The verdict on a pair whose modules have the same names."""
-    names = options.pop("names", None)
+    names, mode = options.pop("names", None), options.pop("mode", "eval")
     pair = Pair(
         name="port",
         ours=ours,
@@ -52,7 +52,7 @@ def judged(ours: Any, theirs: nn.Module, *arrays: Any, **options: Any) -> Result
         inputs=dict(zip("xyz", arrays, strict=False)),
         **options,
     )
-    return compare(pair, steps=0)
+    return compare(pair, steps=0, mode=mode)
 
 
 def place(result: Result) -> str:
@@ -312,3 +312,63 @@ class TestFunction:
 
     def test_wrong(self) -> None:
         assert function_pair(factor=1.1).verdict == "different"
+
+
+class LinenTraining(linen.Module):
+    momentum: float = 0.9
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = linen.BatchNorm(not train, momentum=self.momentum, epsilon=1e-5, name="batch")(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        return linen.Dense(3, name="head")(x)
+
+
+class EquinoxTraining(eqx.Module):
+    batch: eqx.nn.BatchNorm
+    drop: eqx.nn.Dropout
+    head: eqx.nn.Linear
+
+    def __init__(self, momentum: float = 0.9) -> None:
+        self.batch = eqx.nn.BatchNorm(8, "batch", momentum=momentum, mode="batch")
+        self.drop, self.head = eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 3, key=KEY)
+
+    def __call__(self, x: jax.Array, state: eqx.nn.State) -> tuple[jax.Array, eqx.nn.State]:
+        x, state = self.batch(x, state)
+        return self.head(self.drop(x)), state
+
+
+class TestTrainingMode:
+    """Dropout drops nothing; the statistics move, and Flax's variance is known to have another divisor."""
+
+    def linen(self, **options: Any) -> Result:
+        module = LinenTraining(**options)
+        variables = module.init(KEY, FEATURES[0], train=False)
+        return self.judged(Linen(module, variables, train=True))
+
+    def equinox(self, **options: Any) -> Result:
+        ours = eqx.nn.make_with_state(EquinoxTraining)(**options)
+        batched = lambda model, inputs: jax.vmap(model, axis_name="batch")(inputs["x"])  # noqa: E731
+        return self.judged(ours, call_ours=batched)
+
+    def judged(self, ours: Any, **options: Any) -> Result:
+        theirs = in_torch(
+            lambda self, x: self.head(self.drop(self.batch(x))),
+            batch=nn.BatchNorm1d(8),
+            drop=nn.Dropout(0.5),
+            head=nn.Linear(8, 3),
+        )
+        return judged(ours, theirs, normal(40, 8), mode="train", **options)
+
+    def test_linen(self) -> None:
+        assert self.statistics(self.linen()) == (True, "nothing else differs")
+        assert self.statistics(self.linen(momentum=0.1)) == (False, "together they are the difference")
+
+    def test_equinox(self) -> None:
+        assert self.statistics(self.equinox()) == (True, "nothing else differs")
+
+    @staticmethod
+    def statistics(result: Result) -> tuple[bool, str]:
+        mean, var = result.statistics
+        assert all(check.ok for check in result.outputs)
+        return mean.ok, var.reason.rpartition("; ")[2]

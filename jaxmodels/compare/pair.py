@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jaxmodels.compare.adapters import as_nnx, bound
+from jaxmodels.compare.adapters import as_nnx, call_bound
 from jaxmodels.compare.calls import call_model
 from jaxmodels.compare.outputs import ANY_AXES, OutputNames, chosen, names_by_side
 from jaxmodels.convert.table import Entry, Parameter, Twin
@@ -100,7 +100,7 @@ class _Call:
     side: str
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        result = self.function(bound(model), *args, **kwargs)
+        result = call_bound(self.function, model, *args, **kwargs)
         return result if self.names is None else chosen(result, self.names, self.side)
 
 

@@ -8,4 +8,4 @@ from jaxmodels.compare.adapters.choice import as_nnx as as_nnx
 from jaxmodels.compare.adapters.protocol import Adapted as Adapted
 from jaxmodels.compare.adapters.protocol import Adapter as Adapter
 from jaxmodels.compare.adapters.protocol import adapter_of as adapter_of
-from jaxmodels.compare.adapters.protocol import bound as bound
+from jaxmodels.compare.adapters.protocol import call_bound as call_bound

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from jaxmodels.compare.adapters.protocol import (
     arrays_at,
     dotted,
     paths_of,
+    store_changes,
     variable_of,
 )
 from jaxmodels.compare.adapters.recorder import Recorder
@@ -40,22 +41,28 @@ STATISTICS = ("ema_state_index", "batch_state_index")
 COUNTERS = ("ema_first_time_index", "batch_counter")
 
 
-class Stateful(NamedTuple):
-    """An Equinox module and its state. Called like a module without state, it returns the output alone."""
+class Stateful:
+    """An Equinox module and its state. Called like a module without state, it returns the output alone.
 
-    module: Any
-    state: Any
+    Attributes:
+      module, state: as the library has them.
+      after: the state that the last call returned.
+    """
+
+    def __init__(self, module: Any, state: Any) -> None:
+        self.module, self.state, self.after = module, state, None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, self.state, **kwargs)[0]
+        output, self.after = self.module(*args, self.state, **kwargs)
+        return output
 
 
 class Equinox(Adapter):
     """An Equinox module, as the JAX side of a pair.
 
     Modules take one example. So most pairs need `call_ours=lambda model, inputs: jax.vmap(model)(inputs["x"])`, where
-    `model` is the Equinox module itself; with state it is a named tuple `(module, state)`, which is called without the
-    state and returns no state.
+    `model` is the Equinox module itself. Of a module with state, it is called without the state and returns none; it
+    has the attributes `module` and `state`. In training mode, dropout layers drop nothing.
 
     Args:
       module: the module; `layers[0].weight` has the path "layers.0.weight".
@@ -101,6 +108,8 @@ class Equinox(Adapter):
         module = eqx.combine(arrays, self.static)
         if model._inference is not None:
             module = eqx.nn.inference_mode(module, value=model._inference)
+        if model._inference is False:
+            module = _without_dropout(module)
         if self._watched is not None:
             self._alive.append(module)
             for path, layer in _modules(module):
@@ -112,6 +121,15 @@ class Equinox(Adapter):
             return module
         state = jax.tree.unflatten(self.state_structure, arrays_at(model, self.state))
         return Stateful(module, state)
+
+    def finish(self, model: Adapted, target: Any) -> None:
+        if not isinstance(target, Stateful) or target.after is None:
+            return
+        before = dict(zip(self.state, arrays_at(model, self.state), strict=True))
+        after = dict(zip(self.state, jax.tree.leaves(target.after), strict=True))
+        # What still has a batch is no state of all examples.
+        shared = {path: value for path, value in after.items() if not hasattr(value, "batch_dim")}
+        store_changes(model, before, shared)
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Generator[None]:
@@ -171,6 +189,16 @@ def _recorded(original: Any, recorder: Recorder, path_of: Callable[[Any], str | 
         return method(*args, **kwargs) if path is None else recorder.run(path, method, args, kwargs)
 
     return call
+
+
+def _without_dropout(module: Any) -> Any:
+    def is_dropout(node: Any) -> bool:
+        return isinstance(node, eqx.nn.Dropout)
+
+    def off(node: Any) -> Any:
+        return eqx.nn.inference_mode(node) if is_dropout(node) else node
+
+    return jax.tree.map(off, module, is_leaf=is_dropout)
 
 
 def _key(layer: Any, leaf: Any) -> int:

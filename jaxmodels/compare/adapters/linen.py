@@ -1,7 +1,7 @@
 """Linen modules with their variables."""
 
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
 class Linen(Adapter):
-    """A Linen module and its variables, as the JAX side of a pair.
+    """A Linen module and its variables, as the JAX side of a pair. In training mode, `linen.Dropout` drops nothing.
 
     Args:
       module: the module, unbound.
@@ -90,13 +90,15 @@ class Linen(Adapter):
         def apply(*args: Any, **kwargs: Any) -> Any:
             values = arrays_at(model, map(_shown, self.arrays))
             keys = dict(zip(self.rngs, arrays_at(model, [f"rngs.{name}" for name in self.rngs]), strict=True))
-            result = self.module.apply(
-                jax.tree.unflatten(self.structure, values),
-                *args,
-                rngs=keys or None,
-                mutable=self.state or False,
-                **{**self.options, **kwargs},
-            )
+            without_dropout = linen.intercept_methods(_identity_of_dropout)
+            with without_dropout if model._inference is False else nullcontext():
+                result = self.module.apply(
+                    jax.tree.unflatten(self.structure, values),
+                    *args,
+                    rngs=keys or None,
+                    mutable=self.state or False,
+                    **{**self.options, **kwargs},
+                )
             if not self.state:
                 return result
             output, state = result
@@ -140,6 +142,11 @@ class Linen(Adapter):
         if place.name == "bias":
             return Layout("bias", merged_bias(rank))
         return Layout(NAMES.get(place.name, place.name))
+
+
+def _identity_of_dropout(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    is_dropout = isinstance(context.module, linen.Dropout) and context.method_name == "__call__"
+    return (args or tuple(kwargs.values()))[0] if is_dropout else function(*args, **kwargs)
 
 
 def _shown(path: str) -> str:

@@ -72,6 +72,9 @@ class Adapter(ABC):
     def bind(self, model: "Adapted") -> Any:
         """What `call_ours` gets: the model as its library calls it, with the variables of `model`."""
 
+    def finish(self, model: "Adapted", target: Any) -> None:  # noqa: B027 - most have nothing to do
+        """Keeps in `model` what a call has changed in `target`, which `bind` returned."""
+
     @abstractmethod
     def layout(self, place: Place) -> Layout | None:
         """PyTorch's name and layout of a variable; None where PyTorch has nothing like it."""
@@ -125,7 +128,7 @@ class Adapted(Branch):
             setattr(node, name, variable)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._adapter.bind(self)(*args, **kwargs)
+        return call_bound(lambda model: model(*args, **kwargs), self)
 
     def eval(self, **attributes: Any) -> None:
         """Evaluation mode, for the libraries whose models have a mode."""
@@ -145,9 +148,14 @@ def adapter_of(model: Any) -> Adapter | None:
     return model._adapter if isinstance(model, Adapted) else None
 
 
-def bound(model: Any) -> Any:
-    """A model as `call_ours` gets it: an nnx one as it is, another one as its library calls it."""
-    return model._adapter.bind(model) if isinstance(model, Adapted) else model
+def call_bound(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls `function` with a model as `call_ours` gets it: an nnx one as it is, another as its library calls it."""
+    if not isinstance(model, Adapted):
+        return function(model, *args, **kwargs)
+    target = model._adapter.bind(model)
+    result = function(target, *args, **kwargs)
+    model._adapter.finish(model, target)
+    return result
 
 
 def variable_of(value: Any, kind: type[nnx.Variable]) -> nnx.Variable:
