@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.compare.adapters import adapter_of
-from jaxmodels.compare.adapters.recorder import Recorder
+from jaxmodels.compare.adapters.recorder import Recorder, eagerly
 from jaxmodels.compare.layers import KINDS, Event, Key, Kind, leaves
 
 
@@ -31,7 +31,7 @@ def flax_events(model: nnx.Module, call: Callable[[nnx.Module], Any]) -> tuple[A
     """Runs `call(model)` eagerly – scans as Python loops – and returns its result and its events in order of time."""
     if adapter := adapter_of(model):
         recorder = Recorder()
-        with adapter.recording(recorder), jax.disable_jit():
+        with adapter.recording(recorder), eagerly():
             result = call(model)
         return result, {key: Event(*key, arrays) for key, arrays in recorder.calls.items()}
     with _sowing(model), jax.disable_jit():

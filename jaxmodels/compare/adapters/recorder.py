@@ -1,13 +1,35 @@
 """What the modules of another library receive and return while a model runs eagerly."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+
+@contextmanager
+def eagerly() -> Generator[None]:
+    """Everything runs operation by operation: compiled functions, scans, and what `jax.checkpoint` computes twice."""
+    names = ("checkpoint", "remat")
+    originals = {name: getattr(jax, name) for name in names}
+    for name in names:
+        setattr(jax, name, _without_checkpoint)
+    try:
+        with jax.disable_jit():
+            yield
+    finally:
+        for name, original in originals.items():
+            setattr(jax, name, original)
+
+
+def _without_checkpoint(function: Callable | None = None, **options: Any) -> Callable:
+    """What `jax.checkpoint` returns, but for the memory: the values are the same."""
+    return function or partial(_without_checkpoint, **options)
 
 
 class Recorder:
