@@ -1,5 +1,6 @@
 """A right and a wrong port in each JAX library: the right one is equal, the wrong one differs in the layer that is wrong."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -372,3 +373,82 @@ class TestTrainingMode:
         mean, var = result.statistics
         assert all(check.ok for check in result.outputs)
         return mean.ok, var.reason.rpartition("; ")[2]
+
+
+class LinenRemat(linen.Module):
+    scale: float = 1.0
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = linen.remat(linen.Dense)(6, name="first")(x)
+        return linen.Dense(3, name="last")(self.scale * x)
+
+
+class EquinoxCheckpoint(eqx.Module):
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+    scale: float = 1.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.last(self.scale * eqx.filter_checkpoint(self.first)(x))
+
+
+class TestCheckpoint:
+    """Layers inside of jax.checkpoint are compared."""
+
+    @pytest.mark.parametrize("library", ["linen", "equinox"])
+    def test_right_and_wrong(self, library: str) -> None:
+        def result(scale: float) -> Result:
+            theirs = in_torch(
+                lambda self, x: self.last(self.first(x)), first=nn.Linear(8, 6), last=nn.Linear(6, 3)
+            )
+            if library == "linen":
+                module = LinenRemat(scale)
+                return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
+            module = EquinoxCheckpoint(
+                eqx.nn.Linear(8, 6, key=KEY), eqx.nn.Linear(6, 3, key=KEY), scale=scale
+            )
+            return judged(module, theirs, FEATURES[0], call_ours=vmapped)
+
+        assert result(1.0).ok
+        assert "after first, before last" in result(1.1).divergence.detail
+
+
+def init_linear() -> Any:
+    transformed = hk.transform(lambda x: hk.Linear(3)(x))
+    return transformed, transformed.init(KEY, FEATURES)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Haiku(*init_linear(), {}),
+            r"state must be given for .* and only for it; got Transformed with",
+        ),
+        (
+            lambda: Linen(linen.Dense(3), {"kernel": jnp.ones(3)}),
+            r"variables must be what module.init .* kernel",
+        ),
+        (
+            lambda: Function(jnp.sum, {"a": {"b": 1.0}, "a/b": 2.0}),
+            r"params must have arrays with unlike paths",
+        ),
+        (
+            lambda: judged(linen.Dense(3), nn.Linear(8, 3), FEATURES),
+            r"ours must be an nnx.Module; got a Dense; .*",
+        ),
+        (
+            lambda: judged(Function(jnp.sum, {"eval": jnp.ones(2)}), nn.Linear(8, 3), FEATURES),
+            r"array eval has the path of another one, or a name that nnx.Module uses",
+        ),
+        (
+            lambda: judged(eqx.nn.Linear(8, 3, key=KEY), nn.Linear(8, 3), FEATURES, names={"up": ""}),
+            r"not in the Flax model: up",
+        ),
+    ],
+)
+def test_errors(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
