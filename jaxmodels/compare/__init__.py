@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from jaxmodels.compare.adapters.linen import Linen as Linen
     from jaxmodels.compare.divergence import Divergence as Divergence
     from jaxmodels.compare.engine import compare as compare
+    from jaxmodels.compare.inference.infer import UndecidedError as UndecidedError
+    from jaxmodels.compare.inference.infer import infer_table as infer_table
+    from jaxmodels.compare.inference.maps import Undecided as Undecided
+    from jaxmodels.compare.inference.maps import read_map as read_map
+    from jaxmodels.compare.inference.maps import write_map as write_map
     from jaxmodels.compare.layouts import table_from_names as table_from_names
     from jaxmodels.compare.noise import Check as Check
     from jaxmodels.compare.optimizer_comparison import compare_optimizers as compare_optimizers
@@ -32,6 +37,11 @@ _MODULES = {
     "Linen": "jaxmodels.compare.adapters.linen",
     "Divergence": "jaxmodels.compare.divergence",
     "compare": "jaxmodels.compare.engine",
+    "UndecidedError": "jaxmodels.compare.inference.infer",
+    "infer_table": "jaxmodels.compare.inference.infer",
+    "Undecided": "jaxmodels.compare.inference.maps",
+    "read_map": "jaxmodels.compare.inference.maps",
+    "write_map": "jaxmodels.compare.inference.maps",
     "table_from_names": "jaxmodels.compare.layouts",
     "Check": "jaxmodels.compare.noise",
     "compare_optimizers": "jaxmodels.compare.optimizer_comparison",

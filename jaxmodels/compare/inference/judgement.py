@@ -1,0 +1,141 @@
+"""What of an assignment is proven, and what stays undecided.
+
+Outputs that agree at two draws of random weights prove every parameter on which they depend. All others are proven
+where their layer was seen to compute the same on an input that no rival gets. Otherwise names decide, or nobody does.
+"""
+
+from collections.abc import Iterable
+
+from jaxmodels.compare.inference.candidates import candidate_axes
+from jaxmodels.compare.inference.maps import Undecided
+from jaxmodels.compare.inference.names import resemblance
+from jaxmodels.compare.inference.search import Search, first_events, output_error
+from jaxmodels.compare.inference.sides import ALIKE, PROVEN, distance
+from jaxmodels.convert.core import fit
+from jaxmodels.convert.table import Parameter
+
+
+def judge(search: Search) -> tuple[list[Parameter], tuple[Undecided, ...]]:
+    """The entries of the best assignment that are sure, and what is not."""
+    table = search.table()
+    left_over = _left_over(search, table)
+    proven = search.trial.error <= PROVEN and _holds_elsewhere(search, table)
+    silent = search.torch.without_effect()
+    judge = _Judge(search, silent if proven else None)
+    unsure = [entry for entry in table if not judge.is_sure(entry)]
+    if proven:
+        reason = "no output depends on them, and their names do not tell which is which"
+    else:
+        reason = (
+            f"the outputs of the two models differ by {search.trial.error:.1e}, so that nothing behind the first "
+            "difference is proven, and names do not tell which is which"
+        )
+    sure = [entry for entry in table if entry not in unsure]
+    return sure, (*left_over, *judge.undecided(unsure, reason))
+
+
+def _left_over(search: Search, table: list[Parameter]) -> list[Undecided]:
+    """Parameters of either side that no entry mentions."""
+    mentioned = {entry.ours for entry in table} | {entry.theirs for entry in table}
+    here = tuple(path for path in search.flax.variables if path not in mentioned)
+    there = tuple(key for key in search.values if not mentioned & search.torch.aliases(key))
+    return [Undecided(here, there, "the other side has no counterpart of this size")] if here or there else []
+
+
+def _holds_elsewhere(search: Search, table: list[Parameter]) -> bool:
+    """Whether the outputs agree at other random weights as well."""
+    values = search.torch.randomise(2)
+    search.flax.set(fit(search.flax.model, table, {e.theirs: values[e.theirs] for e in table}))
+    return output_error(search.torch.run(), search.flax.run()) <= PROVEN
+
+
+class _Judge:
+    """Decides entry by entry; `silent` are the parameters without effect, or None where outputs prove nothing."""
+
+    def __init__(self, search: Search, silent: set[str] | None) -> None:
+        self.search, self.silent = search, silent
+        self.shapes = search.proposals.our_shapes, search.proposals.their_shapes
+        # Layers of which some parameter shows: a bias of keys, which no softmax passes on, belongs to its kernel.
+        self.audible = {
+            tuple(name.rpartition(".")[0] for name in (entry.ours, entry.theirs))
+            for entry in search.table()
+            if silent is not None and entry.theirs not in silent
+        }
+        kinds = ("input", "output")
+        self.ours = {kind: first_events(search.trial.run.events, kind) for kind in kinds}
+        self.theirs = {kind: first_events(search.expected.events, kind) for kind in kinds}
+
+    def is_sure(self, entry: Parameter) -> bool:
+        """Whether outputs, the layer's own output, or names settle an entry."""
+        here, there = (name.rpartition(".")[0] for name in (entry.ours, entry.theirs))
+        layered = self.search.best.layers.get(here) == there
+        if self.silent is not None and (entry.theirs not in self.silent or (here, there) in self.audible):
+            return True
+        if layered:
+            rivals = [b for b in self.search.proposals.compatible[here] if b != there]
+            if self._agrees(here, there) and not any(self._gets_the_same(here, b) for b in rivals):
+                return True
+            others = [
+                a for a, found in self.search.proposals.compatible.items() if there in found and a != here
+            ]
+            return (not rivals and not others) or self._named(here, there, others, rivals)
+        return self._layout_is_settled(entry) and self._is_only_or_named(entry)
+
+    def _agrees(self, here: str, there: str) -> bool:
+        """Whether the two layers got the same and returned the same in the last run of the search."""
+        for kind in ("input", "output"):
+            ours, theirs = self.ours[kind].get(here), self.theirs[kind].get(there)
+            if ours is None or theirs is None or not (ours.arrays and theirs.arrays):
+                return False
+            if distance(theirs.arrays[0], ours.arrays[0]) > ALIKE:
+                return False
+        return True
+
+    def _gets_the_same(self, here: str, there: str) -> bool:
+        ours, theirs = self.ours["input"].get(here), self.theirs["input"].get(there)
+        if ours is None or theirs is None or not (ours.arrays and theirs.arrays):
+            return True  # nothing is known of it
+        return distance(theirs.arrays[0], ours.arrays[0]) <= ALIKE
+
+    def _layout_is_settled(self, entry: Parameter) -> bool:
+        if entry.part or entry.block:
+            return False
+        found = candidate_axes(self.shapes[1][entry.theirs], self.shapes[0][entry.ours])
+        convention = self.search.proposals.proofs.convention(entry.ours, entry.theirs)
+        return len(found) == 1 or (convention is not None and convention.axes == entry.axes)
+
+    def _is_only_or_named(self, entry: Parameter) -> bool:
+        mine, other = self.shapes[0][entry.ours], self.shapes[1][entry.theirs]
+        single = self.search.best.single
+        rivals = [
+            key
+            for key, _ in single.values()
+            if key != entry.theirs and candidate_axes(self.shapes[1][key], mine)
+        ]
+        others = [
+            path for path in single if path != entry.ours and candidate_axes(other, self.shapes[0][path])
+        ]
+        return (not rivals and not others) or self._named(entry.ours, entry.theirs, others, rivals)
+
+    def _named(self, here: str, there: str, others: Iterable[str], rivals: Iterable[str]) -> bool:
+        """Whether two names resemble each other more than either does any other."""
+        alike = resemblance(here, there)
+        against = [resemblance(here, rival) for rival in rivals] + [
+            resemblance(other, there) for other in others
+        ]
+        return alike > max(against, default=0.0)
+
+    def undecided(self, entries: list[Parameter], reason: str) -> list[Undecided]:
+        """What is not sure, those with the same candidates together."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for entry in entries:
+            shape = self.shapes[0][entry.ours]
+            whole = entry.part is None and entry.block is None
+            keys = [
+                other.theirs
+                for other in entries
+                if other.theirs == entry.theirs
+                or (whole and candidate_axes(self.shapes[1][other.theirs], shape))
+            ]
+            found.setdefault(tuple(dict.fromkeys(keys)), []).append(entry.ours)
+        return [Undecided(tuple(dict.fromkeys(ours)), keys, reason) for keys, ours in found.items()]
