@@ -11,14 +11,14 @@ from jaxmodels.compare.diagnosis.replay import Change, Operation, Replay
 from jaxmodels.compare.diagnosis.search import Candidate, Deadline, Finding, first_that_hold, search
 from jaxmodels.compare.diagnosis.variant import Variant, instead, number, on_result
 from jaxmodels.compare.forward import DTYPES
-from jaxmodels.compare.noise import Check, Draw, DType, relative_error, tensor_checks
+from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, Draw, DType, relative_error, tensor_checks
 from jaxmodels.compare.preparation import Subject, cast, names_of_parameters
 from jaxmodels.compare.steps import named_parameters, torch_loss
 from jaxmodels.convert.torch_io import to_numpy
 
 
 SECONDS = 20.0  # for one difference
-MOST_PLACES = 100  # at which a missing detach is looked for
+MOST_PLACES = 400  # at which a missing detach is looked for
 
 
 class FirstStep(NamedTuple):
@@ -39,44 +39,63 @@ class FirstStep(NamedTuple):
 
 def diagnose_loss(subject: Subject, step: FirstStep) -> list[Finding]:
     """The mistakes that explain another loss on equal outputs, and the gradients with it."""
-    deadline = Deadline(SECONDS)
-    runs = {subject.dtype: _LossRun(subject, subject.dtype)}
-    run = runs[subject.dtype]
-    tolerance = 0.0 if step.check is None else step.check.tolerance
-
-    def agrees(changes: Mapping[int, Change]) -> bool:
-        with torch.no_grad():
-            loss = run.replay.result(changes)
-        return relative_error(to_numpy(loss), to_numpy(torch.tensor(step.loss).to(loss.dtype))) <= tolerance
-
-    def agrees_with_gradients(changes: Mapping[int, Change]) -> bool:
-        return agrees(changes) and _gradients_agree(subject, step, changes)
-
-    outside = [one for one in run.replay.operations if not one.within]
-    return search(outside, agrees_with_gradients, deadline)
+    judge = _Judge(subject, step)
+    outside = [one for one in judge.operations if not one.within]
+    return search(
+        outside, lambda changes: judge.loss_agrees(changes) and judge.agrees(changes), judge.deadline
+    )
 
 
 def diagnose_gradients(subject: Subject, step: FirstStep) -> list[Finding]:
     """The mistakes that explain other gradients of an equal loss."""
-    deadline = Deadline(SECONDS)
-    run = _LossRun(subject, subject.dtype)
-
-    def agrees(changes: Mapping[int, Change]) -> bool:
-        return _gradients_agree(subject, step, changes)
-
-    found = first_that_hold(_gradient_candidates(run.replay.operations), agrees, deadline)
+    judge = _Judge(subject, step)
+    found = first_that_hold(_gradient_candidates(judge.operations), judge.agrees, judge.deadline)
     if found or step.factor is None:
         return found
     sizes = [size for array in subject.inputs.values() for size in array.shape if size > 1]
     for factor in (step.factor, 1 / step.factor):
         nearest = min(sizes, key=lambda size: abs(size - factor), default=0)
         if nearest and abs(nearest / factor - 1) < 1e-3:
-            more = "times" if factor == step.factor else "of"
             what = (
-                f"JAX's gradients are {number(step.factor)} {more} PyTorch's: a sum over an axis of {nearest}"
+                f"JAX's gradients are {number(step.factor)} times PyTorch's: a sum over an axis of {nearest}"
             )
             return [Finding("gradient factor", what, "the mean in place of the sum, or the reverse,", "")]
     return []
+
+
+class _Judge:
+    """Runs PyTorch's loss with changes, and compares it and its gradients with JAX's."""
+
+    def __init__(self, subject: Subject, step: FirstStep) -> None:
+        self.subject, self.step = subject, step
+        self.deadline = Deadline(SECONDS)
+        self.runs = {dtype: _LossRun(subject, dtype) for dtype in DTYPES}
+        self.names = names_of_parameters(subject)
+        self.operations = self.runs[subject.dtype].replay.operations
+
+    def loss_agrees(self, changes: Mapping[int, Change]) -> bool:
+        with torch.no_grad():
+            loss = self.runs[self.subject.dtype].replay.result(changes)
+        expected = to_numpy(torch.tensor(self.step.loss).to(loss.dtype))
+        tolerance = 0.0 if self.step.check is None else self.step.check.tolerance
+        return relative_error(to_numpy(loss), expected) <= tolerance
+
+    def agrees(self, changes: Mapping[int, Change]) -> bool:
+        """Judges JAX's gradients by PyTorch's changed ones, as the comparison does."""
+        compared = self.runs[self.subject.dtype].gradients(changes)
+        largest = max((np.abs(compared[name]).max(initial=0.0) for name in self.names), default=0.0)
+        for name in self.names:
+            if (
+                np.abs(self.step.gradients[name] - compared[name]).max(initial=0.0)
+                > LARGEST_TOLERANCE * largest
+            ):
+                return False
+        theirs = {
+            dtype: compared if dtype == self.subject.dtype else run.gradients(changes)
+            for dtype, run in self.runs.items()
+        }
+        draw = Draw(self.step.gradients, theirs)
+        return all(check.ok for check in tensor_checks(self.subject.floor, self.names, [draw], "gradient"))
 
 
 def _gradient_candidates(operations: Sequence[Operation]) -> list[Candidate]:
@@ -129,11 +148,3 @@ class _LossRun:
             name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
             for name, p in named_parameters(self.model)
         }
-
-
-def _gradients_agree(subject: Subject, step: FirstStep, changes: Mapping[int, Change]) -> bool:
-    """Judges JAX's gradients by PyTorch's changed ones, as the comparison does."""
-    theirs = {dtype: _LossRun(subject, dtype).gradients(changes) for dtype in DTYPES}
-    draw = Draw(step.gradients, theirs)
-    checks = tensor_checks(subject.floor, names_of_parameters(subject), [draw], "gradient")
-    return all(check.ok for check in checks)
