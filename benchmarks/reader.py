@@ -16,6 +16,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from jaxmodels.checks import require_between, require_name
+from jaxmodels.training.allocator import keep_freed_memory
 from jaxmodels.training.batches import batches
 from jaxmodels.training.presets import PRESETS
 
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    keep_freed_memory()  # as `jaxmodels train` does
     sharding = SingleDeviceSharding(jax.devices()[0])
     print(f"{'preset':<24}{'examples/s':>12}{'range':>22}{'CPU µs each':>12}")
     for name in options.presets:

@@ -1,5 +1,6 @@
 """The stream of training batches: the same global batch for any number of processes; its state is the step."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,8 +8,9 @@ import grain
 import jax
 import numpy as np
 from jax.sharding import Sharding
+from jaxtyping import Int
 
-from jaxmodels.training.draws import Draws
+from jaxmodels.training.draws import ORDER, Draws
 from jaxmodels.training.optimizer import MOST_STEPS
 from jaxmodels.training.task import Task
 
@@ -34,17 +36,28 @@ def batches(
       start: the first step.
     """
     rows = _own_rows(sharding, batch_size)
-    shuffled = grain.MapDataset.range(task.examples).seed(seed).shuffle()  # goes on over all epochs
+    # Two threads may be in two epochs.
+    order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(seed, epoch, task.examples))
 
     def load(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + rows
-        indices = np.array([shuffled[position] for position in positions.tolist()])
+        epochs, places = np.divmod(positions, task.examples)
+        indices = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            indices[here] = order(epoch)[places[here]]
         return task.batch(indices, Draws(seed, positions))
 
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
     reader: Any = iter(grain.MapDataset.range(MOST_STEPS).map(load).to_iter_dataset(options))
     reader.set_state({"next_index": start})
     return (place(batch, sharding, batch_size) for batch in reader)
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
+    """The examples of an epoch, shuffled: the ranks of random words, which no version of NumPy may change."""
+    words = np.random.Philox(key=[seed, ORDER], counter=[0, epoch, 0, 0]).random_raw(examples)
+    return np.argsort(words, kind="stable")
 
 
 def place(batch: dict[str, np.ndarray], sharding: Sharding, size: int) -> dict[str, jax.Array]:

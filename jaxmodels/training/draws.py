@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt32, UInt64
 
 
+# Second half of the generator's key: what it draws.
+EXAMPLES, ORDER = 0, 1
 WORDS_IN_BLOCK = 4  # 64-bit numbers that Philox makes of one count
 
 
@@ -42,6 +44,6 @@ class Draws:
         first = int(self.positions.min())
         examples = int(self.positions.max()) - first + 1
         self.calls += 1
-        generator = np.random.Philox(key=[self.seed, 0], counter=[first * blocks, self.calls, 0, 0])
+        generator = np.random.Philox(key=[self.seed, EXAMPLES], counter=[first * blocks, self.calls, 0, 0])
         words = generator.random_raw(examples * blocks * WORDS_IN_BLOCK).reshape(examples, -1)
         return words[self.positions - first, :count].reshape(-1, *shape)

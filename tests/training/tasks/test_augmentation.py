@@ -52,6 +52,13 @@ def test_a_shift_continues_the_border(channels):
         np.testing.assert_array_equal(result, expected[:, ::-1] if mirror else expected)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_shifts_with_a_zoom_of_nothing_are_those_without(flip):
+    """Two ways to take the pixels."""
+    with_zoom = shift_images(IMAGES, draws(), shift=3, flip=flip, zoom=1e-9)
+    np.testing.assert_array_equal(with_zoom, shift_images(IMAGES, draws(), shift=3, flip=flip))
+
+
 def test_all_shifts_occur():
     image = np.zeros((1, 7, 7, 1), np.uint8)
     image[0, 3, 3] = 1
