@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxmodels.compare.adapters import as_nnx, bound
+from jaxmodels.compare.adapters import as_nnx, call_bound
 from jaxmodels.compare.alignment import aligned
 from jaxmodels.compare.calls import PairError, failures_explained, layer_by_layer
 from jaxmodels.compare.flax_calls import flax_events
@@ -128,7 +129,7 @@ class FlaxSide:
             nnx.clone(model), deterministic=True, use_running_average=True, raise_if_not_found=False
         )
         model.eval()
-        self.model, self.call = model, lambda model, inputs: call(bound(model), inputs)
+        self.model, self.call = model, partial(call_bound, call)
         self.inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
         self.modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
         self.variables: dict[str, nnx.Variable] = {}
