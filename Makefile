@@ -19,6 +19,10 @@ TPU_PYTHON ?= $(shell .ci/find-python python3.13 || .ci/find-python python3.12 |
 TPU_BIN := .venv-tpu/bin
 WITH_TPU := .venv-tpu/installed
 
+# The GPU's tests need jax[cuda13] and pytest. A machine that has them needs no venv: make test-gpu GPU_PYTHON=python3
+GPU_PYTHON ?= .venv-gpu/bin/python
+WITH_GPU := $(if $(filter .venv-gpu/%,$(GPU_PYTHON)),.venv-gpu/installed)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
@@ -32,7 +36,7 @@ PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-att
 PUBLISHED += transformers==5.24.0
 PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.14.dev20261026
 
-.PHONY: demo test lint docs test-without-torch test-with-torch test-tpu tables results tpu-table benchmarks data clean
+.PHONY: demo test lint docs test-without-torch test-with-torch test-tpu test-gpu tables results tpu-table benchmarks data clean
 
 demo: $(WITH_TORCH)
 	$(BIN)/jaxmodels demo --output out/demo
@@ -62,6 +66,11 @@ test-with-torch: $(WITH_TORCH)
 # Compiles small steps of the five models and kernels of attention for two chips: a few minutes on two cores.
 test-tpu: $(WITH_TPU)
 	$(TPU_BIN)/python -m pytest tests_tpu
+
+# Four minutes on one H100 or H200. Without a GPU every test is skipped; with REHEARSE_ON_CPU=1 they run on the CPU, but
+# for cuDNN's kernel. The settings of the other suites stay away: they need beartype, and make warnings errors.
+test-gpu: $(WITH_GPU)
+	$(GPU_PYTHON) -m pytest tests_gpu -rs --confcutdir=tests_gpu --override-ini=filterwarnings=default
 
 # The table of TPUs in docs/train.md: hours. What is there already is kept; see the script.
 tpu-table: $(WITH_TPU)
@@ -104,5 +113,10 @@ $(WITH_TPU): pyproject.toml Makefile
 	$(TPU_BIN)/python -m pip install --quiet --editable '.[dev,tpu]'
 	touch $@
 
+.venv-gpu/installed: pyproject.toml Makefile
+	$(INTERPRETER) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --editable '.[dev,cuda13]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-3.* .venv-tpu .jax_cache out
+	rm -rf .venv .venv-3.* .venv-tpu .venv-gpu .jax_cache out

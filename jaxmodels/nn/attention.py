@@ -79,8 +79,16 @@ def attend(
         between queries must then leave every query a key.
       dropout: applied to the attention weights.
       implementation: "auto", "xla", "cudnn" or "pallas".
+
+    Raises:
+      ValueError: "pallas" on a GPU.
     """
     platform = platform_of(q)
+    if implementation == "pallas" and platform == "gpu":
+        raise ValueError(
+            "implementation must be 'auto', 'xla' or 'cudnn' on a GPU: the Pallas kernel is for TPUs; "
+            "got implementation='pallas'"
+        )
     kernel = None if dropout is not None else _kernel(q, k, v, mask, causal, implementation, platform)
     if kernel is not None:
         return kernel(q, k, v, mask=mask, causal=causal)

@@ -315,3 +315,11 @@ def test_one_view_sends_every_attention_through_the_kernel(kernel_in_place_of_cu
     nnx.view(encoder, attention="cudnn")(jnp.ones((1, 16, 16, 3)))
 
     assert len(kernel_in_place_of_cudnn) == 2
+
+
+def test_the_kernel_of_tpus_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "platform_of", lambda x: "gpu")
+    with pytest.raises(
+        ValueError, match="implementation must be 'auto', 'xla' or 'cudnn' on a GPU: the Pallas"
+    ):
+        attend(*arrays(128, 128), implementation="pallas")
