@@ -452,3 +452,70 @@ def init_linear() -> Any:
 def test_errors(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class LinenBlock(linen.Module):
+    scale: float
+
+    @linen.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jnp.tanh(self.scale * linen.Dense(8, name="up")(x)), None
+
+
+class LinenScan(linen.Module):
+    scale: float = 1.0
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scan = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return scan(self.scale, name="layers")(x, None)[0]
+
+
+class EquinoxScan(eqx.Module):
+    layers: eqx.nn.Linear
+    scale: float
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.layers = eqx.filter_vmap(lambda key: eqx.nn.Linear(8, 8, key=key))(jax.random.split(KEY, 2))
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        arrays, rest = eqx.partition(self.layers, eqx.is_array)
+
+        def step(x: jax.Array, one: Any) -> tuple[jax.Array, None]:
+            return jnp.tanh(self.scale * eqx.combine(one, rest)(x)), None
+
+        return jax.lax.scan(step, x, arrays)[0]
+
+
+class TestStackedLayers:
+    """Weights of a scan are paired with PyTorch's list; outputs and gradients are compared."""
+
+    def linen(self, scale: float) -> Result:
+        block = lambda: in_torch(lambda self, x: self.up(x).tanh(), up=nn.Linear(8, 8))  # noqa: E731
+        theirs = in_torch(
+            lambda self, x: self.layers[1](self.layers[0](x)), layers=nn.ModuleList([block(), block()])
+        )
+        module = LinenScan(scale)
+        return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
+
+    def equinox(self, scale: float) -> Result:
+        theirs = in_torch(
+            lambda self, x: self.layers[1](self.layers[0](x).tanh()).tanh(),
+            layers=nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]),
+        )
+        return judged(EquinoxScan(scale), theirs, FEATURES[0], call_ours=vmapped)
+
+    @pytest.mark.parametrize("library", ["linen", "equinox"])
+    def test_right_and_wrong(self, library: str) -> None:
+        result = getattr(self, library)(1.0)
+        assert result.ok, (result.divergence, result.reason)
+        assert getattr(self, library)(1.1).verdict == "different"
+
+
+def test_grouped_transposed_convolution_of_equinox() -> None:
+    ours = eqx.nn.ConvTranspose1d(4, 6, 3, groups=2, key=KEY)
+    assert judged(ours, nn.ConvTranspose1d(4, 6, 3, groups=2), normal(2, 4, 5), call_ours=vmapped).ok
+    wrong = eqx.nn.ConvTranspose1d(4, 6, 3, groups=2, padding=1, output_padding=0, key=KEY)
+    theirs = nn.ConvTranspose1d(4, 6, 3, groups=2)
+    assert judged(wrong, theirs, normal(2, 4, 5), call_ours=vmapped).verdict == "different"

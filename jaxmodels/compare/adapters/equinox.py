@@ -171,8 +171,13 @@ class Equinox(Adapter):
         if place.layer.rpartition(".")[2] in STATISTICS:
             return Layout(("running_mean", "running_var")[int(place.name)])
         if issubclass(kind, eqx.nn.ConvTranspose) and place.name == "weight":
-            # Equinox's kernel runs the other way.
-            return Layout("weight", conv_axes("i o", rank, "o i", channels_first=True), flip=2 - rank)
+            # Equinox's kernel runs the other way, and has the groups in its outputs.
+            groups = getattr(place.twin, "groups", 1)
+            theirs, ours, sizes = (
+                ("i o", "o i", ()) if groups == 1 else ("(g i) o", "(g o) i", (("g", groups),))
+            )
+            axes = conv_axes(theirs, rank, ours, channels_first=True)
+            return Layout("weight", axes, flip=2 - rank, sizes=sizes)
         if issubclass(kind, eqx.nn.Conv | eqx.nn.ConvTranspose) and place.name == "bias":
             axes = " ".join(f"a{i}" for i in range(rank))
             return Layout("bias", f"({axes}) -> {axes}")

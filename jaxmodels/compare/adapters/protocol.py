@@ -36,6 +36,7 @@ class Layout(NamedTuple):
     name: str
     axes: str = "... -> ..."
     flip: int = 0
+    sizes: tuple[tuple[str, int], ...] = ()
 
 
 class Attention(NamedTuple):

@@ -31,12 +31,18 @@ def adapted_table(model: Adapted, theirs: torch.nn.Module, names: Mapping[str, s
             attention = list(_attention(adapter, path, their_path, twin, variables))
             packed += [path] if attention else []
             entries += attention
-        entries += _parameters(adapter, path, their_path, twin, variables.get(path, {}))
+        stack = theirs_of.stack(path)
+        if stack:
+            entries += _stacked(adapter, path, stack, torch_modules[stack[0]], variables.get(path, {}))
+        else:
+            entries += _parameters(adapter, path, their_path, twin, variables.get(path, {}))
     return tuple(entries)
 
 
 class Names:
     """The PyTorch path of each module, by the caller's names and by those that the libraries give by themselves."""
+
+    LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 
     def __init__(
         self, adapter: Adapter, torch_modules: Mapping[str, torch.nn.Module], names: Mapping[str, str]
@@ -52,6 +58,44 @@ class Names:
         outer = self(parent)
         candidates = [_joined(outer, one) for one in self.adapter.names_in_torch(name)]
         return next((one for one in candidates if one in self.torch_modules), candidates[0])
+
+    def stack(self, path: str) -> list[str]:
+        """The PyTorch modules of a module whose weights are stacked for a scan; empty where they are not."""
+        if self(path) in self.torch_modules and type(self.torch_modules[self(path)]) not in self.LISTS:
+            return []
+        outer = path
+        while outer:
+            modules = self.torch_modules.get(self(outer))
+            if isinstance(modules, self.LISTS):
+                found = [f"{self(outer)}.{i}{path[len(outer) :]}" for i in range(len(modules))]
+                return found if all(one in self.torch_modules for one in found) else []
+            outer = outer.rpartition(".")[0]
+        return []
+
+
+def _stacked(
+    adapter: Adapter,
+    path: str,
+    theirs: list[str],
+    twin: torch.nn.Module,
+    variables: Mapping[str, nnx.Variable],
+) -> Iterator[Parameter]:
+    """The entries of weights whose first axis counts the modules of a list in PyTorch."""
+    for name, variable in variables.items():
+        layout = adapter.layout(Place(path, name, variable.shape[1:], twin))
+        if layout is None:
+            continue
+        axes = " ".join(f"a{i}" for i in range(variable.ndim - 1))
+        left, right = (axes, axes) if layout.axes == "... -> ..." else layout.axes.split(" -> ")
+        for i, their_path in enumerate(theirs):
+            yield Parameter(
+                _joined(their_path, layout.name),
+                _joined(path, name),
+                f"{left} -> block {right}",
+                flip=layout.flip,
+                block=(i, len(theirs)),
+                sizes=layout.sizes,
+            )
 
 
 def _variables_by_layer(model: Adapted) -> dict[str, dict[str, nnx.Variable]]:
@@ -73,7 +117,11 @@ def _parameters(
         layout = adapter.layout(Place(path, name, variable.shape, twin))
         if layout is not None:
             yield Parameter(
-                _joined(their_path, layout.name), _joined(path, name), layout.axes, flip=layout.flip
+                _joined(their_path, layout.name),
+                _joined(path, name),
+                layout.axes,
+                flip=layout.flip,
+                sizes=layout.sizes,
             )
 
 
