@@ -16,7 +16,7 @@ from benchmarks.mistakes.kinds import IN_GRADIENT, IN_LOSS, WORDS, names_mistake
 from benchmarks.mistakes.pieces import Piece, asked
 from jaxmodels.compare import Pair, Result, compare
 from jaxmodels.compare.divergence import LOSS, MODEL
-from jaxmodels.compare.outputs import as_array, matched, named_leaves, to_our_axes
+from jaxmodels.compare.outputs import as_array, axes_of, matched, named_leaves, to_our_axes
 from jaxmodels.compare.preparation import as_jax_arrays, as_tensors, cast
 from jaxmodels.models import MODEL_NAMES
 
@@ -190,8 +190,9 @@ def _outputs(pair: Pair) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     mine = named_leaves(pair.call_ours(ours, as_jax_arrays(pair, inputs)))
     theirs = named_leaves(pair.call_theirs(pair.theirs.float(), as_tensors(inputs)))
     arrays = ({name: as_array(leaf) for name, leaf in side.items()} for side in (mine, _detached(theirs)))
-    for _, one, other in matched(*arrays):
-        yield one.astype(np.float64), to_our_axes(other, one, pair.output_axes).astype(np.float64)
+    for name, one, other in matched(*arrays):
+        axes = axes_of(pair.output_axes, name.removeprefix("output "))
+        yield one.astype(np.float64), to_our_axes(other, one, axes).astype(np.float64)
 
 
 def _detached(leaves: dict[str, Any]) -> dict[str, Any]:
