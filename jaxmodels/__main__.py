@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels compare`, `train`, `compile`, `convert`, `demo`.
+"""The command line: `jaxmodels compare`, `benchmark`, `train`, `compile`, `convert`, `demo`.
 
 JAX takes seconds to import. What can be answered without it is answered first.
 """
@@ -22,6 +22,7 @@ from jaxmodels.command_line import completion_script, plain_help, require_no_emp
 from jaxmodels.models import MODEL_NAMES
 
 
+MOST_ROUNDS = 1000
 MOST_COMPARED_STEPS = 10_000  # differences add up with every step; more of them tell nothing
 
 
@@ -94,6 +95,60 @@ def compare(
 def _guide() -> int:
     print(resources.files("jaxmodels").joinpath("compare", "guide.md").read_text(encoding="utf-8"), end="")
     return 0
+
+
+def benchmark(
+    targets: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="models", metavar="MODEL|PAIR.py [...]")
+    ],
+    /,
+    *,
+    modes: tuple[Literal["forward", "train"], ...] = ("forward", "train"),
+    implementations: tuple[Literal["eager", "compile", "jax"], ...] = ("eager", "compile", "jax"),
+    device: Literal["cpu", "cuda"] = "cpu",
+    rounds: int = 9,
+    threads: int | None = None,
+    quick: bool = False,
+    output: Path = Path("out/benchmark"),
+) -> int:
+    """Time both sides of a pair, after checking that they agree.
+
+    Compared are eager PyTorch, torch.compile and jax.jit, in float32 and evaluation mode: the forward pass and a
+    training step of AdamW, first calls and memory, each with its noise.
+
+    Args:
+        targets: glom, hourglass, colt5, mammut, scalable_vit, or files with a function pair(), as for compare.
+        modes: forward pass, training step, or both.
+        implementations: the columns.
+        device: where all of them run.
+        rounds: how often each is timed, in turn.
+        threads: cores that each may use; all by default.
+        quick: leave out first calls and memory.
+        output: folder for results.json, results.md and report.html.
+    """
+    output = local_path("output", output)
+    require_between("rounds", rounds, 2, MOST_ROUNDS)
+    for name, given in (("modes", modes), ("implementations", implementations)):
+        if not given or len(set(given)) < len(given):
+            raise ValueError(f"{name} must name one or more, each once; got {' '.join(given) or 'none'}")
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # the processes that measure need the memory
+    with _torch_needed("timing a pair"):
+        from jaxmodels.benchmark import command, machine
+
+    cores = machine.cores()
+    require_between("threads", cores if threads is None else threads, 1, cores)
+    return command.run(
+        targets,
+        modes=modes,
+        implementations=[name for name in ("eager", "compile", "jax") if name in implementations],
+        device=device,
+        rounds=rounds,
+        threads=threads or cores,
+        quick=quick,
+        output=output,
+    )
 
 
 def train(preset: Annotated[str, tyro.conf.Positional], /) -> int:
@@ -203,7 +258,9 @@ def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional], /
     for name in COMMANDS.keys() - {"train", "compile"}:
         parameters = inspect.signature(COMMANDS[name]).parameters.values()
         named = [f"--{p.name.replace('_', '-')}" for p in parameters if p.kind is p.KEYWORD_ONLY]
-        first = {"compare": MODEL_NAMES, "completion": ("bash", "zsh")}.get(name, ())
+        first = {"compare": MODEL_NAMES, "benchmark": MODEL_NAMES, "completion": ("bash", "zsh")}.get(
+            name, ()
+        )
         words[name,] = [*first, *named, "--help"]
     print(completion_script(shell, words), end="")
     return 0
@@ -213,6 +270,7 @@ BROKEN_PIPE = 141  # by convention 128 + the number of the signal SIGPIPE
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
+    "benchmark": benchmark,
     "train": train,
     "compile": compile,
     "convert": convert,
@@ -287,8 +345,8 @@ def _run(arguments: list[str]) -> int:
             return _train(rest)
         case ["compile", *rest]:
             return _compile(rest)
-        case ["compare", *rest]:
-            arguments = ["compare", *_compared(rest)]
+        case ["compare" | "benchmark" as command, *rest]:
+            arguments = [command, *_compared(rest)]
         case [command, *_] if not command.startswith("-"):
             require_name("command", command, COMMANDS)
     with plain_help():
@@ -301,11 +359,15 @@ def _run(arguments: list[str]) -> int:
         )
 
 
+SEVERAL_VALUES = ("--modes", "--implementations")  # of these flags
+
+
 def _compared(words: list[str]) -> list[str]:
-    """The words after `compare`, with names such as scalable-vit as they are spelled here."""
-    spelled = []
+    """The words after `compare` or `benchmark`, with names such as scalable-vit as they are spelled here."""
+    spelled, flag = [], ""
     for before, word in zip(["", *words], words, strict=False):
-        is_value = before.startswith("--") and "=" not in before
+        flag = before if before.startswith("--") else flag
+        is_value = flag in SEVERAL_VALUES or (before.startswith("--") and "=" not in before)
         if not word.startswith("-") and not is_value and not _is_path(word):
             word = word.lower().replace("-", "_")
             require_name("model", word, MODEL_NAMES)

@@ -47,7 +47,10 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     ("arguments", "message"),
     [
         (("trian", "glom-emoji"), "there is no command 'trian'; did you mean train?"),
-        (("x",), "there is no command 'x'; known: compare, train, compile, convert, demo, completion"),
+        (
+            ("x",),
+            "there is no command 'x'; known: compare, benchmark, train, compile, convert, demo, completion",
+        ),
         (("train", "glom-emjoi"), "there is no preset 'glom-emjoi'; did you mean glom-emoji?"),
         (("compare", "scalable-vti"), "there is no model 'scalable_vti'; did you mean scalable_vit?"),
         (("train", "glom-emoji", "--workdir", ""), "--workdir must not be empty"),

@@ -1,40 +1,33 @@
 """Running either model: which argument is which, and a sentence where a run fails."""
 
 import inspect
-import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 
 def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Calls a model with inputs by name where it has parameters of these names, else by position.
+    """Calls a model with inputs by name where it has parameters of these names, else by position."""
+    args, kwargs = arguments(model, inputs)
+    return model(*args, **kwargs)
+
+
+def arguments(model: Any, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and the named arguments of `call_model`.
 
     Inputs whose names are the model's own parameters reach these, whatever their order. Otherwise they are
-    passed in the order of the dict, except to keyword-only parameters; those beyond the parameters reach `**kwargs`.
+    passed in the order of the dict, except to keyword-only parameters.
     """
-    # PyTorch's __call__ takes anything. It is not imported here, where a JAX model may be captured without it.
-    torch = sys.modules.get("torch")
-    parameters = _parameters(model.forward if torch and isinstance(model, torch.nn.Module) else model)
+    parameters = _parameters(getattr(model, "forward", None) or model.__call__)
     named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     if inputs and all(name in parameters and parameters[name].kind in named for name in inputs):
-        return model(**inputs)
+        return [], dict(inputs)
     keyword_only = {
         name: value
         for name, value in inputs.items()
         if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     }
-    kinds = [parameter.kind for parameter in parameters.values()]
-    positions = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) + kinds.count(
-        inspect.Parameter.POSITIONAL_ONLY
-    )
-    if (
-        inspect.Parameter.VAR_KEYWORD in kinds
-        and inspect.Parameter.VAR_POSITIONAL not in kinds
-        and len(inputs) - len(keyword_only) > positions
-    ):
-        return model(**inputs)
-    return model(*(value for name, value in inputs.items() if name not in keyword_only), **keyword_only)
+    return [value for name, value in inputs.items() if name not in keyword_only], keyword_only
 
 
 def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:

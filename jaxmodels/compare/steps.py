@@ -207,6 +207,19 @@ class TorchTrainer:
         return {name: to_numpy(parameter) for name, parameter in named_parameters(self.model)}
 
 
+def learned_names(pair: Pair) -> dict[str, str]:
+    """The paths of the Flax model's variables that are parameters in PyTorch, and their names there."""
+    learned = {name for name, _ in named_parameters(pair.theirs)}
+    return {e.ours: e.theirs for e in parameters_of(pair.table) if e.theirs in learned}
+
+
+def split_learned(pair: Pair) -> tuple[Any, nnx.State, nnx.State]:
+    """The Flax model as its structure, the variables that PyTorch learns, and all others."""
+    paths = learned_names(pair)
+    graphdef, params, rest = nnx.split(pair.ours, lambda path, _: ".".join(map(str, path)) in paths, ...)
+    return graphdef, params, rest
+
+
 class FlaxTrainer:
     """The parameters of a Flax model under an optimiser, and the losses so far; the model itself keeps its own.
 
@@ -215,10 +228,8 @@ class FlaxTrainer:
 
     def __init__(self, pair: Pair, training: Training, *, keep_gradients: bool = False) -> None:
         self.pair, self.training, self.keep_gradients = pair, training, keep_gradients
-        learned = {name for name, _ in named_parameters(pair.theirs)}
-        names_of = {e.ours: e.theirs for e in parameters_of(pair.table) if e.theirs in learned}
-        paths = set(names_of)
-        graphdef, params, rest = nnx.split(pair.ours, lambda path, _: ".".join(map(str, path)) in paths, ...)
+        names_of = learned_names(pair)
+        graphdef, params, rest = split_learned(pair)
 
         # A copy, so that a call may change what is no parameter, such as the statistics of a BatchNorm.
         def merge(params: nnx.State) -> nnx.Module:

@@ -1,0 +1,162 @@
+"""`jaxmodels benchmark pair.py`: both sides of a pair are timed with the instrument of the benchmarks, if they agree."""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import optax
+import pytest
+import torch
+
+from jaxmodels import __main__ as command_line
+from jaxmodels.benchmark import command, measuring
+from jaxmodels.benchmark.kinds import Mode
+from jaxmodels.benchmark.pair_sides import TorchSide
+from jaxmodels.benchmark.pair_worker import PairJob, measure
+from jaxmodels.compare.preparation import prepare
+from parity_tests.small_pairs import net_pair
+
+
+ROOT = Path(__file__).parents[1]
+PAIR = "from parity_tests.small_pairs import net_pair\n\ndef pair():\n    return net_pair(approximate={})\n"
+# As `parity_tests.small_pairs`, with the image as an output, whose channels are not where JAX has them.
+IMAGES = """from dataclasses import replace
+from parity_tests.small_pairs import net_pair
+
+def pair():
+    both = net_pair()
+    return replace(
+        both,
+        call_ours=lambda model, inputs: (model(**inputs), model.stem(inputs["x"])),
+        call_theirs=lambda model, inputs: (model(**inputs), model.conv(inputs["x"])),
+    )
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)
+    return tmp_path
+
+
+def job(mode: Mode = "forward", **options: object) -> PairJob:
+    fields = {"implementations": ("eager", "jax"), "rounds": 2, "threads": 1, "time_again": True}
+    return PairJob(target="pair.py", number=0, mode=mode, **{**fields, **options})
+
+
+@pytest.mark.parametrize(("mode", "source"), [("forward", IMAGES), ("train", PAIR.format(False))])
+def test_both_sides_agree_and_are_timed(mode: Mode, source: str, folder: Path) -> None:
+    (folder / "pair.py").write_text(source)
+    found = measure(job(mode))
+    assert found["errors"]["eager"] == 0
+    assert 0 <= found["errors"]["jax"] < 1e-4
+    assert {name: len(times) for name, times in found["times"].items()} == {"again": 2, "eager": 2, "jax": 2}
+
+
+def test_a_wrong_port_is_not_timed(folder: Path) -> None:
+    """Where the process itself finds it, such as by another version of a library than compared."""
+    (folder / "pair.py").write_text(
+        PAIR.format(False).replace("return net", "return wrong(net") + ")" + WRONG
+    )
+    found = measure(job())
+    assert found["errors"]["jax"] > 0.1
+    assert found["times"] == {}
+
+
+def test_a_step_that_does_nothing_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optax, "adamw", lambda *_, **__: optax.set_to_zero())
+    (folder / "pair.py").write_text(PAIR.format(False))
+    assert measure(job("train"))["times"] == {}
+
+
+def test_one_implementation_alone(folder: Path) -> None:
+    (folder / "pair.py").write_text(PAIR.format(False))
+    eager = measure(job("train", implementations=("eager",)))
+    assert eager["first_call_s"] > 0
+    assert eager["flop"] > 2 * 5 * 36 * 4 * 27  # the convolution's forward pass, and more
+    assert measure(job(implementations=("jax",)))["xla_flop"] > 0
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = functools.partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", whole)
+    subject = prepare(net_pair(), "float32")
+    compiled, eager = (TorchSide(subject, mode, compiled=flag) for flag in (True, False))
+    assert torch.equal(compiled(), eager())
+
+
+def test_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Processes are replaced: what they measure is tested above."""
+    asked = []
+
+    def answered(words: list[str], answer: Path, **options: object) -> dict:
+        asked.append(PairJob.read(Path(words[-2])))
+        names = asked[-1].implementations
+        if names == ("compile",):
+            raise command.Failure("ended with status 1:\nInductorError: no C++ compiler")
+        if len(names) == 1:
+            return {"first_call_s": 1.0, "peak_mb": 2.0}
+        times = {"again": [1.0, 1.0], **{name: [1.0, 1.0] for name in names}}
+        return {
+            "times": times,
+            "warm_first_call_s": dict.fromkeys(names, 0.1),
+            "errors": dict.fromkeys(names, 1e-7),
+        }
+
+    monkeypatch.setattr(command, "answer_of", answered)
+    (folder / "pair.py").write_text(PAIR.format(False))
+    assert _main(monkeypatch, "benchmark", "pair.py", "--modes", "forward", "--output", "out") == 0
+    assert [one.implementations for one in asked] == [("eager",), ("compile",), ("jax",), ("eager", "jax")]
+    cells = json.loads((folder / "out" / "results.json").read_text())["cells"]
+    assert [(c["model"], c["size"], c["implementation"]) for c in cells] == [
+        ("net", "5×3×6×6", name) for name in ("eager", "compile", "jax")
+    ]
+    printed = capsys.readouterr().out
+    assert "torch.compile fails in 1 rows: InductorError: no C++ compiler." in printed
+    (folder / "pair.py").write_text(PAIR.format(True))
+    del asked[:]
+    assert _main(monkeypatch, "benchmark", "pair.py") == 1
+    assert asked == []
+    assert "net: different; nothing was timed\n  layer: (model)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pair.py"], "pair.py: there is no such file"),
+        (["glum"], "there is no model 'glum'; did you mean glom?"),
+        (["glom", "--rounds", "1"], "rounds must be an integer ≥ 2; got rounds=1"),
+        (["glom", "--threads", "0"], "threads must be an integer"),
+        (["glom", "--modes", "train", "train"], "modes must name one or more, each once; got train train"),
+    ],
+)
+def test_wrong_use(
+    words: list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _main(monkeypatch, "benchmark", *words) == 2
+    assert capsys.readouterr().err.startswith(f"jaxmodels: {message}")
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["jaxmodels", *words])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    return int(stopped.value.code or 0)
+
+
+WRONG = """
+
+def wrong(pair):
+    from dataclasses import replace
+    return replace(pair, call_ours=lambda model, inputs: 2 * model(**inputs))
+"""
