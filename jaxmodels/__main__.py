@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -71,15 +71,7 @@ def compare(
     checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
-    from jaxmodels.compare import command
-
-    if not any(map(command.is_capture, targets)):  # those are judged without either framework
-        with _torch_needed("comparing"):
-            importlib.import_module("jaxmodels.compare.jobs")
-        from jaxmodels.training.mesh import require_device
-
-        require_device()
-    return command.run(
+    return _comparison_of(targets).run(
         targets,
         checkpoint=checkpoint,
         config=_json(config),
@@ -90,6 +82,19 @@ def compare(
         output=output,
         output_format=format,
     )
+
+
+def _comparison_of(targets: Sequence[str]) -> Any:
+    """The command, after what it needs was found: captures are judged without either framework."""
+    from jaxmodels.compare import command
+
+    if not any(map(command.is_capture, targets)):
+        with _torch_needed("comparing"):
+            importlib.import_module("jaxmodels.compare.jobs")
+        from jaxmodels.training.mesh import require_device
+
+        require_device()
+    return command
 
 
 def _guide() -> int:
