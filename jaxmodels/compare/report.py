@@ -170,6 +170,7 @@ def _model_json(result: Result) -> dict[str, Any]:
         "statistics": [_check(check) for check in result.statistics],
         "gradients": [_check(check) for check in result.gradients],
         "weights": [_check(check) for check in result.weights],
+        "optimizers": asdict(result.optimizers) if result.optimizers else None,
         "losses": asdict(result.losses),
         "loss_checks": [_check(check) for check in result.loss_checks],
         "routing": asdict(result.routing) if result.routing else None,
