@@ -44,10 +44,19 @@ def glom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mode], Jo
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_both_sides_compute_the_same_and_are_timed(mode: Mode, glom: Callable[[Mode], Job]) -> None:
     job = glom(mode)
-    found = worker.time_in_turn(job)
+    found = worker.time_in_turn(replace(job, count_flop=mode == "train"))
     assert 0 < found["errors"]["jax"] < 1e-4
+    assert ("flop" in found) == (mode == "train")
     assert {name: len(times) for name, times in found["times"].items()} == {"again": 2, "eager": 2, "jax": 2}
     run.check_agreement(job, found["errors"])
+
+
+def test_programs_are_compiled_without_running(
+    glom: Callable[[Mode], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(glom("forward"), implementations=("jax",), compile_only=True)
+    monkeypatch.setattr(jax_side.JaxSide, "__call__", lambda self: pytest.fail("the model was run"))
+    assert worker.compile_alone(job)["first_call_s"] > 0
 
 
 def test_a_wrong_weight_stops_before_timing(

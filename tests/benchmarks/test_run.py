@@ -140,6 +140,17 @@ def test_matrix_products_that_die_are_quoted(tmp_path: Path, monkeypatch: pytest
         machine.measured_peaks("cpu", tmp_path, 1)
 
 
+def test_matrix_products_that_take_too_long_are_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "hang"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(machine.sys, "executable", str(program))
+    with pytest.raises(Failure, match=r"on cpu took longer than 0\.2 seconds"):
+        machine.measured_peaks("cpu", tmp_path, 1, timeout=0.2)
+
+
 def test_processes_get_their_device_threads_and_fresh_caches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
