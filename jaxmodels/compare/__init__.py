@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from jaxmodels.compare.report import write as write
     from jaxmodels.compare.result import Losses as Losses
     from jaxmodels.compare.result import Result as Result
+    from jaxmodels.compare.runs import Setup as Setup
+    from jaxmodels.compare.runs import explain_runs as explain_runs
     from jaxmodels.compare.testing import assert_same as assert_same
 
 # Where each public name lives. It is imported when it is first used: most modules need both frameworks, and a capture
@@ -52,6 +54,8 @@ _MODULES = {
     "write": "jaxmodels.compare.report",
     "Result": "jaxmodels.compare.result",
     "Losses": "jaxmodels.compare.result",
+    "Setup": "jaxmodels.compare.runs",
+    "explain_runs": "jaxmodels.compare.runs",
     "assert_same": "jaxmodels.compare.testing",
 }
 

@@ -131,7 +131,7 @@ def replay_dropout(ours: nnx.Module, theirs: torch.nn.Module, twins: Sequence[Tw
             _set_flax_module(ours, twin.ours, ReplayedFlaxDropout(twin, module.rate, masks))
             replayed.append(twin.theirs)
     for path, module in theirs.named_modules():
-        silent += [path] if _without_torch_dropout(module) else []
+        silent += [path] if without_dropout(module) else []
     paths = {twin.ours: twin.theirs for twin in twins}
     for path, module in nnx.iter_modules(ours):
         dotted = ".".join(map(str, path))
@@ -144,7 +144,7 @@ def replay_dropout(ours: nnx.Module, theirs: torch.nn.Module, twins: Sequence[Tw
     return notes
 
 
-def _without_torch_dropout(module: torch.nn.Module) -> bool:
+def without_dropout(module: torch.nn.Module) -> bool:
     """Sets the rate of a module of PyTorch to 0, and says whether it had another."""
     if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p:
         module.p = 0.0
