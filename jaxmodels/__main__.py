@@ -40,6 +40,7 @@ def compare(
     dtype: Literal["float32", "float64"] = "float32",
     mode: Literal["eval", "train"] = "eval",
     seed: int = 0,
+    map: Path | None = None,
     output: Path | None = None,
     format: Literal["text", "json", "github"] = "text",
     guide: bool = False,
@@ -61,6 +62,7 @@ def compare(
         dtype: precision of weights and inputs on both sides.
         mode: evaluation mode, or training mode with equal dropout masks and the update of running statistics.
         seed: seed of the fresh weights.
+        map: the table of a pair; where there is no such file, it is inferred and written.
         output: folder for report.json and report.html.
         format: text prints a table; json prints report.json and nothing else on stdout; github adds annotations
             and the summary of a workflow.
@@ -79,6 +81,7 @@ def compare(
         dtype=dtype,
         mode=mode,
         seed=seed,
+        map_file=local_path("map", map),
         output=output,
         output_format=format,
     )

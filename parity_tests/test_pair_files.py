@@ -179,6 +179,21 @@ def test_the_line_that_makes_a_layer(folder: Path, monkeypatch: pytest.MonkeyPat
     assert result.code == Place("port.py", line)
 
 
+def test_a_map_is_written_and_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "pair.py").write_text(HEADER + "def pair(): return replace(net_pair(), table=())\n")
+    words = ("pair.py", "--steps", "0", "--map", "map.toml")
+    assert run(monkeypatch, *words) == 0
+    content = (folder / "map.toml").read_text()
+    assert '"stem.kernel"' in content
+    (folder / "map.toml").write_text(content.replace("stem.kernel", "stem.colonel"))
+    assert run(monkeypatch, *words) == 2
+    assert "the table names what the Flax model does not have" in capsys.readouterr().err
+    assert run(monkeypatch, "glom", "--map", "map.toml") == 2
+    assert "map is for one pair of a user's file; got map=map.toml" in capsys.readouterr().err
+
+
 BROKEN = """
 def fails(model, inputs): return 1 / 0
 

@@ -52,6 +52,7 @@ def run(
     dtype: DType = "float32",
     mode: Literal["eval", "train"] = "eval",
     seed: int = 0,
+    map_file: Path | None = None,
     output: Path | None = None,
     output_format: Format = "text",
 ) -> int:
@@ -64,6 +65,7 @@ def run(
       dtype: the compared type.
       mode: evaluation or training mode.
       seed: of fresh weights.
+      map_file: of the table of a user's pair; see `map_files.with_map`.
       output: the folder of the report.
       output_format: what is printed; see `formats.show`.
 
@@ -89,7 +91,7 @@ def run(
                 from jaxmodels.compare.jobs import jobs_of  # here: captures are judged without PyTorch
 
                 options = {"dtype": dtype, "steps": steps, "mode": mode}
-                jobs = jobs_of(targets, checkpoint, config, seed, options, console.print)
+                jobs = jobs_of(targets, checkpoint, config, seed, options, map_file, console.print)
             outcome = _compare_all(jobs, console)
         except (ValueError, OSError) as error:
             if output_format == "text":

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxmodels.compare.command import Job, Progress, is_pair_file
 from jaxmodels.compare.engine import compare
+from jaxmodels.compare.map_files import with_map
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.pair_files import read_pairs
 from jaxmodels.compare.result import Result
@@ -25,6 +26,7 @@ def jobs_of(
     config: dict[str, Any] | None,
     seed: int,
     options: Mapping[str, Any],
+    map_file: Path | None,
     say: Callable[[str], None],
 ) -> list[Job]:
     """What the words of the command line ask for.
@@ -34,6 +36,7 @@ def jobs_of(
       checkpoint, config: weights of one of the models.
       seed: of fresh weights.
       options: arguments of `compare`.
+      map_file: of the table of a user's pair.
       say: prints a line.
 
     Raises:
@@ -54,7 +57,8 @@ def jobs_of(
         return compare(pair_of(default_model(name, seed)), progress=progress, **options)
 
     def of_pair(pair: Pair, progress: Progress) -> Result:
-        return compare(pair, progress=progress, **options)
+        mapped = pair if map_file is None else with_map(pair, map_file)
+        return compare(mapped, progress=progress, **options)
 
     jobs: list[Job] = []
     for target in targets or MODEL_NAMES:
@@ -63,6 +67,8 @@ def jobs_of(
             jobs += [Job(pair.name, partial(of_pair, pair), path.parent) for pair in read_pairs(path)]
         else:
             jobs.append(Job(target, partial(of_model, cast("ModelName", target))))
+    if map_file is not None and (len(jobs) != 1 or not is_pair_file(targets[0])):
+        raise ValueError(f"map is for one pair of a user's file; got map={map_file}, {len(jobs)} comparisons")
     return jobs
 
 
