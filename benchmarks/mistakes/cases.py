@@ -191,8 +191,8 @@ def _outputs(pair: Pair) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     theirs = named_leaves(pair.call_theirs(pair.theirs.float(), as_tensors(inputs)))
     arrays = ({name: as_array(leaf) for name, leaf in side.items()} for side in (mine, _detached(theirs)))
     for name, one, other in matched(*arrays):
-        axes = axes_of(pair.output_axes, name.removeprefix("output "))
-        yield one.astype(np.float64), to_our_axes(other, one, axes).astype(np.float64)
+        aligned = to_our_axes(other, one, axes_of(pair.output_axes, name))
+        yield one.astype(np.float64), aligned.astype(np.float64)
 
 
 def _detached(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Findings:
       statistics: running statistics after a forward pass in training mode.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
       paths: the PyTorch paths of all modules that the table knows; "" is the model.
-      parameters: the names of all parameters, in the order of the table.
+      parameters: the names of all parameters, in the order in which PyTorch first uses them.
       tied: names of parameters that are one in PyTorch and several in Flax, each with another one of its names.
       losses: the first loss in JAX and in PyTorch.
       own_loss: whether the pair brings its losses along.

@@ -1,6 +1,6 @@
 """The comparison itself: outputs, every layer, every gradient, and a training run with its losses and weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -137,7 +137,10 @@ def _run(
             subject, outputs=outputs.checks, router=router, report_step=stages.begin_step, **options
         )
     statistics = compare_statistics(subject) if subject.mode == "train" else []
-    result = _result(subject, evidence, outputs.checks, layers, not_compared, training, routing, statistics)
+    parameters = _in_order_of_execution(subject, outputs.theirs.events[subject.dtype])
+    result = _result(
+        subject, evidence, outputs.checks, layers, not_compared, training, routing, statistics, parameters
+    )
     return result, _Measured(outputs, layers, training)
 
 
@@ -271,6 +274,15 @@ def _diagnosis(
     )
 
 
+def _in_order_of_execution(subject: Subject, events: Sequence[Event]) -> list[str]:
+    """The names of all parameters, by the first call of the module that owns them."""
+    first: dict[str, int] = {}
+    for time, event in enumerate(events):
+        first.setdefault(event.path, time)
+    names = [entry.theirs for entry in parameters_of(subject.pair.table)]
+    return sorted(names, key=lambda name: first.get(name.rpartition(".")[0], -1))
+
+
 def _result(
     subject: Subject,
     evidence: Evidence,
@@ -280,6 +292,7 @@ def _result(
     training: Backward,
     routing: Routing | None,
     statistics: list[Statistic],
+    parameters: Sequence[str],
 ) -> Result:
     losses = training.losses
     divergence = find_divergence(
@@ -292,7 +305,7 @@ def _result(
             statistics=statistics,
             not_compared=not_compared,
             paths=[twin.theirs for twin in subject.pair.twins],
-            parameters=[entry.theirs for entry in parameters_of(subject.pair.table)],
+            parameters=parameters,
             tied=tied_in_torch_alone(subject),
             losses=(losses.jax[0], losses.pytorch[0]) if losses.jax else None,
             own_loss=subject.pair.loss_ours is not None,

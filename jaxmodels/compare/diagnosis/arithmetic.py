@@ -160,9 +160,14 @@ def angles(operation: Operation) -> Iterator[Variant]:
             what = f"JAX divides the exponents of the angles by another number ({text})"
             yield Variant("rotary base", what, "PyTorch's exponents", change)
     if paired:
-        pairs = on_input(lambda x: x[..., :half].repeat_interleave(2, -1))
+        pairs = on_input(lambda x: x if _in_pairs(x) else x[..., :half].repeat_interleave(2, -1))
         what = "JAX repeats each angle for neighbours, PyTorch for the two halves"
         yield Variant("pairing", what, "jnp.concatenate([angles, angles], -1)", pairs)
+
+
+def _in_pairs(x: torch.Tensor) -> bool:
+    """Whether neighbours are equal already, since what made the angles was changed too."""
+    return bool((x[..., 0::2] == x[..., 1::2]).all())
 
 
 def logarithms(operation: Operation) -> Iterator[Variant]:
