@@ -1,0 +1,222 @@
+"""Other JAX libraries in training mode, inside of jax.checkpoint, with stacked weights, and what is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen
+from torch import nn
+
+from jaxmodels.compare import Function, Haiku, Linen, Result
+from parity_tests.adapter_pairs import FEATURES, KEY, judged, vmapped
+from parity_tests.toy_pairs import in_torch, normal
+
+
+class LinenTraining(linen.Module):
+    momentum: float = 0.9
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = linen.BatchNorm(not train, momentum=self.momentum, epsilon=1e-5, name="batch")(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        return linen.Dense(3, name="head")(x)
+
+
+class EquinoxTraining(eqx.Module):
+    batch: eqx.nn.BatchNorm
+    drop: eqx.nn.Dropout
+    head: eqx.nn.Linear
+
+    def __init__(self, momentum: float = 0.9) -> None:
+        self.batch = eqx.nn.BatchNorm(8, "batch", momentum=momentum, mode="batch")
+        self.drop, self.head = eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 3, key=KEY)
+
+    def __call__(self, x: jax.Array, state: eqx.nn.State) -> tuple[jax.Array, eqx.nn.State]:
+        x, state = self.batch(x, state)
+        return self.head(self.drop(x)), state
+
+
+class TestTrainingMode:
+    """Dropout drops nothing; the statistics move, and Flax's variance is known to have another divisor."""
+
+    def linen(self, **options: Any) -> Result:
+        module = LinenTraining(**options)
+        variables = module.init(KEY, FEATURES[0], train=False)
+        return self.judged(Linen(module, variables, train=True))
+
+    def equinox(self, **options: Any) -> Result:
+        ours = eqx.nn.make_with_state(EquinoxTraining)(**options)
+        batched = lambda model, inputs: jax.vmap(model, axis_name="batch")(inputs["x"])  # noqa: E731
+        return self.judged(ours, call_ours=batched)
+
+    def judged(self, ours: Any, **options: Any) -> Result:
+        theirs = in_torch(
+            lambda self, x: self.head(self.drop(self.batch(x))),
+            batch=nn.BatchNorm1d(8),
+            drop=nn.Dropout(0.5),
+            head=nn.Linear(8, 3),
+        )
+        return judged(ours, theirs, normal(40, 8), mode="train", **options)
+
+    def test_linen(self) -> None:
+        assert self.statistics(self.linen()) == (True, "nothing else differs")
+        assert self.statistics(self.linen(momentum=0.1)) == (False, "together they are the difference")
+
+    def test_equinox(self) -> None:
+        assert self.statistics(self.equinox()) == (True, "nothing else differs")
+
+    @staticmethod
+    def statistics(result: Result) -> tuple[bool, str]:
+        mean, var = result.statistics
+        assert all(check.ok for check in result.outputs)
+        return mean.ok, var.reason.rpartition("; ")[2]
+
+
+class LinenRemat(linen.Module):
+    scale: float = 1.0
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = linen.remat(linen.Dense)(6, name="first")(x)
+        return linen.Dense(3, name="last")(self.scale * x)
+
+
+class EquinoxCheckpoint(eqx.Module):
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+    scale: float = 1.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.last(self.scale * eqx.filter_checkpoint(self.first)(x))
+
+
+class TestCheckpoint:
+    """Layers inside of jax.checkpoint are compared."""
+
+    @pytest.mark.parametrize("library", ["linen", "equinox"])
+    def test_right_and_wrong(self, library: str) -> None:
+        def result(scale: float) -> Result:
+            theirs = in_torch(
+                lambda self, x: self.last(self.first(x)), first=nn.Linear(8, 6), last=nn.Linear(6, 3)
+            )
+            if library == "linen":
+                module = LinenRemat(scale)
+                return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
+            module = EquinoxCheckpoint(
+                eqx.nn.Linear(8, 6, key=KEY), eqx.nn.Linear(6, 3, key=KEY), scale=scale
+            )
+            return judged(module, theirs, FEATURES[0], call_ours=vmapped)
+
+        assert result(1.0).ok
+        assert "after first, before last" in result(1.1).divergence.detail
+
+
+def init_linear() -> Any:
+    transformed = hk.transform(lambda x: hk.Linear(3)(x))
+    return transformed, transformed.init(KEY, FEATURES)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Haiku(*init_linear(), {}),
+            r"state must be given for .* and only for it; got Transformed with",
+        ),
+        (
+            lambda: Linen(linen.Dense(3), {"kernel": jnp.ones(3)}),
+            r"variables must be what module.init .* kernel",
+        ),
+        (
+            lambda: Function(jnp.sum, {"a": {"b": 1.0}, "a/b": 2.0}),
+            r"params must have arrays with unlike paths",
+        ),
+        (
+            lambda: judged(linen.Dense(3), nn.Linear(8, 3), FEATURES),
+            r"ours must be an nnx.Module; got a Dense; .*",
+        ),
+        (
+            lambda: judged(Function(jnp.sum, {"eval": jnp.ones(2)}), nn.Linear(8, 3), FEATURES),
+            r"array eval has the path of another one, or a name that nnx.Module uses",
+        ),
+        (
+            lambda: judged(eqx.nn.Linear(8, 3, key=KEY), nn.Linear(8, 3), FEATURES, names={"up": ""}),
+            r"not in the Flax model: up",
+        ),
+    ],
+)
+def test_errors(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class LinenBlock(linen.Module):
+    scale: float
+
+    @linen.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jnp.tanh(self.scale * linen.Dense(8, name="up")(x)), None
+
+
+class LinenScan(linen.Module):
+    scale: float = 1.0
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scan = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return scan(self.scale, name="layers")(x, None)[0]
+
+
+class EquinoxScan(eqx.Module):
+    layers: eqx.nn.Linear
+    scale: float
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.layers = eqx.filter_vmap(lambda key: eqx.nn.Linear(8, 8, key=key))(jax.random.split(KEY, 2))
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        arrays, rest = eqx.partition(self.layers, eqx.is_array)
+
+        def step(x: jax.Array, one: Any) -> tuple[jax.Array, None]:
+            return jnp.tanh(self.scale * eqx.combine(one, rest)(x)), None
+
+        return jax.lax.scan(step, x, arrays)[0]
+
+
+class TestStackedLayers:
+    """Weights of a scan are paired with PyTorch's list; outputs and gradients are compared."""
+
+    def linen(self, scale: float) -> Result:
+        block = lambda: in_torch(lambda self, x: self.up(x).tanh(), up=nn.Linear(8, 8))  # noqa: E731
+        theirs = in_torch(
+            lambda self, x: self.layers[1](self.layers[0](x)), layers=nn.ModuleList([block(), block()])
+        )
+        module = LinenScan(scale)
+        return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
+
+    def equinox(self, scale: float) -> Result:
+        theirs = in_torch(
+            lambda self, x: self.layers[1](self.layers[0](x).tanh()).tanh(),
+            layers=nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]),
+        )
+        return judged(EquinoxScan(scale), theirs, FEATURES[0], call_ours=vmapped)
+
+    @pytest.mark.parametrize("library", ["linen", "equinox"])
+    def test_right_and_wrong(self, library: str) -> None:
+        result = getattr(self, library)(1.0)
+        assert result.ok, (result.divergence, result.reason)
+        assert getattr(self, library)(1.1).verdict == "different"
+
+
+def test_grouped_transposed_convolution_of_equinox() -> None:
+    ours = eqx.nn.ConvTranspose1d(4, 6, 3, groups=2, key=KEY)
+    assert judged(ours, nn.ConvTranspose1d(4, 6, 3, groups=2), normal(2, 4, 5), call_ours=vmapped).ok
+    wrong = eqx.nn.ConvTranspose1d(4, 6, 3, groups=2, padding=1, output_padding=0, key=KEY)
+    theirs = nn.ConvTranspose1d(4, 6, 3, groups=2)
+    assert judged(wrong, theirs, normal(2, 4, 5), call_ours=vmapped).verdict == "different"
