@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels compare`, `benchmark`, `train`, `compile`, `convert`, `demo`.
+"""The command line: `jaxmodels compare`, `capture`, `benchmark`, `train`, `compile`, `convert`, `demo`.
 
 JAX takes seconds to import. What can be answered without it is answered first.
 """
@@ -98,6 +98,49 @@ def _comparison_of(targets: Sequence[str]) -> Any:
 
         require_device()
     return command
+
+
+def capture(
+    pair: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    side: Literal["torch", "jax"],
+    output: Path,
+    dtypes: tuple[Literal["float32", "float64", "bfloat16"], ...] = ("float32", "float64"),
+    steps: int = 3,
+    limit: int | None = None,
+    full_precision: bool = True,
+) -> int:
+    """Write what one side of a pair computes into a folder; jaxmodels compare A.capture B.capture judges two.
+
+    Captured are weights, inputs, what every module receives and returns, losses, gradients and the weights after
+    AdamW steps. The other side's framework is not needed.
+
+    Args:
+        pair: a file with a function torch_side() or jax_side() that returns the arguments of capture_torch or
+            capture_jax as a dict, or with a pair() as jaxmodels compare takes it.
+        side: which side is captured.
+        output: the folder of the capture, such as port.capture.
+        dtypes: the types in which the model runs; two of them measure the noise.
+        steps: AdamW steps after the first gradient.
+        limit: tensors of more numbers are kept as random projections; by default every tensor is kept as it is.
+        full_precision: compute float32 products with all digits; otherwise the settings in force are kept, such as
+            TF32, and the capture says which products they make.
+    """
+    require_between("steps", steps, 0, MOST_COMPARED_STEPS)
+    path, folder = local_path("pair", pair), local_path("output", output)
+    from jaxmodels.compare.captures import command
+
+    with _torch_needed("capturing the PyTorch side, or a pair(),"):
+        return command.write(
+            path,
+            side=side,
+            output=folder,
+            dtypes=dtypes,
+            steps=steps,
+            limit=limit,
+            full_precision=full_precision,
+        )
 
 
 def _guide() -> int:
@@ -278,6 +321,7 @@ BROKEN_PIPE = 141  # by convention 128 + the number of the signal SIGPIPE
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
+    "capture": capture,
     "benchmark": benchmark,
     "train": train,
     "compile": compile,

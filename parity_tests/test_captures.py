@@ -1,4 +1,4 @@
-"""Captures of both sides, judged offline: right and wrong ports, unlike types and devices, damaged folders."""
+"""Captures of both sides, judged offline: right and wrong ports, unlike types and devices, large tensors."""
 
 import json
 import os
@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from jaxmodels.compare import Pair
-from jaxmodels.compare.captures import capture_jax, capture_torch, judge
+from jaxmodels.compare.captures import capture_jax, capture_torch, jax_side, judge, options, read_capture
+from jaxmodels.compare.captures import command as captures_command
+from jaxmodels.compare.noise import FACTOR, projected, relative_error
+from jaxmodels.compare.places import PlacedError
 from jaxmodels.compare.preparation import loadable_arrays
+from jaxmodels.compare.projection import is_projection
 from jaxmodels.convert.core import fit, variable_at
+from jaxmodels.convert.table import Derived
 from parity_tests.small_pairs import net_pair
-from parity_tests.toy_pairs import normal
+from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
 
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +96,313 @@ class TestVerdicts:
         assert result.verdict == "different"
         assert result.divergence is not None
         assert result.divergence.detail == "in the code of (model) after body.0, before body.2"
+
+    def test_a_wrong_weight_is_named(self, theirs: Path, capture_port: Callable[..., Path]) -> None:
+        def change(model: Any) -> None:
+            model.up.kernel.set_value(model.up.kernel.get_value().at[0, 0].add(1e-3))
+
+        result = judge(theirs, capture_port("other weight", change, steps=0))
+        assert result.divergence is not None
+        assert result.divergence.layer == "body.0"
+        assert "the weight body.0.weight is not the same on both sides" in result.divergence.detail
+
+    def test_other_inputs_are_refused(self, theirs: Path, tmp_path: Path) -> None:
+        other = read_capture(theirs)
+        other.inputs = {"x": other.inputs["x"] + 1e-7}
+        with pytest.raises(
+            ValueError, match=r"captures must have the same inputs; x has other values in theirs .*"
+        ):
+            judge(theirs, other)
+        other.inputs = {"x": other.inputs["x"][:1]}
+        with pytest.raises(ValueError, match="captures must have the same inputs"):
+            judge(theirs, other)
+
+    def test_what_is_not_finite_cannot_be_judged(self, theirs: Path, ours: Path) -> None:
+        captures = read_capture(theirs), read_capture(ours)
+        for capture in captures:
+            for run in capture.runs.values():
+                name = "body.2.bias" if capture.side == "torch" else "down.bias"
+                run.weights[name] = np.full_like(run.weights[name], np.nan)
+                run.outputs = {"": np.full_like(run.outputs[""], np.nan)}
+        result = judge(*captures)
+        assert result.verdict == "cannot be judged"
+        assert result.reason is not None
+        assert "the weight body.2.bias holds values that are not finite" in result.reason
+
+    def test_modules_that_one_side_lacks_are_listed(self, theirs: Path, ours: Path) -> None:
+        """The activation is a module in PyTorch and a function in JAX; a layer's calls may be missing as well."""
+        capture = read_capture(ours)
+        run = capture.runs["float32"]
+        run.events = [event for event in run.events if event.path != "up"]
+        result = judge(theirs, capture)
+        assert result.verdict == "equal"
+        assert result.not_compared == {"body.0": "never called as a module in JAX"}
+        run.events = []
+        result = judge(theirs, capture)
+        assert set(result.not_compared.values()) == {"its calls were not recorded"}
+
+
+def square(
+    theirs: Callable, ours: Callable, folder: Path, *, transposed: bool = True, **arguments: Any
+) -> Any:
+    """The verdict on a square Linear layer, of which `theirs` and `ours` make the output, captured in float32."""
+    pair = one_linear(ours, theirs)
+    load(pair)
+    if not transposed:
+        pair.ours.layer.kernel.set_value(pair.ours.layer.kernel.get_value().T)
+    a = capture_torch(pair.theirs, pair.inputs, folder / "a", steps=0, dtypes=("float32", "float64"))
+    b = capture_jax(pair.ours, pair.inputs, folder / "b", steps=0, **{"dtypes": ("float32",), **arguments})
+    return judge(a, b)
+
+
+class TestMistakes:
+    def test_a_square_kernel_that_was_not_transposed(self, tmp_path: Path) -> None:
+        """Its values are the same ones, so it is paired; the layer then computes something else."""
+        result = square(lambda y: y, lambda y: y, tmp_path, transposed=False)
+        assert result.divergence is not None
+        assert result.divergence.detail == "layer gets the same input and returns another output"
+
+    def test_a_gradient_that_is_stopped(self, tmp_path: Path) -> None:
+        """Half of the gradient is missing, far more than a ReLU at its kink may change."""
+        half = lambda y: (y + jax.lax.stop_gradient(y)) / 2  # noqa: E731
+        result = square(lambda y: y, half, tmp_path)
+        assert result.divergence is not None
+        assert result.divergence.kind == "gradients"
+
+    def test_a_small_gradient_error_may_be_a_kink_in_float32(self, tmp_path: Path) -> None:
+        @jax.custom_vjp
+        def nearly(y):
+            return y
+
+        nearly.defvjp(lambda y: (y, None), lambda _, g: (g * (1 + 1e-3 * np.sign(np.arange(8) - 3.5)),))
+        result = square(lambda y: y, lambda y: nearly(y), tmp_path)
+        assert result.verdict == "cannot be judged"
+        assert result.reason is not None
+        assert "a ReLU at its kink" in result.reason
+        result = square(lambda y: y, lambda y: nearly(y), tmp_path, dtypes=("float32", "float64"))
+        assert result.verdict == "different"
+
+
+class TestNoise:
+    def test_without_a_finer_capture_small_differences_are_undecided(self, tmp_path: Path) -> None:
+        """Any float64 capture of one side decides them: the arbiter."""
+        pair = one_linear(lambda y: y * (1 + 1e-5))
+        load(pair)
+        arguments: dict[str, Any] = {"dtypes": ("float32",), "steps": 0}
+        a = capture_torch(pair.theirs, pair.inputs, tmp_path / "a", **arguments)
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", **arguments)
+        result = judge(a, b)
+        assert result.verdict == "cannot be judged"
+        assert result.reason is not None
+        assert "no capture measures the rounding noise of float32" in result.reason
+        arguments["dtypes"] = ("float64",)
+        for arbiter in (
+            capture_torch(pair.theirs, pair.inputs, tmp_path / "c", **arguments),
+            capture_jax(pair.ours, pair.inputs, tmp_path / "d", **arguments),
+        ):
+            assert judge(a, b, arbiter).verdict == "different"
+        # Both sides in float64 alone are compared by its least noise, or not at all.
+        assert judge(tmp_path / "c", tmp_path / "d").verdict == "cannot be judged"
+
+    def test_tf32_on_one_side_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A layer whose factors keep 10 bits stands for a GPU; captures of PyTorch in three types measure TF32."""
+
+        def rounded(x: jax.Array) -> jax.Array:
+            if x.dtype != np.float32:
+                return x
+            return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
+
+        def call(model: Any, inputs: Any) -> jax.Array:
+            return rounded(inputs["x"]) @ rounded(model.layer.kernel[...]) + model.layer.bias[...]
+
+        pair = one_linear(rows=64)
+        load(pair)
+        dtypes = ("float32", "float64", "bfloat16")
+        a = capture_torch(pair.theirs, pair.inputs, tmp_path / "a", steps=0)
+        measured = capture_torch(pair.theirs, pair.inputs, tmp_path / "c", steps=0, dtypes=dtypes)
+        monkeypatch.setattr(jax_side, "observe_jax", lambda kind: ("DEFAULT", 3.1e-4))
+        arguments: dict[str, Any] = {"steps": 0, "dtypes": ("float32",), "full_precision": False}
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", call=call, **arguments)
+        sentence = "the JAX capture b multiplied in TF32 (off by 3.1e-04)"
+        result = judge(a, b)
+        assert result.verdict == "cannot be judged"
+        assert result.reason is not None
+        assert sentence in result.reason
+        result = judge(measured, b)
+        assert result.verdict == "equal", (result.divergence, result.reason)
+        assert any(sentence in note for note in result.notes)
+        wrong = lambda model, inputs: call(model, inputs) * 1.02  # noqa: E731
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", call=wrong, **arguments)
+        assert judge(measured, b).verdict == "different"
+
+    def test_bfloat16_is_judged_by_the_noise_of_three_captures(self, tmp_path: Path) -> None:
+        """One layer has little enough noise for its root mean square to prove something; its gradients have more."""
+        pair = one_linear(rows=64)
+        load(pair)
+        dtypes = ("float32", "float64", "bfloat16")
+        a = capture_torch(pair.theirs, pair.inputs, tmp_path / "a", steps=0, dtypes=dtypes)
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", steps=0, dtypes=dtypes)
+        result = judge(a, b, dtype="bfloat16")
+        assert result.dtype == "bfloat16"
+        (check,) = result.outputs
+        assert check.name == "output 0 (root mean square)"
+        assert check.ok
+        assert 1e-3 < check.noise < check.tolerance <= 1e-2
+        assert result.loss_checks[0].undecided is None
+        assert result.divergence is None
+        assert result.reason is not None
+        assert result.reason.startswith("the gradient of")
+        wrong = lambda model, inputs: model(inputs["x"]) * 1.05  # noqa: E731
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", steps=0, dtypes=dtypes, call=wrong)
+        assert judge(a, b, dtype="bfloat16").verdict == "different"
+
+
+class TestPairsOfWeights:
+    def test_packed_attention_and_transposed_convolutions_are_found_by_their_values(
+        self, tmp_path: Path
+    ) -> None:
+        rngs = nnx.Rngs(0)
+        pair = toy(
+            in_flax(
+                lambda self, x: self.up(self.attention(x)),
+                attention=nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
+                up=nnx.ConvTranspose(8, 4, (3,), strides=(1,), padding="VALID", rngs=rngs),
+            ),
+            in_torch(
+                lambda self, x: self.up(self.attention(x, x, x, need_weights=False)[0].mT),
+                attention=torch.nn.MultiheadAttention(8, 2, batch_first=True),
+                up=torch.nn.ConvTranspose1d(8, 4, 3),
+            ),
+            normal(2, 5, 8),
+        )
+        torch.nn.init.normal_(pair.theirs.attention.in_proj_bias)
+        torch.nn.init.normal_(pair.theirs.attention.out_proj.bias)
+        load(pair)
+        a = capture_torch(pair.theirs, pair.inputs, tmp_path / "a", steps=1)
+        b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", steps=1)
+        result = judge(a, b)
+        assert result.verdict == "equal", (result.divergence, result.reason)
+        assert {c.name for c in result.gradients} == {name for name, _ in pair.theirs.named_parameters()}
+        # Flax's softmax computes in float32 whatever it gets.
+        result = judge(a, b, dtype="float64")
+        assert result.verdict == "cannot be judged", result.divergence
+        assert result.reason is not None
+        assert "JAX computes in float32 (first in" in result.reason
+
+    def test_equal_values_are_told_apart_by_names(self, tmp_path: Path) -> None:
+        """Fresh biases of zeros: two layers with other names, whose kernels say which is which."""
+        pair = one_linear(rows=2)
+        theirs = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+        ours = in_flax(lambda self, x: self.b(jax.numpy.tanh(self.a(x))), a=linear(8, 8), b=linear(8, 8))
+        for i, layer in ((0, ours.a), (2, ours.b)):
+            torch.nn.init.zeros_(theirs[i].bias)
+            layer.kernel.set_value(jax.numpy.asarray(theirs[i].weight.detach().numpy().T))
+        a = capture_torch(theirs, pair.inputs, tmp_path / "a", steps=0)
+        b = capture_jax(ours, pair.inputs, tmp_path / "b", steps=0, dtypes=("float32",))
+        result = judge(a, b)
+        assert result.verdict == "equal", (result.divergence, result.reason)
+        assert {c.name for c in result.gradients} == {"0.weight", "0.bias", "2.weight", "2.bias"}
+        with pytest.raises(
+            ValueError, match=r"names must pair existing modules\n  not in the JAX capture: c"
+        ):
+            judge(a, b, names={"c": "0"})
+
+    def test_a_table_that_is_given_travels_with_the_capture(self, tmp_path: Path) -> None:
+        pair = net_pair()
+        load(pair)
+        a = capture_torch(pair.theirs, INPUTS, tmp_path / "a", steps=0, table=pair.table)
+        assert read_capture(a).table == [entry for entry in pair.table if not isinstance(entry, Derived)]
+
+
+class TestProjections:
+    @pytest.mark.parametrize(("approximate", "verdict"), [(False, "equal"), (True, "different")])
+    def test_large_tensors_are_kept_as_projections(
+        self, capture_port: Callable[..., Path], tmp_path: Path, approximate: bool, verdict: str
+    ) -> None:
+        a = capture_torch(net_pair().theirs, INPUTS, tmp_path / "a", limit=20, steps=1)
+        b = capture_port("projected", approximate=approximate, limit=20, steps=1)
+        for path in (a, b):
+            run = read_capture(path).runs["float32"]
+            kept = [*run.weights.values(), *(x for event in run.events for x in event.arrays)]
+            assert all(is_projection(x) == (x.size > 20) for x in kept)
+        result = judge(a, b)
+        assert result.verdict == verdict, (result.divergence, result.reason)
+        if approximate:
+            assert result.divergence is not None
+            assert result.divergence.detail == "in the code of (model) after body.0, before body.2"
+
+    def test_an_error_at_one_place_among_a_million_is_seen(self) -> None:
+        """Even one of a hundredth of the spread; and the projection transposes as the tensor does."""
+        exact = normal(10, 100, 1000)
+        wrong = exact.copy()
+        wrong[3, 50, 700] += 0.01
+        kept = projected(exact)
+        assert kept.sums.size <= 8**3
+        noise = relative_error(projected(exact.astype(np.float32)), kept)
+        assert relative_error(projected(wrong.astype(np.float32)), kept) > FACTOR * max(noise, 2 * 2**-23)
+        turned = projected(np.ascontiguousarray(exact.transpose(2, 0, 1)))
+        assert relative_error(turned, kept.transpose((2, 0, 1))) < 1e-14
+        swapped = exact[:, :, [1, 0, *range(2, 1000)]]
+        assert relative_error(projected(swapped), kept) > 1e-3
+
+    def test_values_that_are_not_finite_or_fill_masked_places_do_not_hide_the_others(self) -> None:
+        exact = normal(40, 50)
+        exact[:20, :25] = -1e9
+        exact[0, 0] = np.inf
+        wrong = exact.copy()
+        wrong[30, 30] += 1
+        assert relative_error(projected(exact), projected(exact)) == 0
+        assert relative_error(projected(wrong), projected(exact)) > 1e-3
+        wrong[0, 0] = np.nan
+        assert relative_error(projected(wrong), projected(exact)) == np.inf
+
+
+class TestCommand:
+    @pytest.mark.parametrize("side", ["torch", "jax"])
+    def test_captures_a_side_of_a_pair(
+        self, side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "pair.py"
+        file.write_text("from parity_tests.small_pairs import net_pair as pair\n")
+        output = tmp_path / "x.capture"
+        assert captures_command.write(file, side=side, output=output, steps=0, dtypes=("float32",)) == 0
+        assert capsys.readouterr().out == f"captured: {output}\n"
+        read = read_capture(output)
+        assert (read.side, read.name, set(read.runs)) == (side, "net", {"float32"})
+        assert read.table
+
+    def test_captures_a_side_that_stands_alone(self, tmp_path: Path) -> None:
+        file = tmp_path / "pair.py"
+        file.write_text(
+            "import torch\n"
+            "def torch_side():\n"
+            "    return {'model': torch.nn.Linear(2, 2), 'inputs': {'x': torch.ones(1, 2)}, 'name': 'alone'}\n"
+        )
+        output = tmp_path / "x"
+        assert captures_command.write(file, side="torch", output=output, steps=0) == 0
+        assert read_capture(output).name == "alone"
+        with pytest.raises(PlacedError, match=r"has neither jax_side\(\) nor pair\(\)"):
+            captures_command.write(file, side="jax", output=output)
+        file.write_text("def torch_side():\n    return {'model': 1}\n")
+        with pytest.raises(
+            PlacedError, match="must return a dict with model and inputs; got a dict with model"
+        ):
+            captures_command.write(file, side="torch", output=output)
+
+
+def test_a_random_pytorch_model_is_refused(tmp_path: Path) -> None:
+    model = in_torch(lambda self, x: x + torch.randn_like(x), layer=torch.nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="returns other values when it runs a second time"):
+        capture_torch(model, {"x": normal(2, 8)}, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_steps_are_those_of_torch_optim() -> None:
+    defaults = torch.optim.AdamW([torch.zeros(1)]).defaults
+    ours = {**options.ADAMW, "betas": (options.ADAMW["b1"], options.ADAMW["b2"])}
+    assert {key: ours[key] for key in ("betas", "eps", "weight_decay")} == {
+        key: defaults[key] for key in ("betas", "eps", "weight_decay")
+    }
 
 
 class TestWithoutTheOtherFramework:

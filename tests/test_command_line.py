@@ -49,7 +49,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         (("trian", "glom-emoji"), "there is no command 'trian'; did you mean train?"),
         (
             ("x",),
-            "there is no command 'x'; known: compare, benchmark, train, compile, convert, demo, completion",
+            "there is no command 'x'; known: compare, capture, benchmark, train, compile, convert, demo, completion",
         ),
         (("train", "glom-emjoi"), "there is no preset 'glom-emjoi'; did you mean glom-emoji?"),
         (("compare", "scalable-vti"), "there is no model 'scalable_vti'; did you mean scalable_vit?"),

@@ -150,6 +150,22 @@ class NoiseFloor:
         return Check(name, error, noise, tolerance, undecided)
 
 
+def coarser_sides(in_torch: tuple[str, str] | None, in_jax: tuple[str, str] | None) -> str | None:
+    """Why a float64 comparison shows no more than float32's digits; None where all that rounds does so in float64.
+
+    Args:
+      in_torch, in_jax: the first operation with a coarser result on each side, and its type.
+    """
+    found = [
+        f"{side} computes in {coarser[1]} (first in {coarser[0]})"
+        for side, coarser in (("PyTorch", in_torch), ("JAX", in_jax))
+        if coarser
+    ]
+    if not found:
+        return None
+    return f"{' and '.join(found)}, so that no more than the digits of float32 can be compared; compare in float32"
+
+
 def is_inexact(array: Any) -> bool:
     """Whether an array holds floating-point or complex numbers, bfloat16 included."""
     return bool(np.issubdtype(array.dtype, np.inexact)) or array.dtype.kind == "V"  # as ml_dtypes has it

@@ -11,7 +11,7 @@ import optax
 import torch
 
 from jaxmodels.compare.calls import failures_explained
-from jaxmodels.compare.internal_types import coarser_operation
+from jaxmodels.compare.jax_types import coarser_operation
 from jaxmodels.compare.noise import FACTOR, NoiseFloor, relative_error, rounding_noise
 from jaxmodels.compare.optimizer_rules import Rule, Trace, changed, combined, conventions, follow, rule_of
 from jaxmodels.compare.optimizers import Loop, TorchOptimizer, Training, decay_mask, optax_optimizer

@@ -4,16 +4,18 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.places import PlacedError, place, place_of_error
 
+
+if TYPE_CHECKING:
+    from jaxmodels.compare.pair import Pair
 
 MODULE = "jaxmodels_pair_file"  # the name that the file has in sys.modules
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path) -> "list[Pair]":
     """Runs the file and calls its `pair()`; modules beside the file can be imported.
 
     Returns:
@@ -23,9 +25,11 @@ def read_pairs(path: Path) -> list[Pair]:
       FileNotFoundError: there is no such file.
       PlacedError: the file fails, has no function `pair`, or `pair()` returns something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(2, "there is no such file", str(path))
-    module = _run(path)
+    from jaxmodels.compare.pair import (
+        Pair,  # here: one side of a file is captured without the other framework
+    )
+
+    module = run_file(path)
     function = getattr(module, "pair", None)
     if not callable(function):
         where = place(path, 1)
@@ -49,7 +53,18 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def _run(path: Path) -> Any:
+def run_file(path: Path) -> Any:
+    """Runs the file; modules beside it can be imported.
+
+    Returns:
+      The module.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      PlacedError: it fails.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such file", str(path))
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as `python pair.py` does

@@ -1,6 +1,7 @@
 """What a comparison returns."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxmodels.compare.divergence import Divergence, Verdict, verdict
 from jaxmodels.compare.noise import Check, DType, LayerCheck, Statistic
@@ -71,7 +72,7 @@ class Result:
 
     Attributes:
       model: the pair's name.
-      dtype: the compared type.
+      dtype: the compared type; bfloat16 in captures alone.
       parameters: how many numbers the models learn.
       outputs, layers, gradients, weights, loss_checks: what was compared, each against its tolerance.
       not_compared: PyTorch paths of modules of which no call was compared, and why.
@@ -89,7 +90,7 @@ class Result:
     """
 
     model: str
-    dtype: DType
+    dtype: DType | Literal["bfloat16"]
     parameters: int
     outputs: list[Check]
     layers: list[LayerCheck]

@@ -1,15 +1,21 @@
 """A capture of the JAX side, written and judged where PyTorch is not installed, as in all tests of this folder."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
 
-from jaxmodels.compare.captures import capture_jax, judge, read_capture
+from jaxmodels.compare.captures import capture_jax, files, judge, read_capture
+from jaxmodels.compare.captures.files import write_capture
+from jaxmodels.compare.captures.options import check_inputs
+from jaxmodels.convert.files import write_safetensors
 
 
 INPUTS = {"x": np.random.default_rng(0).normal(size=(4, 8))}
@@ -78,7 +84,7 @@ def test_a_random_model_is_refused(tmp_path: Path) -> None:
     [
         (
             {"dtypes": ("float16",)},
-            r"dtypes must be some of float64, float32, bfloat16; got dtypes=\('float16',\)",
+            r"dtypes must be some of float32, float64, bfloat16; got dtypes=\('float16',\)",
         ),
         ({"dtypes": "float32"}, "dtypes must be some of"),
         ({"steps": -1}, "steps must be an integer ≥ 0; got steps=-1"),
@@ -88,3 +94,106 @@ def test_a_random_model_is_refused(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         capture_jax(Net(), INPUTS, tmp_path / "net", **arguments)
+
+
+class TestFolder:
+    """What is wrong with a folder is said in one sentence."""
+
+    @pytest.fixture
+    def copied(self, capture: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(capture, tmp_path / "copy"))
+
+    def test_is_no_capture(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="no such capture"):
+            read_capture(tmp_path / "nothing")
+        with pytest.raises(ValueError, match=r"is no capture: it has no capture\.json"):
+            read_capture(tmp_path)
+        (tmp_path / "capture.json").write_text("{")
+        with pytest.raises(ValueError, match="is damaged or not a capture's"):
+            read_capture(tmp_path)
+
+    def test_is_of_another_version(self, copied: Path) -> None:
+        index = copied / "capture.json"
+        content = json.loads(index.read_text())
+        index.write_text(json.dumps({**content, "version": 2}))
+        with pytest.raises(
+            ValueError, match=r"must be a jaxmodels capture of version 1; it is .* of version 2"
+        ):
+            read_capture(copied)
+        del content["settings"]
+        index.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="is damaged: KeyError 'settings'; capture again"):
+            read_capture(copied)
+
+    def test_is_incomplete_or_damaged(self, copied: Path) -> None:
+        file = copied / "float32.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="its checksum differs; capture again"):
+            read_capture(copied)
+        file.unlink()
+        with pytest.raises(ValueError, match=r"is incomplete: float32\.safetensors is missing"):
+            read_capture(copied)
+
+    def test_is_written_completely_or_not_at_all(self, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An earlier capture stays as it was; a later one leaves none of its files."""
+        before = {path.name: path.read_bytes() for path in copied.iterdir()}
+        read = read_capture(copied)
+        del read.runs["float64"]
+
+        def fail(path: Path, arrays: Any) -> None:
+            if path.name.startswith(".float32"):
+                raise OSError("no space left on device")
+            write_safetensors(path, arrays)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write_safetensors", fail)
+            with pytest.raises(OSError, match="no space left"):
+                write_capture(read, copied)
+        assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+        write_capture(read, copied)
+        assert {path.name for path in copied.iterdir()} == {
+            "capture.json",
+            "inputs.safetensors",
+            "float32.safetensors",
+        }
+
+    def test_holds_something_else(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").write_text("")
+        with pytest.raises(ValueError, match="path must be a new folder or an earlier capture"):
+            capture_jax(Net(), INPUTS, tmp_path)
+        with pytest.raises(ValueError, match="path must be a folder"):
+            capture_jax(Net(), INPUTS, tmp_path / "thesis.txt")
+
+    def test_keeps_every_type_of_number(self, copied: Path) -> None:
+        read = read_capture(copied)
+        arrays = {
+            "bfloat16": np.arange(3).astype(ml_dtypes.bfloat16),
+            "complex128": np.array([[1 + 2j]]),
+            "scalar": np.float32(2)[()] * np.ones(()),
+            "bool": np.array([True, False]),
+            "int8": np.arange(4, dtype=np.int8).reshape(2, 2).T,
+            "empty": np.empty((0, 3)),
+        }
+        read.inputs = arrays
+        write_capture(read, copied)
+        for name, array in read_capture(copied).inputs.items():
+            assert (array.dtype, array.shape) == (arrays[name].dtype, arrays[name].shape)
+            np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_inputs_need_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inputs must be a dict of arrays by name; got a list"):
+        check_inputs([1])
+    with pytest.raises(
+        ValueError, match=r"model must be an nnx\.Module, or of another library .*; got a str"
+    ):
+        capture_jax("net", INPUTS, tmp_path / "net")
+
+
+def test_a_single_type_has_to_be_common(capture: Path) -> None:
+    with pytest.raises(
+        ValueError, match="dtype must be one in which both captures ran; got dtype='bfloat16'"
+    ):
+        judge(capture, capture, dtype="bfloat16")

@@ -1,6 +1,6 @@
 """The checks of two runs: weights, outputs, layers, gradients, the weights after the steps, and losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from jaxmodels.compare.captures.tensors import in_their_layout
 from jaxmodels.compare.layers import Key, differences, layer_checks_of, noise_of
 from jaxmodels.compare.noise import (
     EQUAL_WEIGHTS,
+    FACTOR,
     LARGEST_TOLERANCE,
     Check,
     Draw,
@@ -24,7 +25,7 @@ from jaxmodels.compare.noise import (
     tensor_checks,
     with_shared_noise,
 )
-from jaxmodels.compare.outputs import matched, to_our_axes
+from jaxmodels.compare.outputs import ANY_AXES, axes_of, matched, to_our_axes
 from jaxmodels.compare.projection import Projection
 from jaxmodels.compare.result import Losses
 from jaxmodels.convert.table import Entry, Twin
@@ -51,8 +52,8 @@ CHANNELS_FIRST = (
 CHANNELS_FIRST_NAMES = {"GroupNorm", "SyncBatchNorm", "Upsample", "PixelShuffle", "PixelUnshuffle"}
 # Of a type coarser than this, root mean squares are compared as well: they vary less than the largest error does.
 COARSE = 16 * FLOAT32
-# Two runs have √2 times the noise of one; the rest is for how unlike two measurements of it are.
-RMS_FACTOR = 4
+# The difference of two runs has √2 times the noise of one; the rest is for how well it is known. It varies little.
+RMS_FACTOR = 2
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,7 @@ class Compared:
       table: which parameters and modules are which.
       floor: the tolerances of the level at which they are compared.
       noise: the two runs that measure its noise.
-      output_axes: an einops pattern from PyTorch's outputs to JAX's.
+      output_axes: einops patterns from PyTorch's outputs to JAX's.
     """
 
     theirs: Run
@@ -74,7 +75,7 @@ class Compared:
     table: Sequence[Entry]
     floor: LevelFloor
     noise: Noise | None
-    output_axes: str = "... -> ..."
+    output_axes: str | Mapping[str, str] = ANY_AXES
 
     @cached_property
     def twins(self) -> list[Twin]:
@@ -133,13 +134,14 @@ def check_outputs(compared: Compared) -> list[Check]:
     ):
         shown = _shown_outputs(compared, key)
         scaled = rounding_noise(*shown) if shown else 0.0
-        expected = to_our_axes(expected, mine, compared.output_axes)
+        axes = axes_of(compared.output_axes, key)
+        expected = to_our_axes(expected, mine, axes)
         if isinstance(expected, Projection) or isinstance(mine, Projection):
             checks.append(floor.check(name, relative_error(mine, expected), scaled * floor.scale))
             continue
         fine = expected
         if shown and compared.noise and compared.noise.is_reference:
-            fine = to_our_axes(shown[1], mine, compared.output_axes)
+            fine = to_our_axes(shown[1], mine, axes)
         check = output_check(floor, name, mine, {"float32": expected, "float64": fine}, scaled)
         checks.append(_with_root_mean_square(compared, check, mine, expected, shown))
     return checks
@@ -167,10 +169,20 @@ def _with_root_mean_square(
         or shown is None
     ):
         return check
-    noise = max(_mean_distance(*shown) * compared.floor.scale, compared.floor.level / 4)
-    if ours.shape != theirs.shape or not noise * RMS_FACTOR <= LARGEST_TOLERANCE:
+    if ours.shape != theirs.shape:
         return check
-    return Check(f"{check.name} (root mean square)", _mean_distance(ours, theirs), noise, RMS_FACTOR * noise)
+    return _mean_check(compared, check, _mean_distance(ours, theirs), _mean_distance(*shown))
+
+
+def _mean_check(compared: Compared, check: Check, error: float, noise: float) -> Check:
+    """The check of a mean; between its tolerance and that of single values it proves nothing."""
+    noise = max(noise * compared.floor.scale, compared.floor.level / 4)
+    name = f"{check.name} (root mean square)"
+    if error > FACTOR * noise:
+        return Check(name, error, noise, FACTOR * noise)
+    if error > RMS_FACTOR * noise or RMS_FACTOR * noise > LARGEST_TOLERANCE:
+        return check
+    return Check(name, error, noise, RMS_FACTOR * noise)
 
 
 def _mean_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -256,10 +268,14 @@ def check_losses(compared: Compared, outputs: Sequence[Check]) -> list[Check]:
     noise = max((check.noise for check in outputs if check.tolerance), default=0.0)
     checks = []
     for i in range(count):
+        gap = 0.0
         if min(len(shown[0]), len(shown[1])) > i and shown[1][i]:
-            noise = max(noise, abs(shown[0][i] - shown[1][i]) / abs(shown[1][i]) * compared.floor.scale)
+            gap = abs(shown[0][i] - shown[1][i]) / abs(shown[1][i])
+        noise = max(noise, gap * compared.floor.scale)
         name = f"loss {i + 1}" + (EQUAL_WEIGHTS if i == 0 else "")
         check = compared.floor.check(name, relative_error(ours[i], theirs[i]), noise)
+        if compared.is_coarse and check.ok and check.undecided and compared.floor.unmeasured is None:
+            check = replace(_mean_check(compared, check, check.error, gap), name=name)
         reason = check.undecided or (None if np.isfinite(theirs[i]) else f"loss {i + 1} is not finite")
         checks.append(replace(check, undecided=reason))
     return checks

@@ -48,6 +48,7 @@ class Run:
       gradients: of the loss at these weights.
       losses: before each step.
       weights_after: the parameters after the last step; empty without steps.
+      coarser: in float64, the first operation that computed in a coarser type, and this type.
       notes: what the reader should know.
     """
 
@@ -59,6 +60,7 @@ class Run:
     gradients: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     weights_after: dict[str, Any] = field(default_factory=dict)
+    coarser: tuple[str, str] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -71,7 +73,8 @@ class Capture:
       side: the framework.
       device: where it ran.
       versions: of Python and the libraries.
-      settings: "steps", "learning_rate" and "optimizer" of the training, and "limit" on the kept numbers per tensor.
+      settings: "steps", "learning_rate" and "optimizer" of the training, the "limit" on the kept numbers per
+        tensor, and "output_axes" as `Pair` has them.
       inputs: as they were given, by name.
       modules: the class of every module by its path; "" is the model.
       learned: names of the parameters, under all of their names.
@@ -231,7 +234,8 @@ def _run_as_json(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         [event.path, event.call, event.kind, [keep(f"events/{i}/{j}", x) for j, x in enumerate(event.arrays)]]
         for i, event in enumerate(run.events)
     ]
-    return arrays, {**content, "products": run.products, "notes": run.notes, "tensors": tensors}
+    own = {"products": run.products, "coarser": run.coarser, "notes": run.notes}
+    return arrays, {**content, **own, "tensors": tensors}
 
 
 def _run_from_json(dtype: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Run:
@@ -239,6 +243,7 @@ def _run_from_json(dtype: str, content: Mapping[str, Any], arrays: Mapping[str, 
     return Run(
         dtype=dtype,
         products=content["products"],
+        coarser=tuple(content["coarser"]) if content["coarser"] else None,
         notes=content["notes"],
         losses=arrays["losses"].tolist(),
         events=[
@@ -289,7 +294,9 @@ def table_from_json(content: list[dict[str, Any]]) -> list[Entry]:
     entries: list[Entry] = []
     for item in content:
         values = {key: value for key, value in item.items() if key != "entry"}
-        if values.get("part") is not None:
-            values["part"] = tuple(values["part"])
+        for name in ("part", "block"):
+            values |= {name: tuple(values[name])} if values.get(name) is not None else {}
+        if "sizes" in values:
+            values["sizes"] = tuple((name, size) for name, size in values["sizes"])
         entries.append(kinds[item["entry"]](**values))
     return entries

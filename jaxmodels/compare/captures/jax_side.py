@@ -1,6 +1,6 @@
 """A Flax model's run, written to a folder. Needs no PyTorch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from jaxmodels.compare.calls import PairError, call_model, failures_explained
 from jaxmodels.compare.captures.files import Capture, Run, check_target, write_capture
 from jaxmodels.compare.captures.options import (
     ADAMW,
-    OPTIMIZER,
     Batches,
     Inputs,
     cast,
@@ -25,10 +24,12 @@ from jaxmodels.compare.captures.options import (
     check_options,
     is_repeated,
     keeper,
+    settings,
     versions,
 )
 from jaxmodels.compare.flax_calls import flax_events
-from jaxmodels.compare.outputs import mean_square, named_leaves
+from jaxmodels.compare.jax_types import coarser_operation
+from jaxmodels.compare.outputs import ANY_AXES, mean_square, named_leaves
 from jaxmodels.compare.precision import full_precision_in_jax, observe_jax
 from jaxmodels.convert.table import Entry
 
@@ -48,6 +49,7 @@ def capture_jax(
     full_precision: bool = True,
     limit: int | None = None,
     table: Sequence[Entry] | None = None,
+    output_axes: str | Mapping[str, str] = ANY_AXES,
 ) -> Path:
     """Runs a Flax model in evaluation mode on JAX's default device, and writes what it computed.
 
@@ -67,6 +69,7 @@ def capture_jax(
         such as TF32 on a GPU and bfloat16 on a TPU; the capture says which products they make.
       limit: tensors of more numbers are kept as projections; see `jaxmodels.compare.projection`.
       table: which parameters and modules are which of the PyTorch model's, where that is known here.
+      output_axes: einops patterns from PyTorch's outputs to JAX's, as `Pair` takes them.
 
     Returns:
       The folder.
@@ -99,7 +102,7 @@ def capture_jax(
         side="jax",
         device=device.device_kind,
         versions=versions("jax", "jaxlib", "flax", "optax"),
-        settings={"steps": steps, "learning_rate": learning_rate, "optimizer": OPTIMIZER, "limit": limit},
+        settings=settings(steps, learning_rate, limit, output_axes),
         inputs={key: np.asarray(value) for key, value in inputs.items()},
         modules={
             _dotted(path): f"{type(m).__module__}.{type(m).__name__}" for path, m in nnx.iter_modules(model)
@@ -140,6 +143,8 @@ class _JaxRuns:
             if isinstance(variable.get_value(), jax.Array)
         }
         run.outputs = {key: self.keep(value) for key, value in self._outputs(model, inputs, dtype).items()}
+        if dtype == "float64":
+            run.coarser = self._coarser(model, inputs)
         self._record(model, inputs, run, dtype)
         self._train(model, run, dtype)
         return run
@@ -172,6 +177,16 @@ class _JaxRuns:
                 "mode: a random function that does not ask for `deterministic`; switch it off first"
             )
         return first
+
+    def _coarser(self, model: nnx.Module, inputs: Inputs) -> tuple[str, str] | None:
+        graphdef, state = nnx.split(model)
+        arrays = _on_device(inputs, "float64")
+
+        def run(state: nnx.State, values: list[jax.Array]) -> Any:
+            result = self.call(nnx.merge(graphdef, state), dict(zip(arrays, values, strict=True)))
+            return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array)]
+
+        return coarser_operation(jax.make_jaxpr(run)(state, list(arrays.values())).jaxpr)
 
     def _record(self, model: nnx.Module, inputs: Inputs, run: Run, dtype: str) -> None:
         """Adds every call of a module; a note where calls cannot be recorded."""
@@ -248,10 +263,13 @@ def _ready(model: nnx.Module, dtype: str) -> nnx.Module:
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     model = nnx.view(nnx.clone(model), deterministic=True, use_running_average=True, raise_if_not_found=False)
     model.eval()  # also modules with such an attribute and no view of their own
-    cast_state = jax.tree.map(
-        lambda x: x.astype(kind) if jnp.issubdtype(x.dtype, jnp.floating) else x, nnx.state(model)
-    )
-    nnx.update(model, cast_state)
+
+    def converted(value: Any) -> Any:
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return jnp.asarray(value).astype(kind)
+        return jnp.asarray(value) if isinstance(value, np.ndarray) else value
+
+    nnx.update(model, jax.tree.map(converted, nnx.state(model)))
     return model
 
 

@@ -29,7 +29,8 @@ from jaxmodels.compare.captures.levels import (
     products_of,
 )
 from jaxmodels.compare.divergence import Divergence, Findings, find_divergence
-from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, DType, is_inexact
+from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, coarser_sides, is_inexact
+from jaxmodels.compare.outputs import ANY_AXES
 from jaxmodels.compare.precision import LARGEST_FLOAT32_ERROR, Evidence
 from jaxmodels.compare.result import Result
 from jaxmodels.convert.table import Entry, Parameter
@@ -47,7 +48,7 @@ def judge(
     table: Sequence[Entry] | None = None,
     names: Mapping[str, str] | None = None,
     dtype: str | None = None,
-    output_axes: str = "... -> ...",
+    output_axes: str | Mapping[str, str] | None = None,
 ) -> Result:
     """Compares two captures.
 
@@ -59,7 +60,7 @@ def judge(
         by their values, which must be the same on both sides, and modules by their weights and names.
       names: dotted paths in JAX -> in PyTorch, of modules that are called otherwise; for the default table.
       dtype: which runs are compared; by default float32, or else what both captures have.
-      output_axes: an einops pattern from PyTorch's outputs to JAX's.
+      output_axes: einops patterns from PyTorch's outputs to JAX's, as `Pair` takes them; by default the captures' own.
 
     Returns:
       All measurements and the verdict, as `compare` gives them. Where `a` and `b` are of one framework, `a` stands
@@ -74,15 +75,37 @@ def judge(
     for other in (ours, *others):
         _check_inputs(theirs, other)
     correspondence = _correspondence(theirs, ours, table, names)
-    compared = _compared(theirs, ours, others, correspondence, dtype, output_axes)
+    own = [one.settings["output_axes"] for one in (theirs, ours)]
+    axes = output_axes or next((one for one in own if one != ANY_AXES), own[0])
+    compared = _compared(theirs, ours, others, correspondence, dtype, axes)
     notes = [*_notes(theirs, ours, compared)]
     notes += [
         f"{path} in JAX: {reason}; it was not compared" for path, reason in correspondence.unpaired.items()
     ]
     finer = None
     if compared.floor.level == FLOAT32 and all("float64" in one.runs for one in (theirs, ours)):
-        finer = _compared(theirs, ours, others, correspondence, "float64", output_axes)
-    return _result(compared, finer, notes)
+        finer = _compared(theirs, ours, others, correspondence, "float64", axes)
+        finer = finer if _coarser_inside(finer) is None else None
+    result = _result(compared, finer, notes)
+    coarser = _coarser_inside(compared) if result.divergence and compared.floor.level < FLOAT32 else None
+    if coarser is None:
+        return result
+    # A side computes in float32 inside, on purpose. Then a difference below float32's digits is none.
+    floor = replace(
+        compared.floor, coarsest=FLOAT32, ratio=compared.floor.ratio * FLOAT32 / compared.floor.level
+    )
+    result = _result(replace(compared, floor=floor), None, notes)
+    return replace(result, unjudged=[*result.unjudged, coarser])
+
+
+def _coarser_inside(compared: Compared) -> str | None:
+    """Why runs in float64 show no more than float32's digits."""
+    by_side = {
+        capture.side: run.coarser
+        for capture, run in zip(compared.captures, (compared.theirs, compared.ours), strict=True)
+        if run.coarser
+    }
+    return coarser_sides(by_side.get("torch"), by_side.get("jax"))
 
 
 def _result(compared: Compared, finer: Compared | None, notes: list[str]) -> Result:
@@ -116,7 +139,7 @@ def _result(compared: Compared, finer: Compared | None, notes: list[str]) -> Res
     )
     return Result(
         model=theirs.name,
-        dtype=cast(DType, compared.theirs.dtype),
+        dtype=cast(Any, compared.theirs.dtype),
         parameters=_number_of_parameters(theirs),
         outputs=outputs,
         layers=layers,
@@ -182,7 +205,7 @@ def _compared(
     others: Sequence[Capture],
     correspondence: Correspondence,
     dtype: str | None,
-    output_axes: str,
+    output_axes: str | Mapping[str, str],
 ) -> Compared:
     runs = _chosen_runs(theirs, ours, dtype)
     floor_runs = max(runs, key=epsilon_of)

@@ -11,10 +11,10 @@ import numpy as np
 from jaxmodels.compare.noise import is_inexact, projected, relative_error
 
 
-DTYPES = ("float64", "float32", "bfloat16")
+DTYPES = ("float32", "float64", "bfloat16")
 # Two runs of a model on the same inputs that differ by more are random.
 LARGEST_REPEAT_ERROR = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 1e-2}
-# Of the steps on both sides; those of `steps`, which needs both frameworks.
+# Of the steps on both sides: the defaults of torch.optim, as in `optimizers`, which needs both frameworks.
 OPTIMIZER = "adamw"
 ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
 
@@ -64,6 +64,19 @@ def is_repeated(outputs: Mapping[str, Any], again: Mapping[str, Any], dtype: str
     """Whether a second run returned the same."""
     bound = LARGEST_REPEAT_ERROR[dtype]
     return all(relative_error(again[name], value) <= bound for name, value in outputs.items())
+
+
+def settings(
+    steps: int, learning_rate: float, limit: int | None, output_axes: str | Mapping[str, str]
+) -> dict[str, Any]:
+    """What a capture says about how it was made."""
+    return {
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "optimizer": OPTIMIZER,
+        "limit": limit,
+        "output_axes": output_axes if isinstance(output_axes, str) else dict(output_axes),
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:

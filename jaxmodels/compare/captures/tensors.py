@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from jaxmodels.compare.noise import projected
 from jaxmodels.compare.projection import Projection
+from jaxmodels.convert.layout import Layout
 from jaxmodels.convert.table import Entry, Parameter
 
 
@@ -49,36 +49,36 @@ def in_their_layout(
     return mine, others
 
 
-def _is_complete(parts: Sequence[Parameter]) -> bool:
-    """Whether all blocks of a packed weight are there. Of tied names of one weight the first is taken."""
-    part = parts[0].part
-    return part is None or [entry.part for entry in parts] == [(i, part[1]) for i in range(part[1])]
+def _is_complete(entries: Sequence[Parameter]) -> bool:
+    """Whether all parts of a packed weight are there."""
+    part = entries[0].part
+    return part is None or sorted(entry.part[0] for entry in entries if entry.part) == list(range(part[1]))
 
 
 def _comparable(
-    parts: Sequence[Parameter], ours: Sequence[Any], theirs: Any
+    entries: Sequence[Parameter], ours: Sequence[Any], theirs: Any
 ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both tensors as arrays in PyTorch's layout; None where projections of parts cannot be put together."""
     if not any(isinstance(array, Projection) for array in (*ours, theirs)):
-        blocks = [_as_theirs(entry, array) for entry, array in zip(parts, ours, strict=True)]
-        return (np.concatenate(blocks) if parts[0].part else blocks[0]), theirs
-    if parts[0].part:
+        return _as_theirs(entries, ours), theirs
+    entry, theirs, mine = entries[0], projected(theirs), projected(ours[0])
+    if entry.part or entry.block:
         return None
-    entry, theirs, mine = parts[0], projected(theirs), projected(ours[0])
     rearranged = theirs.rearranged(entry.axes)
-    if rearranged is None:
+    axes = tuple(range(entry.flip) if entry.flip >= 0 else range(entry.flip, 0))
+    if rearranged is None or any(mine.shape[axis] != mine.sums.shape[axis] for axis in axes):
         return mine.moments, theirs.moments
-    flipped = tuple(range(entry.flip))
-    if any(mine.shape[axis] != mine.sums.shape[axis] for axis in flipped):
-        return mine.moments, theirs.moments
-    return np.flip(mine.sums, flipped), rearranged.sums
+    return np.flip(mine.sums, axes), rearranged.sums
 
 
-def _as_theirs(entry: Parameter, array: np.ndarray) -> np.ndarray:
-    left, right = entry.axes.split(" -> ")
-    array = np.flip(array, tuple(range(entry.flip)))
-    if right == "...":
-        return array
-    names = right.split()
-    if len(names) != array.ndim:
-        return array
-    return rearrange(array, f"{right} -> {left}", **dict(zip(names, array.shape, strict=True)))
+def _as_theirs(entries: Sequence[Parameter], ours: Sequence[np.ndarray]) -> np.ndarray:
+    """An array that does not fit the table stays as it is: another shape is a difference."""
+    try:
+        layouts = [Layout(entry, array.shape) for entry, array in zip(entries, ours, strict=True)]
+    except ValueError:
+        return ours[0]
+    parts = {
+        entry.part[0] if entry.part else 0: layout.part_from(array)
+        for entry, layout, array in reversed(list(zip(entries, layouts, ours, strict=True)))
+    }
+    return layouts[0].entry_from(parts)

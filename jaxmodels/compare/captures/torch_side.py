@@ -1,7 +1,7 @@
 """A PyTorch model's run, written to a folder. Needs no JAX."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from jaxmodels.compare.calls import PairError, call_model, failures_explained, l
 from jaxmodels.compare.captures.files import Capture, Run, check_target, write_capture
 from jaxmodels.compare.captures.options import (
     ADAMW,
-    OPTIMIZER,
     Batches,
     Inputs,
     cast,
@@ -21,11 +20,13 @@ from jaxmodels.compare.captures.options import (
     check_options,
     is_repeated,
     keeper,
+    settings,
     versions,
 )
-from jaxmodels.compare.outputs import as_array, mean_square, named_leaves
+from jaxmodels.compare.outputs import ANY_AXES, as_array, mean_square, named_leaves
 from jaxmodels.compare.precision import full_precision_in_torch, observe_torch
 from jaxmodels.compare.torch_calls import torch_events
+from jaxmodels.compare.torch_types import coarser_in_torch
 from jaxmodels.convert.table import Entry
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 
@@ -45,6 +46,7 @@ def capture_torch(
     full_precision: bool = True,
     limit: int | None = None,
     table: Sequence[Entry] | None = None,
+    output_axes: str | Mapping[str, str] = ANY_AXES,
 ) -> Path:
     """Runs a PyTorch model in evaluation mode, on the device of its parameters, and writes what it computed.
 
@@ -64,6 +66,7 @@ def capture_torch(
         such as TF32; the capture says which products they make.
       limit: tensors of more numbers are kept as projections; see `jaxmodels.compare.projection`.
       table: which parameters and modules are which of the JAX model's, where that is known here.
+      output_axes: einops patterns from PyTorch's outputs to JAX's, as `Pair` takes them.
 
     Returns:
       The folder.
@@ -92,7 +95,7 @@ def capture_torch(
         side="torch",
         device=_described(device),
         versions=versions("torch"),
-        settings={"steps": steps, "learning_rate": learning_rate, "optimizer": OPTIMIZER, "limit": limit},
+        settings=settings(steps, learning_rate, limit, output_axes),
         inputs={key: _as_numpy(value) for key, value in inputs.items()},
         modules={path: f"{type(m).__module__}.{type(m).__name__}" for path, m in model.named_modules()},
         learned=[key for key, _ in model.named_parameters(remove_duplicate=False)],
@@ -140,6 +143,8 @@ class _TorchRuns:
                 "in evaluation mode: a random function, or state that a call changes; switch it off first"
             )
         run.outputs = {key: self.keep(value) for key, value in outputs.items()}
+        if dtype == "float64":
+            run.coarser = coarser_in_torch(lambda: self.call(model, _on_device(inputs, dtype, device)))
         self._train(model, run, dtype, device)
         return run
 

@@ -1,0 +1,99 @@
+"""`jaxmodels capture`: one side of a user's file. Needs the framework of that side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmodels.compare.captures.files import Side
+from jaxmodels.compare.captures.options import DTYPES
+from jaxmodels.compare.pair_files import read_pairs, run_file
+from jaxmodels.compare.places import PlacedError, place
+
+
+FUNCTIONS: dict[Side, str] = {"torch": "torch_side", "jax": "jax_side"}
+
+
+def write(
+    path: Path,
+    *,
+    side: Side,
+    output: Path,
+    dtypes: Sequence[str] = DTYPES[:2],
+    steps: int = 3,
+    limit: int | None = None,
+    full_precision: bool = True,
+) -> int:
+    """Captures one side of a user's file and says where it is.
+
+    The file has a function `torch_side()` or `jax_side()` that returns the arguments of `capture_torch` or
+    `capture_jax` as a dict, or a `pair()`, which needs both frameworks.
+
+    Returns:
+      The exit status, 0.
+
+    Raises:
+      ValueError, OSError: the file gives no side, the model fails, or the folder cannot be written.
+    """
+    arguments = _side(path, side)
+    options: dict[str, Any] = {
+        "dtypes": dtypes,
+        "steps": steps,
+        "limit": limit,
+        "full_precision": full_precision,
+    }
+    if side == "torch":
+        from jaxmodels.compare.captures.torch_side import capture_torch as capture
+    else:
+        from jaxmodels.compare.captures.jax_side import capture_jax as capture
+    options |= arguments
+    written = capture(options.pop("model"), options.pop("inputs"), output, **options)
+    print(f"captured: {written}")
+    return 0
+
+
+def _side(path: Path, side: Side) -> dict[str, Any]:
+    """The arguments of a capture."""
+    module = run_file(path)
+    function = getattr(module, FUNCTIONS[side], None)
+    if function is None and hasattr(module, "pair"):
+        return _side_of_pair(path, side)
+    where = place(path, 1)
+    if not callable(function):
+        raise PlacedError(
+            f"{where.file} has neither {FUNCTIONS[side]}() nor pair(): define one that takes no argument; "
+            f"{FUNCTIONS[side]}() returns the arguments of capture_{side} as a dict, without the path",
+            where,
+        )
+    arguments = function()
+    if not isinstance(arguments, dict) or not {"model", "inputs"} <= arguments.keys():
+        got = (
+            f"a dict with {', '.join(arguments)}"
+            if isinstance(arguments, dict)
+            else f"a {type(arguments).__name__}"
+        )
+        raise PlacedError(
+            f"{where.file}: {FUNCTIONS[side]}() must return a dict with model and inputs; got {got}", where
+        )
+    return arguments
+
+
+def _side_of_pair(path: Path, side: Side) -> dict[str, Any]:
+    """The same of a pair, whose Flax model gets PyTorch's weights first."""
+    from jaxmodels.compare.preparation import prepare
+
+    pairs = read_pairs(path)
+    if len(pairs) > 1:
+        raise ValueError(f"a capture holds one pair; pair() of {path} returns {len(pairs)}")
+    pair = prepare(pairs[0], "float32").pair
+    shared: dict[str, Any] = {"name": pair.name, "table": pair.table, "output_axes": pair.output_axes}
+    batches, to_ours = pair.batches, pair.to_ours
+    if side == "torch":
+        own = {
+            "model": pair.theirs,
+            "inputs": pair.inputs,
+            "call": pair.call_theirs,
+            "loss": pair.loss_theirs,
+        }
+        return {**shared, **own, "batches": batches}
+    own = {"model": pair.ours, "inputs": to_ours(pair.inputs), "call": pair.call_ours, "loss": pair.loss_ours}
+    return {**shared, **own, "batches": None if batches is None else lambda step: to_ours(batches(step))}
