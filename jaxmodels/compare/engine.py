@@ -315,13 +315,8 @@ def _result(
             optimizer=training.optimizer_divergence,
         )
     )
-    uncounted = None if divergence else uncounted_difference(layers)
-    if uncounted:
-        subject.notes.append(
-            f"{uncounted.name}: its {uncounted.kind} in call {uncounted.call + 1} differs by "
-            f"{uncounted.error:.1e}, but the outputs agree: the two modules divide the work differently, or "
-            "are called in another order"
-        )
+    if divergence is None:
+        _note_uncounted_difference(subject, layers)
     return Result(
         model=subject.pair.name,
         dtype=subject.dtype,
@@ -344,3 +339,13 @@ def _result(
         unjudged=subject.unjudged,
         notes=list(dict.fromkeys(subject.notes)),
     )
+
+
+def _note_uncounted_difference(subject: Subject, layers: list[LayerCheck]) -> None:
+    uncounted = uncounted_difference(layers)
+    if uncounted:
+        subject.notes.append(
+            f"{uncounted.name}: its {uncounted.kind} in call {uncounted.call + 1} differs by "
+            f"{uncounted.error:.1e}, but the outputs agree: the two modules divide the work differently, or "
+            "are called in another order"
+        )
