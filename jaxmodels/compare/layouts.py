@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxmodels.compare.adapters import adapter_of, as_nnx
 from jaxmodels.compare.adapters.tables import adapted_table
+from jaxmodels.compare.recurrent import CELLS, recurrent_entries
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -50,8 +51,8 @@ def table_from_names(
 
     Args:
       ours: whatever `Pair.ours` may be; other libraries' layers are recognised likewise. Of nnx, Linear,
-        LinearGeneral, Conv, ConvTranspose, Embed, MultiHeadAttention and the norms are recognised
-        with their layouts; every other variable must have PyTorch's name and axes.
+        LinearGeneral, Conv, ConvTranspose, Embed, MultiHeadAttention, the norms and the recurrent cells are
+        recognised with their layouts; every other variable must have PyTorch's name and axes.
       theirs: the PyTorch model.
       names: dotted path of a Flax module -> path of its PyTorch twin, for those that differ; what lies below
         a renamed module follows it.
@@ -90,12 +91,24 @@ def table_from_names(
             entries.append(Twin(their_path, path, None))
         if any(path.startswith(f"{outer}.") for outer in packed):
             continue
-        if isinstance(module, nnx.MultiHeadAttention) and isinstance(twin, torch.nn.MultiheadAttention):
+        if twin is None and isinstance(module, CELLS):  # nnx.RNN holds a cell, PyTorch's layer is one
+            their_path = their_path.rpartition(".")[0]
+            twin = torch_modules.get(their_path)
+        found = composite_entries(path, their_path, module, twin)
+        if found:
             packed.append(path)
-            entries += _attention(path, their_path, twin, module)
-        else:
-            entries += _parameters(path, their_path, twin, module)
+        entries += found or _parameters(path, their_path, twin, module)
     return tuple(entries)
+
+
+def composite_entries(path: str, their_path: str, module: Any, twin: torch.nn.Module | None) -> list[Entry]:
+    """The entries of layers that hold their weights in another division: attention and recurrent cells.
+
+    Empty where the two modules are not such a pair.
+    """
+    if isinstance(module, nnx.MultiHeadAttention) and isinstance(twin, torch.nn.MultiheadAttention):
+        return list(_attention(path, their_path, twin, module))
+    return [] if twin is None else list(recurrent_entries(path, their_path, module, twin) or ())
 
 
 def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[Twin]) -> dict[str, bool]:

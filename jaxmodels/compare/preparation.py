@@ -16,6 +16,7 @@ from jaxmodels.compare.divergence import MODEL
 from jaxmodels.compare.layouts import unequal_settings
 from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
+from jaxmodels.compare.recurrent import fold_added_biases
 from jaxmodels.compare.training_mode import replay_dropout
 from jaxmodels.convert.core import fit, variable_at
 from jaxmodels.convert.table import Entry, Parameter, Twin
@@ -80,7 +81,11 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode 
     for name, parameter in source.named_parameters():
         if _is_below_any(name, pair.only_theirs):
             parameter.requires_grad_(False)
-    notes = missing_notes + _with_plain_weights(source, pair.table)
+    notes = missing_notes + with_plain_weights(source, pair.table)
+    try:
+        notes += fold_added_biases(source, pair.table)
+    except ValueError as error:
+        raise PairError(str(error)) from error
     theirs = source.to(getattr(torch, dtype))
     for path, value in _fitted(pair, theirs).items():
         variable_at(pair.ours, path).set_value(jnp.asarray(value))
@@ -307,7 +312,7 @@ def _copied(model: torch.nn.Module) -> torch.nn.Module:
     return copied
 
 
-def _with_plain_weights(model: torch.nn.Module, table: tuple[Entry, ...]) -> list[str]:
+def with_plain_weights(model: torch.nn.Module, table: tuple[Entry, ...]) -> list[str]:
     """Replaces weights that are computed from others by their values, unless the table has the others.
 
     Returns:

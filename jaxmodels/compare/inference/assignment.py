@@ -9,7 +9,9 @@ from jaxmodels.compare.inference.packing import Packed, Shapes, options, packed_
 from jaxmodels.compare.inference.proofs import Proofs
 from jaxmodels.compare.inference.sides import FlaxSide, TorchSide
 from jaxmodels.compare.layers import Event
-from jaxmodels.convert.table import Parameter
+from jaxmodels.compare.layouts import composite_entries
+from jaxmodels.convert.layout import Layout
+from jaxmodels.convert.table import Added, Entry, Parameter, Twin
 
 
 class Assignment(NamedTuple):
@@ -17,11 +19,13 @@ class Assignment(NamedTuple):
 
     Attributes:
       layers: path of a JAX layer -> path of its PyTorch layer.
+      composite: the same for attention and recurrent cells, which hold their weights in another division.
       packed: weights that one side has in one piece -> which of their options.
       single: path of any other variable -> its key and layout.
     """
 
     layers: Mapping[str, str]
+    composite: Mapping[str, str]
     packed: Mapping[tuple[Packed, ...], int]
     single: Mapping[str, tuple[str, Axes]]
 
@@ -44,15 +48,17 @@ class Proposals:
     ) -> None:
         self.flax, self.torch, self.proofs = flax, theirs, proofs
         self.our_order, self.their_order = _ranks(flax.groups, ours), _ranks(theirs.groups, events)
-        self.compatible = {
-            here: [there for there in theirs.groups if proofs.template(here, there) is not None]
-            for here in flax.groups
-        }
         self.our_shapes = {path: flax.shape_of(path) for path in flax.variables}
         self.their_shapes = {
             f"{path}.{own}".lstrip("."): shape
             for path, group in theirs.groups.items()
             for own, shape in group.items()
+        }
+        self.composites = self._composites()
+        self.compatible = {
+            here: [there for there in theirs.groups if proofs.template(here, there) is not None]
+            for here in flax.groups
+            if not any(here.startswith(f"{path}.") for path in self.composites)
         }
         self._options: dict[tuple[Packed, ...], list[tuple[Parameter, ...]]] = {}
 
@@ -78,14 +84,52 @@ class Proposals:
 
     def with_the_rest(self, layers: Mapping[str, str]) -> Assignment:
         """An assignment of these layers and of all other variables."""
+        composite: dict[str, str] = {}
+        for ours, possible in self.composites.items():
+            free = [path for path in possible if path not in composite.values()]
+            if free:
+                composite[ours] = max(free, key=lambda path: resemblance(ours, path))
+        return self.completed(layers, composite)
+
+    def completed(self, layers: Mapping[str, str], composite: Mapping[str, str]) -> Assignment:
+        """An assignment of these layers and composite ones, and of all other variables."""
+        entries = [entry for pair in composite.items() for entry in self.composite_entries(*pair)]
+        taken = {entry.ours for entry in entries if isinstance(entry, Parameter)} | {
+            e.theirs for e in entries
+        }
         ours = self._outside(self.our_shapes, set(layers), self.our_order)
         theirs = self._outside(self.their_shapes, set(layers.values()), self.their_order)
+        ours = {path: shape for path, shape in ours.items() if path not in taken}
+        theirs = {key: shape for key, shape in theirs.items() if key not in taken}
         single = self._singles(ours, theirs)
         taken = {key for key, _ in single.values()}
         ours = {path: shape for path, shape in ours.items() if path not in single}
         theirs = {key: shape for key, shape in theirs.items() if key not in taken}
         packed = [one for one in packed_layers(ours, theirs) if self.options(one)]
-        return Assignment(layers, dict.fromkeys(packed, 0), single)
+        return Assignment(layers, composite, dict.fromkeys(packed, 0), single)
+
+    def _composites(self) -> dict[str, list[str]]:
+        """Attention and recurrent cells, with the PyTorch modules of their kind whose shapes fit; in order of calls."""
+        found: dict[str, list[str]] = {}
+        modules = [path for path in self.torch.modules if path in self.torch.groups]
+        for ours in self.flax.modules:
+            fitting = [path for path in modules if self._fits(self.composite_entries(ours, path))]
+            if fitting:
+                found[ours] = sorted(fitting, key=self.their_order.__getitem__)
+        return found
+
+    def composite_entries(self, ours: str, theirs: str) -> list[Entry]:
+        """What the table says of two modules that are composite layers of one kind; empty for others."""
+        entries = composite_entries(ours, theirs, self.flax.modules[ours], self.torch.modules[theirs])
+        return [entry for entry in entries if not isinstance(entry, Twin)]
+
+    def _fits(self, entries: list[Entry]) -> bool:
+        parameters = [entry for entry in entries if isinstance(entry, Parameter)]
+        return bool(parameters) and all(
+            entry.ours in self.our_shapes
+            and Layout(entry, self.our_shapes[entry.ours]).their_shape == self.their_shapes.get(entry.theirs)
+            for entry in parameters
+        )
 
     def _outside(self, shapes: Shapes, layers: set[str], order: Mapping[str, int]) -> Shapes:
         """What does not belong to these layers, in the order of the calls."""
@@ -113,9 +157,11 @@ class Proposals:
             self._options[packed] = options(packed, self.our_shapes, self.their_shapes)
         return self._options[packed]
 
-    def table(self, assignment: Assignment) -> list[Parameter]:
+    def table(self, assignment: Assignment) -> list[Parameter | Added]:
         """The parameters of an assignment, in PyTorch's order."""
-        entries: list[Parameter] = []
+        entries: list[Entry] = []
+        for pair in assignment.composite.items():
+            entries += self.composite_entries(*pair)
         for ours, theirs in assignment.layers.items():
             template = self.proofs.template(ours, theirs)
             assert template is not None
@@ -125,7 +171,8 @@ class Proposals:
         for path, (key, axes) in assignment.single.items():
             entries.append(Parameter(key, path, axes.axes, flip=axes.flip, sizes=axes.sizes))
         order = {key: i for i, key in enumerate(self.their_shapes)}
-        return sorted(entries, key=lambda entry: order[entry.theirs])
+        found = [entry for entry in entries if isinstance(entry, Parameter | Added)]
+        return sorted(found, key=lambda entry: order[entry.theirs])
 
 
 def _shares(order: Mapping[str, int]) -> dict[str, float]:

@@ -45,12 +45,24 @@ def candidate_axes(theirs: Sequence[int], ours: Sequence[int]) -> list[Axes]:
         if "(" in right
     ]
     found = sorted(split_here, key=_rarity) + split_there
+    found += _grouped_transposed(theirs, ours)
     spatial = len(ours) - 2
     if spatial > 0 and len(theirs) == len(ours):
         # Spatial axes come first in Flax and last in Equinox.
         flips = (0, spatial, -spatial) if max(ours) > 1 else (0,)
         found = [one._replace(flip=flip) for one in found for flip in flips]
     return found
+
+
+def _grouped_transposed(theirs: Sequence[int], ours: Sequence[int]) -> list[Axes]:
+    """A transposed convolution in groups: PyTorch has the groups among its inputs, JAX among its outputs."""
+    if len(theirs) != len(ours) or len(ours) < 3 or tuple(theirs[2:]) != tuple(ours[:-2]):
+        return []
+    groups = theirs[0] // ours[-2]
+    if groups < 2 or theirs[0] != groups * ours[-2] or ours[-1] != groups * theirs[1]:
+        return []
+    spatial = " ".join(ascii_lowercase[-len(ours) + 2 :])
+    return [Axes(f"(g i) o {spatial} -> {spatial} i (g o)", sizes=(("g", groups),))]
 
 
 def _rarity(one: Axes) -> tuple[bool, bool]:

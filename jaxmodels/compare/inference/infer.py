@@ -14,7 +14,7 @@ from jaxmodels.compare.inference.sides import FlaxSide, TorchSide
 from jaxmodels.compare.inference.twins import twins_of
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import cast
-from jaxmodels.convert.table import Entry
+from jaxmodels.convert.table import Entry, Parameter
 
 
 class UndecidedError(ValueError):
@@ -61,10 +61,11 @@ def infer_table(
     """
     with jax.enable_x64(True):
         here = FlaxSide(ours, to_ours(cast(inputs, "float64")), call_ours)
-        search = Search(here, TorchSide(theirs, inputs, call_theirs))
+        there = TorchSide(theirs, inputs, call_theirs, counterparts=len(here.variables))
+        search = Search(here, there)
         search.solve()
         sure, undecided = judge(search)
-    table = (*twins_of(here.model, theirs, sure), *sure)
+    table = (*twins_of(here.model, theirs, [entry for entry in sure if isinstance(entry, Parameter)]), *sure)
     if undecided:
         raise UndecidedError(table, undecided)
     return table

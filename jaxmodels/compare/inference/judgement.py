@@ -12,14 +12,15 @@ from jaxmodels.compare.inference.names import resemblance
 from jaxmodels.compare.inference.search import Search, first_events, output_error
 from jaxmodels.compare.inference.sides import ALIKE, PROVEN, distance
 from jaxmodels.convert.core import fit
-from jaxmodels.convert.table import Parameter
+from jaxmodels.convert.table import Added, Parameter
 
 
-def judge(search: Search) -> tuple[list[Parameter], tuple[Undecided, ...]]:
+def judge(search: Search) -> tuple[list[Parameter | Added], tuple[Undecided, ...]]:
     """The entries of the best assignment that are sure, and what is not."""
-    table = search.table()
-    left_over = _left_over(search, table)
-    proven = search.trial.error <= PROVEN and _holds_elsewhere(search, table)
+    everything = search.table()
+    table = [entry for entry in everything if isinstance(entry, Parameter)]
+    left_over = _left_over(search, everything)
+    proven = search.trial.error <= PROVEN and _holds_elsewhere(search, everything)
     silent = search.torch.without_effect()
     judge = _Judge(search, silent if proven else None)
     unsure = [entry for entry in table if not judge.is_sure(entry)]
@@ -30,19 +31,20 @@ def judge(search: Search) -> tuple[list[Parameter], tuple[Undecided, ...]]:
             f"the outputs of the two models differ by {search.trial.error:.1e}, so that nothing behind the first "
             "difference is proven, and names do not tell which is which"
         )
-    sure = [entry for entry in table if entry not in unsure]
+    sure = [entry for entry in everything if entry not in unsure]
     return sure, (*left_over, *judge.undecided(unsure, reason))
 
 
-def _left_over(search: Search, table: list[Parameter]) -> list[Undecided]:
+def _left_over(search: Search, table: list[Parameter | Added]) -> list[Undecided]:
     """Parameters of either side that no entry mentions."""
-    mentioned = {entry.ours for entry in table} | {entry.theirs for entry in table}
+    mentioned = {entry.theirs for entry in table}
+    mentioned |= {entry.ours for entry in table if isinstance(entry, Parameter)}
     here = tuple(path for path in search.flax.variables if path not in mentioned)
     there = tuple(key for key in search.values if not mentioned & search.torch.aliases(key))
     return [Undecided(here, there, "the other side has no counterpart of this size")] if here or there else []
 
 
-def _holds_elsewhere(search: Search, table: list[Parameter]) -> bool:
+def _holds_elsewhere(search: Search, table: list[Parameter | Added]) -> bool:
     """Whether the outputs agree at other random weights as well."""
     values = search.torch.randomise(2)
     search.flax.set(fit(search.flax.model, table, {e.theirs: values[e.theirs] for e in table}))
@@ -59,7 +61,7 @@ class _Judge:
         self.audible = {
             tuple(name.rpartition(".")[0] for name in (entry.ours, entry.theirs))
             for entry in search.table()
-            if silent is not None and entry.theirs not in silent
+            if silent is not None and isinstance(entry, Parameter) and entry.theirs not in silent
         }
         kinds = ("input", "output")
         self.ours = {kind: first_events(search.trial.run.events, kind) for kind in kinds}

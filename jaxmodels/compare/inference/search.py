@@ -16,7 +16,7 @@ from jaxmodels.compare.inference.proofs import Proofs
 from jaxmodels.compare.inference.sides import PROVEN, FlaxSide, Index, Run, TorchSide, distance
 from jaxmodels.compare.layers import Event
 from jaxmodels.convert.core import fit
-from jaxmodels.convert.table import Parameter
+from jaxmodels.convert.table import Added, Parameter
 
 
 MOST_RUNS = 600
@@ -64,7 +64,7 @@ class Search:
             if not any(self._improves(change) for change in self._changes()):
                 return
 
-    def table(self) -> list[Parameter]:
+    def table(self) -> list[Parameter | Added]:
         """The parameters of the best assignment."""
         return self.proposals.table(self.best)
 
@@ -95,6 +95,7 @@ class Search:
         """Assignments near the best one, likely improvements first."""
         yield from self._by_inputs()
         yield from self._by_roles()
+        yield from self._composites_exchanged()
         yield from self._repacked()
         yield from self._other_singles()
         yield from self._with_others()
@@ -166,6 +167,17 @@ class Search:
             else:
                 found.append((array, [ours]))
         return [paths[:MOST_ROLES] for _, paths in found if len(paths) > 1]
+
+    def _composites_exchanged(self) -> Iterator[Assignment]:
+        """Two attention layers or cells exchange their weights, or one takes those of a module without a twin."""
+        composite, possible = self.best.composite, self.proposals.composites
+        for ours, theirs in composite.items():
+            for there in possible[ours]:
+                holder = next((path for path, other in composite.items() if other == there), None)
+                if holder is None:
+                    yield self.proposals.completed(self.best.layers, dict(composite) | {ours: there})
+                elif ours < holder and theirs in possible[holder]:
+                    yield self.best._replace(composite=dict(composite) | {ours: there, holder: theirs})
 
     def _repacked(self) -> Iterator[Assignment]:
         """Other ways to pack: all weights of one kind alike, with the biases beside them; then each on its own."""

@@ -17,7 +17,7 @@ from jaxmodels.compare.flax_calls import flax_events
 from jaxmodels.compare.layers import Event
 from jaxmodels.compare.noise import is_inexact, relative_error
 from jaxmodels.compare.outputs import as_array, named_leaves
-from jaxmodels.compare.preparation import as_tensors, cast
+from jaxmodels.compare.preparation import as_tensors, cast, with_plain_weights
 from jaxmodels.compare.torch_calls import torch_events
 from jaxmodels.convert.torch_io import to_torch
 
@@ -26,6 +26,8 @@ from jaxmodels.convert.torch_io import to_torch
 ALIKE = 1e-2
 # The whole-model check at the end: both sides in float64, a part of either perhaps in float32 inside.
 PROVEN = 1e-5
+
+GRUS = (torch.nn.GRU, torch.nn.GRUCell)
 
 Inputs = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -41,14 +43,21 @@ class Run(NamedTuple):
 class TorchSide:
     """A copy of the PyTorch model in float64 and in evaluation mode, whose weights are random.
 
+    `counterparts` is how many variables the JAX model has.
+
     Attributes:
       groups: path of a module -> the names and shapes of its own parameters and statistics.
       tensors: all parameters, under each of their names, and buffers; those that are no statistics keep their values.
     """
 
-    def __init__(self, model: torch.nn.Module, inputs: Inputs, call: Callable[..., Any]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, inputs: Inputs, call: Callable[..., Any], *, counterparts: int
+    ) -> None:
         with failures_explained("copying the PyTorch model", "pass one that copy.deepcopy can copy"):
             self.model = copy.deepcopy(model).eval().double()
+        # A weight that PyTorch computes (weight norm) is one variable where JAX has no more of them.
+        if len(list(self.model.parameters())) > counterparts:
+            with_plain_weights(self.model, ())
         self.inputs, self.call = cast(inputs, "float64"), call
         self.modules = dict(self.model.named_modules())
         self.groups: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -77,6 +86,8 @@ class TorchSide:
                 fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 0
                 tensor = self.tensors[key]
                 values[key] = drawn.setdefault(id(tensor), random_values(generator, shape, fan_in))
+                if isinstance(self.modules[path], GRUS) and name.startswith("bias_hh"):
+                    values[key][len(values[key]) * 2 // 3 :] = 0  # nnx.GRUCell lacks the bias of this gate
                 with torch.no_grad():
                     tensor.copy_(to_torch(values[key]))
         return values
