@@ -18,6 +18,7 @@ from flax import nnx
 from jaxmodels.compare import Pair
 from jaxmodels.compare.captures import capture_jax, capture_torch, jax_side, judge, options, read_capture
 from jaxmodels.compare.captures import command as captures_command
+from jaxmodels.compare.inference import write_map
 from jaxmodels.compare.noise import FACTOR, projected, relative_error
 from jaxmodels.compare.places import PlacedError
 from jaxmodels.compare.preparation import loadable_arrays
@@ -447,5 +448,10 @@ def test_the_command_judges_captures(
         assert command.run(words, output_format="json") == 2
         (failure,) = json.loads(capsys.readouterr().out)["failures"]
         assert message in failure["message"]
+    table = [entry for entry in net_pair().table if entry.theirs != "scale"]
+    write_map(tmp_path / "map.toml", table)
+    assert command.run(folders, map_file=tmp_path / "map.toml", output=tmp_path) == 0
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert "scale" not in str(content["models"][0]["gradients"])
     with pytest.raises(ValueError, match="a capture holds its own weights"):
         command.run(folders, checkpoint=Path("a.pt"))

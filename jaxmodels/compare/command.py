@@ -17,6 +17,7 @@ from rich.progress import Progress as ProgressBar
 from jaxmodels.compare.captures.files import INDEX_FILE
 from jaxmodels.compare.captures.judgement import judge
 from jaxmodels.compare.formats import Format, show, stdout_for
+from jaxmodels.compare.inference.maps import read_map
 from jaxmodels.compare.noise import DType
 from jaxmodels.compare.outcome import Outcome, failure_of
 from jaxmodels.compare.precision import ReducedPrecisionError
@@ -65,7 +66,7 @@ def run(
       dtype: the compared type.
       mode: evaluation or training mode.
       seed: of fresh weights.
-      map_file: of the table of a user's pair; see `map_files.with_map`.
+      map_file: of the table of a user's pair; see `map_files.with_map`. Of captures, it must be there.
       output: the folder of the report.
       output_format: what is printed; see `formats.show`.
 
@@ -86,7 +87,7 @@ def run(
             if output is not None:
                 _check_writable(output)
             if any(map(is_capture, targets)):
-                jobs = [_job_of_captures(targets, checkpoint, dtype)]
+                jobs = [_job_of_captures(targets, checkpoint, dtype, map_file)]
             else:
                 from jaxmodels.compare.jobs import jobs_of  # here: captures are judged without PyTorch
 
@@ -114,7 +115,9 @@ def is_capture(target: str) -> bool:
     return target.rstrip("/").endswith(CAPTURE_SUFFIX) or Path(target, INDEX_FILE).is_file()
 
 
-def _job_of_captures(targets: Sequence[str], checkpoint: Path | None, dtype: DType) -> Job:
+def _job_of_captures(
+    targets: Sequence[str], checkpoint: Path | None, dtype: DType, map_file: Path | None
+) -> Job:
     """The judgement of two captures, and of more that measure the noise.
 
     Raises:
@@ -131,7 +134,8 @@ def _job_of_captures(targets: Sequence[str], checkpoint: Path | None, dtype: DTy
 
     def judged(progress: Progress) -> Result:
         progress("judging", 0.0)
-        return judge(*folders, dtype=dtype if dtype == "float64" else None)
+        table = None if map_file is None else read_map(map_file)
+        return judge(*folders, dtype=dtype if dtype == "float64" else None, table=table)
 
     return Job(name, judged)
 
