@@ -60,7 +60,8 @@ def main(options: Options) -> None:
         print(report.missed(results))
         print(report.table(results))
         return
-    update("mistake-rules", report.table(results))
+    caption = "The share of mistakes that each rule detects, and of correct ports that it rejects"
+    update("mistake-rules", f"{report.table(results)}\n![{caption}](images/{IMAGE.name})\n")
     with atomic_write(IMAGE) as path:
         path.write_text(pages.svg_file(report.figure(results), name="mistakes"), encoding="utf-8")
 
