@@ -1,6 +1,7 @@
 """What the larger presets need on slices of TPUs, from the TPU's own compiler (extra [tpu]); no TPU is needed.
 
 python -m tools.tpu                                        # compiles what docs/tpu.json lacks, then writes the table
+python -m tools.tpu --quick                                # the same with few optimisations: minutes instead of hours
 python -m tools.tpu --presets glom-readme --topologies v6e:4x4   # only these, again
 python -m tools.tpu --tables                               # only writes the table, from docs/tpu.json
 
@@ -9,6 +10,7 @@ Every compilation takes minutes, in a process of its own. Each result is kept as
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -56,6 +58,7 @@ def main(
     *,
     presets: tuple[str, ...] = (),
     topologies: tuple[str, ...] = (),
+    quick: bool = False,
     tables: bool = False,
 ) -> None:
     """Compile the larger presets for slices of TPUs, and write the table.
@@ -63,13 +66,14 @@ def main(
     Args:
       presets: compile these again; by default all that are missing.
       topologies: only for these.
+      quick: compile at XLA's optimisation level O1. The memory is then an upper bound.
       tables: compile nothing; only write the table, from docs/tpu.json.
     """
     if not tables:
         for topology in topologies or TOPOLOGIES:
             for preset in presets or LARGE:
                 if presets or f"{preset} {topology}" not in results():
-                    _keep(f"{preset} {topology}", fitted(preset, topology))
+                    _keep(f"{preset} {topology}", fitted(preset, topology, quick=quick))
     update("tpu", text(results()))
 
 
@@ -78,7 +82,7 @@ def results() -> dict[str, Any]:
     return json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
 
 
-def fitted(preset: str, topology: str) -> dict[str, Any]:
+def fitted(preset: str, topology: str, *, quick: bool) -> dict[str, Any]:
     """The analysis of a preset with the fewest changes that make it fit; or of the last attempt, or the error."""
     devices = math.prod(int(side) for side in topology.partition(":")[2].split("x"))
     batch = PRESETS[preset].batch_size
@@ -88,7 +92,7 @@ def fitted(preset: str, topology: str) -> dict[str, Any]:
     for _ in range(ATTEMPTS):
         words = [word for name, value in settings.items() for word in _words(name, value)]
         print(preset, topology, *words, flush=True)
-        result = {"settings": words, **compiled([preset, "--topology", topology, *words])}
+        result = {"settings": words, **compiled([preset, "--topology", topology, *words], quick=quick)}
         if "error" in result or result["memory"]["fits"]:
             break
         first = first or result["memory"]
@@ -97,14 +101,14 @@ def fitted(preset: str, topology: str) -> dict[str, Any]:
             break
         settings |= changed
     versions = {name: metadata.version(name) for name in ("jax", "flax", "libtpu")}
-    return {**result, "unchanged": first, "versions": versions, "date": f"{date.today()}"}
+    return {**result, "quick": quick, "unchanged": first, "versions": versions, "date": f"{date.today()}"}
 
 
-def compiled(arguments: list[str]) -> dict[str, Any]:
+def compiled(arguments: list[str], *, quick: bool) -> dict[str, Any]:
     """The analysis of one compilation, or {"error": what went wrong}."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, **({"JAX_OPTIMIZATION_LEVEL": "O1"} if quick else {})}
+    command = [sys.executable, "-c", CHILD, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1][:300]}
     return json.loads(done.stdout.splitlines()[-1])
@@ -158,6 +162,8 @@ def text(found: Mapping[str, Any]) -> str:
         "has. Unchanged: what the preset needs as it is, where that is too much. Messages: results of collectives. "
         "TFLOP: matrix products. GB: traffic with the chip's memory. At best: the longer of both by the data sheet, "
         "without messages, and as if all products were in bfloat16; nothing was run. "
+        "≤: compiled with few optimisations, since all of them take up to half an hour. The memory is an upper bound, "
+        "and what depends on the optimisations is left out. "
         + (f"Not compiled yet: {gaps}. " if gaps else "")
         + f"{' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}, {', '.join(versions)} (`make tpu-table`).\n"
     )
@@ -166,9 +172,14 @@ def text(found: Mapping[str, Any]) -> str:
 def _row(preset: str, topology: str, result: Mapping[str, Any]) -> list[str]:
     memory, unchanged, gib = result["memory"], result["unchanged"], 2**30
     chip = TPUS[topology.partition(":")[0]]
-    need = f"{memory['total'] / gib:,.1f} of {chip.memory / gib:,.0f}"
-    seconds = result["seconds_at_best"]
-    messages = result["collectives"]
+    quick = result.get("quick", False)
+    need = f"{'≤ ' if quick else ''}{memory['total'] / gib:,.1f} of {chip.memory / gib:,.0f}"
+    # With few optimisations, messages and traffic are not those of the program that would run.
+    seconds, messages, traffic = (
+        (None, None, None)
+        if quick
+        else (result[name] for name in ("seconds_at_best", "collectives", "traffic"))
+    )
     return [
         f"`{preset}`",
         topology,
@@ -177,7 +188,7 @@ def _row(preset: str, topology: str, result: Mapping[str, Any]) -> list[str]:
         f"{unchanged['total'] / gib:,.1f}" if unchanged else "",
         "–" if messages is None else f"{sum(m['bytes'] for m in messages.values()) / 2**20:,.0f}",
         f"{result['flop'] / 1e12:,.2f}",
-        "–" if result["traffic"] is None else f"{result['traffic'] / 1e9:,.1f}",
+        "–" if traffic is None else f"{traffic / 1e9:,.1f}",
         f"{seconds * 1e3:,.1f}" if memory["fits"] and seconds else "–",
     ]
 
