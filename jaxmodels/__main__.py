@@ -39,6 +39,7 @@ def compare(
     steps: int = 3,
     dtype: Literal["float32", "float64"] = "float32",
     mode: Literal["eval", "train"] = "eval",
+    optimizer: Literal["sgd", "adam", "adamw", "lion", "adafactor"] | None = None,
     seed: int = 0,
     map: Path | None = None,
     output: Path | None = None,
@@ -48,7 +49,7 @@ def compare(
     """Run both implementations on shared weights and inputs, and report where they differ.
 
     Compared are the outputs, what every layer receives and returns, the gradient of every parameter and the
-    weights after AdamW steps. Tolerances come from PyTorch's own distance between float32 and float64.
+    weights after optimiser steps. Tolerances come from PyTorch's own distance between float32 and float64.
     The exit status is 0 where all are equal, 1 where one differs, 2 where one could not be compared.
 
     Args:
@@ -58,9 +59,11 @@ def compare(
         checkpoint: weights to use instead of fresh ones: a hub folder, or a .safetensors, .pt, .pth or .bin
             file of a published package. Its class is recognised; naming a model checks it.
         config: constructor arguments that a bare checkpoint does not show: JSON, or the path of a JSON file.
-        steps: AdamW steps after which the weights are compared; 0 leaves them out.
+        steps: optimiser steps after which the weights are compared; 0 leaves them out.
         dtype: precision of weights and inputs on both sides.
         mode: evaluation mode, or training mode with equal dropout masks and the update of running statistics.
+        optimizer: that of the steps, with PyTorch's defaults and rate 1e-3; optax's and PyTorch's are compared as well.
+            AdamW where none is named, without that comparison.
         seed: seed of the fresh weights.
         map: the table of a pair; where there is no such file, it is inferred and written.
         output: folder for report.json and report.html.
@@ -80,6 +83,7 @@ def compare(
         steps=steps,
         dtype=dtype,
         mode=mode,
+        optimizer=optimizer,
         seed=seed,
         map_file=local_path("map", map),
         output=output,

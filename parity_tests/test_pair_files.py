@@ -230,3 +230,16 @@ def pair():
     inputs = {"x": np.random.default_rng(0).normal(size=(16, 8))}
     return Pair(name="mlp", ours=ours, theirs=theirs, table=table_from_names(ours, theirs), inputs=inputs)
 """
+
+
+def test_the_optimizer_reaches_the_comparison(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = {}
+
+    def compare(pair: Pair, **options: object) -> Result:
+        passed.update(options)
+        return samples.equal(pair.name)
+
+    monkeypatch.setattr(jobs, "compare", compare)
+    (folder / "pair.py").write_text(HEADER + "def pair():\n    return net_pair()\n")
+    assert run(monkeypatch, "pair.py", "--optimizer", "lion", "--mode", "train") == 0
+    assert (passed["mode"], passed["training"].optimizer) == ("train", "lion")

@@ -263,4 +263,4 @@ def test_report(count: int, tmp_path: Path) -> None:
     assert model["loss_error"] < 1e-5
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3
-    assert f"the loss before each of {count} AdamW steps, and the weights after {min(count, 3)}" in page
+    assert f"the loss before each of {count} optimiser steps, and the weights after {min(count, 3)}" in page

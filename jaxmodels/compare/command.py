@@ -52,6 +52,7 @@ def run(
     steps: int = 3,
     dtype: DType = "float32",
     mode: Literal["eval", "train"] = "eval",
+    optimizer: Literal["sgd", "adam", "adamw", "lion", "adafactor"] | None = None,
     seed: int = 0,
     map_file: Path | None = None,
     output: Path | None = None,
@@ -63,8 +64,8 @@ def run(
       targets: names of models and files with a `pair()`, or folders of captures; all five models where there is none.
       checkpoint, config: weights of one of the models.
       steps: optimiser steps of the training run.
-      dtype: the compared type.
-      mode: evaluation or training mode.
+      dtype, mode: the compared type; evaluation or training mode.
+      optimizer: of the steps, compared as well; AdamW, and no comparison, where none is named.
       seed: of fresh weights.
       map_file: of the table of a user's pair; see `map_files.with_map`. Of captures, it must be there.
       output: the folder of the report.
@@ -91,7 +92,7 @@ def run(
             else:
                 from jaxmodels.compare.jobs import jobs_of  # here: captures are judged without PyTorch
 
-                options = {"dtype": dtype, "steps": steps, "mode": mode}
+                options = {"dtype": dtype, "steps": steps, "mode": mode, "optimizer": optimizer}
                 jobs = jobs_of(targets, checkpoint, config, seed, options, map_file, console.print)
             outcome = _compare_all(jobs, console)
         except (ValueError, OSError) as error:

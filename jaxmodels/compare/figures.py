@@ -96,7 +96,7 @@ def loss_plot(result: Result) -> str | None:
             drawn = np.maximum(gap, bottom)
             gaps.plot(steps, drawn, ".", ms=5, color=colour)
             gaps.plot(steps, np.maximum.accumulate(drawn), dashes, color=colour, lw=1.5, label=label)
-        gaps.set(yscale="log", xlabel="AdamW step", ylabel="difference of the losses")
+        gaps.set(yscale="log", xlabel="optimiser step", ylabel="difference of the losses")
         gaps.set_xlim(0.5, len(steps) + 0.5)
         if not all(gap.all() for gap, *_ in curves.values()):  # zeros are drawn at the bottom
             gaps.axhline(bottom, ls=":", lw=0.8, color=pages.NOISE)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxmodels.compare.command import Job, Progress, is_pair_file
 from jaxmodels.compare.engine import compare
 from jaxmodels.compare.map_files import with_map
+from jaxmodels.compare.optimizers import Training
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.pair_files import read_pairs
 from jaxmodels.compare.result import Result
@@ -35,7 +36,7 @@ def jobs_of(
       targets: names of models, or files with a `pair()`; all five models where there is none.
       checkpoint, config: weights of one of the models.
       seed: of fresh weights.
-      options: arguments of `compare`.
+      options: arguments of `compare`, and the name of the optimiser or None.
       map_file: of the table of a user's pair.
       say: prints a line.
 
@@ -45,6 +46,7 @@ def jobs_of(
     # PyTorch's float64 runs supply the noise floor either way; a user's arrays keep JAX's default type.
     if options["dtype"] == "float64" or not any(map(is_pair_file, targets)):
         jax.config.update("jax_enable_x64", True)
+    options = _with_training(options)
     if checkpoint is not None:
         if any(map(is_pair_file, targets)):
             raise ValueError("checkpoint is for the five models; a file with a pair() loads its own weights")
@@ -70,6 +72,13 @@ def jobs_of(
     if map_file is not None and (len(jobs) != 1 or not is_pair_file(targets[0])):
         raise ValueError(f"map is for one pair of a user's file; got map={map_file}, {len(jobs)} comparisons")
     return jobs
+
+
+def _with_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `compare`, with the optimiser of this name."""
+    name = options.get("optimizer")
+    arguments = {key: value for key, value in options.items() if key != "optimizer"}
+    return arguments if name is None else arguments | {"training": Training(optimizer=name)}
 
 
 def _load(

@@ -123,7 +123,7 @@ def _explanation(result: Result) -> str:
 def _training_text(result: Result) -> str:
     """What was compared of the training run."""
     steps = len(result.losses)
-    losses = f"the loss before each of {steps} AdamW steps" if steps > 1 else "the loss"
+    losses = f"the loss before each of {steps} optimiser steps" if steps > 1 else "the loss"
     return losses + (f", and the weights after {result.weight_steps}" if result.weights else "")
 
 
