@@ -11,7 +11,7 @@ import torch
 from flax import linen
 from torch import nn
 
-from jaxmodels.compare import Function, Haiku, Linen, Result
+from jaxmodels.compare import Function, Haiku, Linen, Pair, Result, compare, table_from_names
 from parity_tests.adapter_pairs import FEATURES, IMAGES, KEY, TOKENS, channels_last, judged, place, vmapped
 from parity_tests.toy_pairs import in_torch
 
@@ -269,3 +269,17 @@ class TestFunction:
 
     def test_wrong(self) -> None:
         assert function_pair(factor=1.1).verdict == "different"
+
+    def test_inputs_are_passed_by_name(self) -> None:
+        """Whatever the order of the dict, in each library."""
+
+        def apply(params: Any, x: jax.Array, context: jax.Array) -> jax.Array:
+            return x @ params["layer"]["weight"].T + params["layer"]["bias"] - context
+
+        theirs = in_torch(None, layer=nn.Linear(8, 8))
+        theirs.__class__.forward = lambda self, x, context: self.layer(x) - context
+        ours = Function(apply, {"layer": {"weight": jnp.ones((8, 8)), "bias": jnp.ones(8)}})
+        inputs = {"context": FEATURES, "x": FEATURES**2}
+        table = table_from_names(ours, theirs)
+        pair = Pair(name="names", ours=ours, theirs=theirs, table=table, inputs=inputs)
+        assert compare(pair, gradients=False).ok

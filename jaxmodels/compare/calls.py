@@ -1,6 +1,7 @@
 """Running either model: which argument is which, and a sentence where a run fails."""
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +17,11 @@ def arguments(model: Any, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[st
     """The positional and the named arguments of `call_model`.
 
     Inputs whose names are the model's own parameters reach these, whatever their order. Otherwise they are
-    passed in the order of the dict, except to keyword-only parameters.
+    passed in the order of the dict, except to keyword-only parameters; those beyond the parameters reach `**kwargs`.
     """
-    parameters = _parameters(getattr(model, "forward", None) or model.__call__)
+    # PyTorch's __call__ takes anything. It is not imported here, where a JAX model may be captured without it.
+    torch = sys.modules.get("torch")
+    parameters = _parameters(model.forward if torch and isinstance(model, torch.nn.Module) else model)
     named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     if inputs and all(name in parameters and parameters[name].kind in named for name in inputs):
         return [], dict(inputs)
@@ -27,6 +30,13 @@ def arguments(model: Any, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[st
         for name, value in inputs.items()
         if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     }
+    kinds = [parameter.kind for parameter in parameters.values()]
+    positions = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) + kinds.count(
+        inspect.Parameter.POSITIONAL_ONLY
+    )
+    takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds
+    if takes_any_name and len(inputs) - len(keyword_only) > positions:
+        return [], dict(inputs)
     return [value for name, value in inputs.items() if name not in keyword_only], keyword_only
 
 
