@@ -15,13 +15,18 @@ from jaxmodels.convert.core import fit
 from jaxmodels.convert.table import Added, Parameter
 
 
+# The share of the largest gradient that counts as an effect on the outputs, and as a multiple of their error.
+SMALLEST_EFFECT, EFFECT_OVER_ERROR = 1e-12, 1e3
+
+
 def judge(search: Search) -> tuple[list[Parameter | Added], tuple[Undecided, ...]]:
     """The entries of the best assignment that are sure, and what is not."""
     everything = search.table()
     table = [entry for entry in everything if isinstance(entry, Parameter)]
     left_over = _left_over(search, everything)
     proven = search.trial.error <= PROVEN and _holds_elsewhere(search, everything)
-    silent = search.torch.without_effect()
+    # What moves the outputs by no more than they differ anyway is not proven by them.
+    silent = search.torch.without_effect(max(SMALLEST_EFFECT, EFFECT_OVER_ERROR * search.trial.error))
     judge = _Judge(search, silent if proven else None)
     unsure = [entry for entry in table if not judge.is_sure(entry)]
     if proven:

@@ -103,8 +103,8 @@ class TorchSide:
             result, events = torch_events(self.model, lambda: self.call(self.model, as_tensors(self.inputs)))
             return Run([as_array(leaf) for leaf in named_leaves(result).values()], events)
 
-    def without_effect(self) -> set[str]:
-        """The parameters on which no output depends."""
+    def without_effect(self, share: float) -> set[str]:
+        """The parameters on which outputs depend by less than `share` of what they do on the most important one."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -119,7 +119,7 @@ class TorchSide:
             if total.requires_grad:
                 gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
         sizes = [0.0 if g is None else float(g.abs().max()) if g.numel() else 0.0 for g in gradients]
-        least = 1e-12 * max(sizes, default=0.0)
+        least = share * max(sizes, default=0.0)
         return {name for name, size in zip(parameters, sizes, strict=True) if not size > least}
 
 
