@@ -36,7 +36,7 @@ PUBLISHED := glom-pytorch==0.0.14 hourglass-transformer-pytorch==0.0.6 CoLT5-att
 PUBLISHED += transformers==5.24.0
 PUBLISHED_BARE := vit-pytorch==1.26.11 torchax==0.0.14.dev20261026
 
-.PHONY: demo test lint docs test-without-torch test-with-torch test-tpu test-gpu tables results tpu-table benchmarks data clean
+.PHONY: demo test lint docs test-without-torch test-with-torch test-tpu test-gpu tables results tpu-table benchmarks torchax data clean
 
 demo: $(WITH_TORCH)
 	$(BIN)/jaxmodels demo --output out/demo
@@ -92,6 +92,11 @@ benchmarks: $(WITH_TORCH)
 	$(BIN)/python -m benchmarks --keep --output out/benchmarks
 	$(BIN)/python -m benchmarks --tables
 	$(BIN)/python -m tools.comparison --tables
+
+# The table of torchax in benchmarks/README.md: about ten minutes on an idle machine.
+torchax: $(WITH_TORCH)
+	$(BIN)/python -m benchmarks --implementations eager torchax jax --budget 900 --keep --output out/torchax
+	$(BIN)/python -m benchmarks --tables
 
 # The data files inside the package; see the script for what it needs.
 data: $(WITH_TORCH)

@@ -36,7 +36,8 @@ class Options:
       budget: seconds that the run may take: the most valuable rows first, no curves, and first calls and memory only as
         far as the rows themselves show them. What was not reached is listed.
       output: folder for the results.
-      keep: also write the results to benchmarks/results, as cpu.json or under the name of the GPU, such as h200.json.
+      keep: also write the results to benchmarks/results, as cpu.json or under the name of the GPU, such as h200.json. A
+        run with torchax and without torch.compile becomes cpu-torchax.json.
       compare: an earlier results.json; prints what changed by more than the noise.
       models: which of the five.
       sizes: sizes of the models on a CPU; a GPU has a size of its own.
@@ -196,7 +197,10 @@ def _measure_within(
 
 
 def _results_name(plan: Plan, results: rows.Results) -> str:
-    return "cpu" if plan.device == "cpu" else machine.short_name(results["environment"]["device"])
+    """A run of torchax without torch.compile has a file of its own: it must not replace the ratios to torch.compile."""
+    name = "cpu" if plan.device == "cpu" else machine.short_name(results["environment"]["device"])
+    alone = "torchax" in plan.implementations and "compile" not in plan.implementations
+    return f"{name}-torchax" if alone else name
 
 
 @contextlib.contextmanager

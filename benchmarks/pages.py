@@ -13,6 +13,7 @@ from tools import tables
 
 
 RESULTS = tables.ROOT / "benchmarks" / "results"
+TORCHAX = "cpu-torchax.json"  # a run of torchax, eager PyTorch and JAX
 NO_CPU_RESULTS = "Not measured yet: `make benchmarks` writes this table.\n"
 NO_GPU_RESULTS = "Not measured: there was no GPU.\n"
 
@@ -28,7 +29,10 @@ def write(root: Path = tables.ROOT) -> list[Path]:
     """
     results = root / "benchmarks" / "results"
     cpu = read(results / "cpu.json") if (results / "cpu.json").exists() else None
-    others = {"cpu.json", roofline.SUMMARY.name}
+    torchax = read(results / TORCHAX) if (results / TORCHAX).exists() else None
+    if cpu and torchax:
+        cpu = {**cpu, "absent": {}}  # it has a table of its own
+    others = {"cpu.json", TORCHAX, roofline.SUMMARY.name}
     gpus = {path.stem: read(path) for path in sorted(results.glob("*.json")) if path.name not in others}
     short_text = NO_CPU_RESULTS if cpu is None else short(cpu)
     written = tables.update("benchmarks", "\n".join([short_text, *map(short, gpus.values())]), root)
@@ -36,6 +40,13 @@ def write(root: Path = tables.ROOT) -> list[Path]:
     written += tables.update("cpu", text, root)
     text = partial(_full_of_gpus, gpus, results) if gpus else NO_GPU_RESULTS
     written += tables.update("gpu", text, root)
+    if torchax:
+        parts = (
+            report.summary(torchax),
+            report.measured_on(torchax),
+            str(report.main_table(torchax)).strip(),
+        )
+        written += tables.update("torchax", "\n\n".join(parts) + "\n", root)
     written += tables.update("roofline", str(roofline.table(roofline.read())), root)
     return written
 

@@ -18,7 +18,7 @@ from jaxmodels.models import MODEL_NAMES
 from tools.tables import ROOT, update
 
 
-RESULTS = ROOT / "benchmarks" / "results" / "mistakes.json"
+RESULTS = ROOT / "benchmarks" / "mistakes" / "results.json"
 IMAGE = ROOT / "docs" / "images" / "mistakes.svg"
 BETWEEN_CLEARINGS = 10  # cases, after which compiled programs are forgotten
 

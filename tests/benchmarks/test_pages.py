@@ -61,6 +61,17 @@ def test_a_gpu_has_its_tables_when_it_was_measured(repository: Path) -> None:
     assert short.index("train medium") < short.index("forward gpu") < short.index("NVIDIA H200")
 
 
+def test_torchax_has_a_table_of_its_own_run(repository: Path) -> None:
+    found = results(cell("eager", 10.0), cell("torchax", 20.0), cell("jax", 8.0))
+    rows.keep(found, repository / "benchmarks" / "results" / pages.TORCHAX)
+    pages.write(repository)
+    full = (repository / "benchmarks" / "README.md").read_text()
+    table = full.partition("<!-- torchax: begin -->")[2].partition("<!-- torchax: end -->")[0]
+    assert "Against torchax JAX is ahead in 1 of 1 rows" in table
+    assert "**0.40" in table
+    assert "torchax is missing" not in full
+
+
 def test_results_keep_first_calls_and_memory_of_an_earlier_run(tmp_path: Path) -> None:
     earlier = results(cell("jax", 9.0, peak_mb=100.0), curves=curve())
     earlier["environment"]["commit"] = "before"
