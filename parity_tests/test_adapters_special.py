@@ -26,6 +26,15 @@ class LinenTraining(linen.Module):
         return linen.Dense(3, name="head")(x)
 
 
+class LinenByMutability(linen.Module):
+    """As jax-resnet: the statistics of the batch wherever they can be stored."""
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        stored = self.is_mutable_collection("batch_stats")
+        return linen.BatchNorm(not stored, momentum=0.9, epsilon=1e-5, name="batch")(x)
+
+
 class EquinoxTraining(eqx.Module):
     batch: eqx.nn.BatchNorm
     drop: eqx.nn.Dropout
@@ -65,6 +74,15 @@ class TestTrainingMode:
     def test_linen(self) -> None:
         assert self.statistics(self.linen()) == (True, "nothing else differs")
         assert self.statistics(self.linen(momentum=0.1)) == (False, "together they are the difference")
+
+    @pytest.mark.parametrize("mode", ["eval", "train"])
+    def test_linen_by_mutability(self, mode: str) -> None:
+        module = LinenByMutability()
+        ours = (module, module.init(KEY, FEATURES[0]))
+        theirs = in_torch(lambda self, x: self.batch(x), batch=nn.BatchNorm1d(8))
+        result = judged(ours, theirs, normal(40, 8), mode=mode)
+        assert all(check.ok for check in result.outputs)
+        assert bool(result.statistics) == (mode == "train")
 
     def test_equinox(self) -> None:
         assert self.statistics(self.equinox()) == (True, "nothing else differs")

@@ -91,15 +91,18 @@ class Linen(Adapter):
             values = arrays_at(model, map(_shown, self.arrays))
             keys = dict(zip(self.rngs, arrays_at(model, [f"rngs.{name}" for name in self.rngs]), strict=True))
             without_dropout = linen.intercept_methods(_identity_of_dropout)
+            # Some models use the statistics of the batch wherever they could store them.
+            kept = ("batch_stats",) if model._inference else ()
+            mutable = [name for name in self.state if name not in kept]
             with without_dropout if model._inference is False else nullcontext():
                 result = self.module.apply(
                     jax.tree.unflatten(self.structure, values),
                     *args,
                     rngs=keys or None,
-                    mutable=self.state or False,
+                    mutable=mutable or False,
                     **{**self.options, **kwargs},
                 )
-            if not self.state:
+            if not mutable:
                 return result
             output, state = result
             leaves, _ = jax.tree_util.tree_flatten_with_path(state)
