@@ -1,0 +1,1 @@
+"""Ports that others published, compared with the PyTorch classes that they follow."""

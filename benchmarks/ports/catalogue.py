@@ -1,0 +1,92 @@
+"""The ports that are judged: which package has them, which PyTorch class they follow, and what a difference means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A port and its original.
+
+    Attributes:
+      file: the module in this folder with its `pair()`, or with its `torch_side()` and `jax_side()`.
+      package: the distribution on the package index that has the port.
+      module: what is imported of it.
+      ours, theirs: the classes, as the table names them.
+      modes: those of `jaxmodels compare` in which it is judged.
+      two_environments: whether each side is captured in an environment of its own.
+      remarks: by mode, whether the difference that was found matters.
+    """
+
+    file: str
+    package: str
+    module: str
+    ours: str
+    theirs: str
+    modes: tuple[Mode, ...] = ("eval",)
+    two_environments: bool = False
+    remarks: Mapping[Mode, str] = field(default_factory=dict)
+
+
+UNBIASED = (
+    "Hardly: it is a convention of Flax, not of the port. The factor is close to 1 where a channel has many values; "
+    "outputs and gradients agree."
+)
+
+
+def _transformers(model: str, file: str, **options: Any) -> Port:
+    return Port(
+        file=f"transformers_{file}",
+        package="transformers",
+        module="transformers",
+        ours=f"Flax{model}",
+        theirs=model,
+        **options,
+    )
+
+
+PORTS = (
+    _transformers("BertModel", "bert"),
+    _transformers("GPT2Model", "gpt2"),
+    _transformers("GemmaModel", "gemma"),
+    _transformers("RoFormerModel", "roformer"),
+    _transformers("Dinov2Model", "dinov2"),
+    _transformers("ResNetModel", "resnet", modes=("eval", "train"), remarks={"train": UNBIASED}),
+    Port(
+        file="jax_resnet_resnet18",
+        package="jax-resnet",
+        module="jax_resnet",
+        ours="ResNet18",
+        theirs="ResNetForImageClassification",
+        modes=("eval", "train"),
+        remarks={"train": UNBIASED},
+    ),
+    Port(
+        file="flaxmodels_resnet18",
+        package="flaxmodels",
+        module="flaxmodels",
+        ours="ResNet18",
+        theirs="ResNetForImageClassification",
+        modes=("eval", "train"),
+    ),
+    Port(
+        file="eqx_zoo_bert",
+        package="eqx-zoo",
+        module="eqx_zoo",
+        ours="Encoder",
+        theirs="BertModel",
+        two_environments=True,
+    ),
+    Port(
+        file="eqx_zoo_qwen3",
+        package="eqx-zoo",
+        module="eqx_zoo",
+        ours="CausalLM",
+        theirs="Qwen3ForCausalLM",
+        two_environments=True,
+    ),
+)
