@@ -302,7 +302,7 @@ def attend(
     k: jax.Array,
     v: jax.Array,
     *,
-    keep: np.ndarray | None = None,
+    keep: jax.Array | np.ndarray | None = None,
     bias: jax.Array | None = None,
     scaled: bool = True,
 ) -> jax.Array:

@@ -82,10 +82,7 @@ class Attention(Piece):
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         q, k, v = (split_heads(self, layer(x), HEADS) for layer in (self.query, self.key, self.value))
-        keep = (
-            np.asarray(mask)[:, None, None] if not isinstance(mask, jax.core.Tracer) else mask[:, None, None]
-        )
-        return self.dense(merge_heads(self, attend(self, q, k, v, keep=keep)))
+        return self.dense(merge_heads(self, attend(self, q, k, v, keep=mask[:, None, None])))
 
 
 class Layer(Piece):
