@@ -66,7 +66,7 @@ def main(
     Args:
       presets: compile these again; by default all that are missing.
       topologies: only for these.
-      quick: compile at XLA's optimisation level O1. The memory is then an upper bound.
+      quick: compile at XLA's optimisation level O1. The memory is then an estimate.
       tables: compile nothing; only write the table, from docs/tpu.json.
     """
     if not tables:
@@ -162,8 +162,9 @@ def text(found: Mapping[str, Any]) -> str:
         "has. Unchanged: what the preset needs as it is, where that is too much. Messages: results of collectives. "
         "TFLOP: matrix products. GB: traffic with the chip's memory. At best: the longer of both by the data sheet, "
         "without messages, and as if all products were in bfloat16; nothing was run. "
-        "≤: compiled with few optimisations, since all of them take up to half an hour. The memory is an upper bound, "
-        "and what depends on the optimisations is left out. "
+        "≈: compiled at XLA's optimisation level O1, since all optimisations take up to half an hour. Such a program "
+        "needed 22 % more memory where both were compiled (`glom-emoji-gpu` on v5e:2x2); what else depends on the "
+        "optimisations is left out. "
         + (f"Not compiled yet: {gaps}. " if gaps else "")
         + f"{' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}, {', '.join(versions)} (`make tpu-table`).\n"
     )
@@ -173,7 +174,7 @@ def _row(preset: str, topology: str, result: Mapping[str, Any]) -> list[str]:
     memory, unchanged, gib = result["memory"], result["unchanged"], 2**30
     chip = TPUS[topology.partition(":")[0]]
     quick = result.get("quick", False)
-    need = f"{'≤ ' if quick else ''}{memory['total'] / gib:,.1f} of {chip.memory / gib:,.0f}"
+    need = f"{'≈ ' if quick else ''}{memory['total'] / gib:,.1f} of {chip.memory / gib:,.0f}"
     # With few optimisations, messages and traffic are not those of the program that would run.
     seconds, messages, traffic = (
         (None, None, None)
