@@ -62,11 +62,10 @@ def transformers_pair(
     call_ours: Callable[..., Any],
     *,
     train: bool = False,
+    named: bool = False,
     **options: Any,
 ) -> Pair:
     """A Flax class of Hugging Face against its PyTorch class.
-
-    The table is inferred, unless PyTorch alone has some weights, which `infer_table` cannot be told.
 
     Args:
       name: what the report calls the pair.
@@ -74,12 +73,14 @@ def transformers_pair(
       theirs: the PyTorch model.
       inputs, call_ours, options: as `Pair` takes them.
       train: whether layers with running statistics use those of the batch.
+      named: whether the table comes from the names. By default it is inferred, which needs a port that computes the
+        same, and no weights that one side alone has.
     """
     params = flax_model.params
     variables = params if "batch_stats" in params else {"params": params}
     ours = Linen(flax_model.module, variables)
     theirs = randomized(theirs)
-    if "only_theirs" in options:
+    if named:
         table = table_from_names(ours, theirs)
     else:
         calls = {key: options[key] for key in ("to_ours", "call_theirs") if key in options}

@@ -39,11 +39,11 @@ def table(results: Mapping[str, Any]) -> str:
                 share,
                 place,
                 found["diagnosis"] or "–",
-                "–" if found["verdict"] == "equal" else port.remarks.get(found["mode"], "–"),
+                "–" if found["verdict"] == "equal" else port.remarks.get(what or found["mode"], "–"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     environments = sorted({_sentence(found) for found in results.values()})
-    closing = "Errors are relative to the largest value; in parentheses is the share of the tolerance."
+    closing = "Errors are relative to the largest value; in parentheses is the share of the tolerance, or how many times it they are."
     return "\n".join(lines) + f"\n\n{closing} {' '.join(environments)}\n"
 
 

@@ -26,6 +26,7 @@ def pair() -> list[Pair]:
             Dinov2Model(config),
             {"pixel_values": images(size)},
             lambda model, inputs: model(inputs["pixel_values"]),
+            named=True,
             to_ours=channels_last,
             outputs=("last_hidden_state", "pooler_output"),
         )

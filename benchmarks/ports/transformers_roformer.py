@@ -28,5 +28,6 @@ def pair() -> Pair:
         inputs,
         lambda model, inputs: model(*inputs.values(), None),
         outputs=("last_hidden_state",),
+        named=True,
         only_theirs=("encoder.embed_positions",),  # sinusoids, which JAX computes
     )
