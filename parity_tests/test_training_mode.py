@@ -12,6 +12,8 @@ from flax import nnx
 from torch import nn
 
 from jaxmodels.compare import Pair, Result, compare
+from jaxmodels.compare.divergence import Findings, find_divergence
+from jaxmodels.compare.noise import Statistic, first_wrong
 from parity_tests.toy_pairs import CHANNELS_LAST, in_flax, in_torch, linear, normal, toy
 
 
@@ -77,7 +79,7 @@ def test_statistics_and_masks_agree(dtype: str) -> None:
         (
             UnbiasedBatchNorm,
             0.1,
-            r"share of the old statistics.*momentum=0\.9 in Flax removes the difference",
+            r"share of the old statistics.*momentum=0\.9 in JAX removes the difference",
         ),
         (UnbiasedBatchNorm, 0.8, None),
     ],
@@ -94,6 +96,16 @@ def test_statistics_that_differ_are_explained(
     else:
         assert result.diagnosis is not None
         assert re.search(reason, result.diagnosis)
+
+
+def test_the_convention_of_a_library_hides_no_mistake() -> None:
+    convention = Statistic("a.running_var", 1.0, 0.0, 0.1, reason="unbiased", convention=True)
+    mistake = Statistic("b.running_mean", 1.0, 0.0, 0.1, reason="momentum")
+    found = find_divergence(Findings(statistics=[convention, mistake]))
+    assert found is not None
+    assert found.layer == "b"
+    assert first_wrong([convention, mistake]) is mistake
+    assert first_wrong([convention]) is convention
 
 
 def test_another_rate_of_dropout_differs_there() -> None:

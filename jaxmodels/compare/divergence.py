@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, LayerCheck
+from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, LayerCheck, Statistic, first_wrong
 from jaxmodels.compare.routing import RouterAgreement, Routing
 
 
@@ -62,7 +62,7 @@ class Findings:
     gradients: Sequence[Check] = ()
     weights: Sequence[Check] = ()
     loss_checks: Sequence[Check] = ()
-    statistics: Sequence[Check] = ()
+    statistics: Sequence[Statistic] = ()
     not_compared: Mapping[str, str] = field(default_factory=dict)
     paths: Sequence[str] = ()
     parameters: Sequence[str] = ()
@@ -256,7 +256,7 @@ def _in_training(findings: Findings) -> Divergence | None:
 
 def _in_statistics(findings: Findings) -> Divergence | None:
     """Last, since no output of a training run depends on them."""
-    wrong = next((check for check in findings.statistics if not check.ok), None)
+    wrong = first_wrong(findings.statistics)
     if wrong is None:
         return None
     detail = f"outputs in training mode agree, {wrong.name} does not after the forward pass"

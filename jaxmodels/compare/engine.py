@@ -30,7 +30,15 @@ from jaxmodels.compare.forward import (
 )
 from jaxmodels.compare.internal_types import coarser_inside
 from jaxmodels.compare.layers import Event, Key
-from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, DType, LayerCheck, Statistic, is_inexact
+from jaxmodels.compare.noise import (
+    EQUAL_WEIGHTS,
+    Check,
+    DType,
+    LayerCheck,
+    Statistic,
+    first_wrong,
+    is_inexact,
+)
 from jaxmodels.compare.optimizers import Training, with_learning_rate
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.places import place_of_divergence
@@ -266,7 +274,8 @@ def _diagnosis(
     divergence: Divergence | None, statistics: list[Statistic], optimizers: OptimizerComparison | None
 ) -> str | None:
     if divergence is not None and divergence.kind == "statistics":
-        return next(check.reason for check in statistics if not check.ok)
+        wrong = first_wrong(statistics)
+        return wrong.reason if wrong else None
     return (
         optimizers.explanation
         if divergence is not None and divergence.kind == "optimizer" and optimizers

@@ -43,13 +43,15 @@ def compare_statistics(subject: Subject) -> list[Statistic]:
             continue
         noise = rounding_noise(float32[name], float64[name]) * subject.floor.scale
         check = subject.floor.check(name, relative_error(ours[name], theirs[name]), noise)
-        reason = None
+        reason, convention = None, False
         if not check.ok:
             owner = subject.models[subject.dtype].get_submodule(name.rpartition(".")[0])
             update = _Update(owner, old, theirs[name], counts.get(name.rpartition(".")[0], 0))
-            reason = update.explained(name, ours[name], partial(_agree, subject.floor, noise))
+            reason, convention = update.explained(name, ours[name], partial(_agree, subject.floor, noise))
         checks.append(
-            Statistic(check.name, check.error, check.noise, check.tolerance, check.undecided, reason)
+            Statistic(
+                check.name, check.error, check.noise, check.tolerance, check.undecided, reason, convention
+            )
         )
     return checks
 
@@ -68,15 +70,16 @@ class _Update:
 
     def explained(
         self, name: str, ours: np.ndarray, agree: Callable[[np.ndarray, np.ndarray], bool]
-    ) -> str | None:
+    ) -> tuple[str | None, bool]:
+        """The convention that explains the difference, and whether it is that of the libraries alone."""
         if not 0 < self.share <= 1:
-            return None
+            return None, False
         momentum = (
-            f"Flax's momentum is the share of the old statistics, PyTorch's that of the new ones; "
-            f"momentum={1 - self.share:g} in Flax"
+            f"the momentum is the share of the old statistics in JAX and that of the new ones in PyTorch; "
+            f"momentum={1 - self.share:g} in JAX"
         )
         unbiased = (
-            f"PyTorch's running variance is unbiased: n / (n - 1) times Flax's, with n = {self.count} values per "
+            f"PyTorch's running variance is unbiased: n / (n - 1) times JAX's, with n = {self.count} values per "
             "channel"
         )
         for shares, biased, reason in (
@@ -87,8 +90,8 @@ class _Update:
             if biased and not (name.endswith("var") and self.count > 1):
                 continue
             if agree(ours, self._predicted(exchanged=shares, biased=biased)):
-                return reason
-        return None
+                return reason, biased and not shares
+        return None, False
 
     def _predicted(self, *, exchanged: bool, biased: bool) -> np.ndarray:
         of_batch = (self.new.astype(np.float64) - (1 - self.share) * self.old) / self.share
