@@ -389,6 +389,14 @@ class TestCommand:
             PlacedError, match="must return a dict with model and inputs; got a dict with model"
         ):
             captures_command.write(file, side="torch", output=output)
+        file.write_text("def torch_side():\n    return {'model': 1, 'inputs': {}, 'to_ours': 2}\n")
+        with pytest.raises(
+            ValueError, match=r"torch_side\(\) returns to_ours, which capture_torch does not take"
+        ):
+            captures_command.write(file, side="torch", output=output)
+        file.write_text("def torch_side():\n    return {}['model']\n")
+        with pytest.raises(PlacedError, match=r"pair\.py:2: torch_side\(\) fails with KeyError: 'model'"):
+            captures_command.write(file, side="torch", output=output)
 
 
 def test_a_random_pytorch_model_is_refused(tmp_path: Path) -> None:

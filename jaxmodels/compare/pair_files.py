@@ -42,7 +42,7 @@ def read_pairs(path: Path) -> "list[Pair]":
     try:
         returned = function()
     except Exception as error:
-        raise _failure("pair()", error, path) from error
+        raise failure("pair()", error, path) from error
     pairs = list(returned) if isinstance(returned, list | tuple) else [returned]
     if not pairs or not all(isinstance(value, Pair) for value in pairs):
         got = f"an empty {type(returned).__name__}" if not pairs else _described(returned)
@@ -76,11 +76,12 @@ def run_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise _failure("the file", error, path) from error
+        raise failure("the file", error, path) from error
     return module
 
 
-def _failure(what: str, error: BaseException, path: Path) -> PlacedError:
+def failure(what: str, error: BaseException, path: Path) -> PlacedError:
+    """The error of a user's file, with the line that raised it; `what` is what was run."""
     where = place_of_error(error, path.parent) or place(path, 1)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return PlacedError(f"{where}: {what} fails with {type(error).__name__}: {reason}", where)

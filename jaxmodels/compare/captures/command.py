@@ -1,12 +1,13 @@
 """`jaxmodels capture`: one side of a user's file. Needs the framework of that side."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxmodels.compare.captures.files import Side
 from jaxmodels.compare.captures.options import DTYPES
-from jaxmodels.compare.pair_files import read_pairs, run_file
+from jaxmodels.compare.pair_files import failure, read_pairs, run_file
 from jaxmodels.compare.places import PlacedError, place
 
 
@@ -45,6 +46,13 @@ def write(
         from jaxmodels.compare.captures.torch_side import capture_torch as capture
     else:
         from jaxmodels.compare.captures.jax_side import capture_jax as capture
+    known = [name for name in inspect.signature(capture).parameters if name != "path"]
+    unknown = [str(name) for name in arguments if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{path}: {FUNCTIONS[side]}() returns {', '.join(unknown)}, which capture_{side} does not take; "
+            f"it takes {', '.join(known)}"
+        )
     options |= arguments
     written = capture(options.pop("model"), options.pop("inputs"), output, **options)
     print(f"captured: {written}")
@@ -64,7 +72,10 @@ def _side(path: Path, side: Side) -> dict[str, Any]:
             f"{FUNCTIONS[side]}() returns the arguments of capture_{side} as a dict, without the path",
             where,
         )
-    arguments = function()
+    try:
+        arguments = function()
+    except Exception as error:
+        raise failure(f"{FUNCTIONS[side]}()", error, path) from error
     if not isinstance(arguments, dict) or not {"model", "inputs"} <= arguments.keys():
         got = (
             f"a dict with {', '.join(arguments)}"

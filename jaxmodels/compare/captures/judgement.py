@@ -308,7 +308,10 @@ def _kinks_settled(checks: list[Check], finer: list[Check] | None, notes: list[s
 
 
 def _unequal_weight(check: Check) -> Divergence:
-    detail = f"the weight {check.name} is not the same on both sides before the first step"
+    detail = (
+        f"the weight {check.name} is not the same on both sides before the first step; "
+        "a JAX model is captured with PyTorch's weights"
+    )
     return Divergence(check.name.rpartition(".")[0] or check.name, detail, check.error, "layer")
 
 
