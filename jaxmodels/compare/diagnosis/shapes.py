@@ -130,6 +130,9 @@ def reshapes(operation: Operation) -> Iterator[Variant]:
             for order in orders(len(factors)):
                 ordered = f"({', '.join(str(factors[i]) for i in order)})"
                 own = f"({', '.join(map(str, factors))})"
+                if ordered == own:  # two factors of one size
+                    own = f"({', '.join(PARTS[: len(factors)])}), of the sizes {own}"
+                    ordered = f"({', '.join(PARTS[i] for i in order)})"
                 what = f"JAX cuts an axis of {x.shape[axis]} as {ordered}, PyTorch as {own}"
                 change = on_input(lambda x, f=factors, o=order: cut_in_order(x, axis, f, o))
                 yield Variant("fused order", what, "PyTorch's order", change)
