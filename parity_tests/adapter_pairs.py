@@ -1,5 +1,6 @@
 """Pairs whose JAX side is of another library than nnx, for the tests of the adapters."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,3 +53,9 @@ def judged(ours: Any, theirs: nn.Module, *arrays: Any, **options: Any) -> Result
 
 def place(result: Result) -> str:
     return "" if result.divergence is None else result.divergence.layer
+
+
+def line_of(result: Result) -> str:
+    """The line of the code that the verdict names."""
+    assert result.code is not None
+    return Path(result.code.file).read_text().splitlines()[result.code.line - 1].strip()

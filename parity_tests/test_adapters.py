@@ -12,7 +12,17 @@ from flax import linen
 from torch import nn
 
 from jaxmodels.compare import Function, Haiku, Linen, Pair, Result, compare, table_from_names
-from parity_tests.adapter_pairs import FEATURES, IMAGES, KEY, TOKENS, channels_last, judged, place, vmapped
+from parity_tests.adapter_pairs import (
+    FEATURES,
+    IMAGES,
+    KEY,
+    TOKENS,
+    channels_last,
+    judged,
+    line_of,
+    place,
+    vmapped,
+)
 from parity_tests.toy_pairs import in_torch
 
 
@@ -54,7 +64,9 @@ class TestLinen:
         assert {layer.name for layer in result.layers} == {"conv", "batch", "group", "up", "head"}
 
     def test_wrong_images(self) -> None:
-        assert place(linen_images(epsilon=1e-2)) == "group"
+        result = linen_images(epsilon=1e-2)
+        assert place(result) == "group"
+        assert line_of(result) == 'x = linen.GroupNorm(2, epsilon=self.epsilon, name="group")(x)'
 
     def test_tokens(self) -> None:
         assert linen_tokens().ok
@@ -160,7 +172,9 @@ class TestEquinox:
         assert {layer.name for layer in result.layers} == {"conv", "batch", "group", "up", "head"}
 
     def test_wrong_images(self) -> None:
-        assert place(equinox_images(epsilon=1e-2)) == "group"
+        result = equinox_images(epsilon=1e-2)
+        assert place(result) == "group"
+        assert line_of(result).startswith("self.group = eqx.nn.GroupNorm(")
 
     def test_tokens(self) -> None:
         """Layers inside of two vmaps are compared."""
@@ -247,6 +261,7 @@ class TestHaiku:
     def test_wrong_tokens(self) -> None:
         result = haiku_tokens(factor=1.1)
         assert place(result) == "block"
+        assert line_of(result) == "def __call__(self, x: jax.Array) -> jax.Array:"
 
 
 def function_pair(factor: float = 1.0) -> Result:
@@ -268,7 +283,9 @@ class TestFunction:
         assert not result.layers
 
     def test_wrong(self) -> None:
-        assert function_pair(factor=1.1).verdict == "different"
+        result = function_pair(factor=1.1)
+        assert result.verdict == "different"
+        assert line_of(result) == "def apply(params: Any, x: jax.Array) -> jax.Array:"
 
     def test_inputs_are_passed_by_name(self) -> None:
         """Whatever the order of the dict, in each library."""

@@ -6,7 +6,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxmodels.compare.calls import PairError
 from jaxmodels.compare.divergence import MODEL, Divergence
@@ -53,7 +53,8 @@ def place(file: str | Path, line: int) -> Place:
 def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence: Divergence) -> Place | None:
     """The line of the JAX model to look at.
 
-    For the code of a module it is its `__call__`; for a layer of a library, the line that makes the layer.
+    For the code of a module it is its `__call__`; for a layer of a library, the line that makes the layer;
+    for a plain function, its first line.
 
     Args:
       model: the JAX side.
@@ -65,19 +66,24 @@ def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence
     """
     from flax import nnx  # here: results and places are read where Flax may be missing
 
+    from jaxmodels.compare.adapters.protocol import adapter_of
+
     names = {twin.theirs: twin.ours for twin in twins} | {MODEL: ""}
     path = names.get(divergence.layer)
     if path is None:
         return None
-    modules = {
-        ".".join(map(str, key)): node for key, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)
+    adapter = adapter_of(model)
+    sources = {
+        ".".join(map(str, key)): type(node)
+        for key, node in nnx.iter_graph(model)
+        if isinstance(node, nnx.Module)
     }
-    modules[""] = model
+    sources[""] = type(model)
     below = ""  # the part of the path that leads from the user's module to the layer
     while True:
-        module = modules.get(path)
-        if module is not None and _is_users(type(module)):
-            return _line_of(type(module), below)
+        source = adapter.source(path) if adapter else sources.get(path)
+        if source is not None and _is_users(source):
+            return _line_of(source, below)
         if not path:
             return None
         path, _, last = path.rpartition(".")
@@ -99,9 +105,9 @@ def place_of_error(error: BaseException, folder: Path) -> Place | None:
     return found
 
 
-def _is_users(kind: type) -> bool:
+def _is_users(source: Any) -> bool:
     try:
-        path = Path(inspect.getsourcefile(kind) or "").resolve()
+        path = Path(inspect.getsourcefile(source) or "").resolve()
     except TypeError:  # built in, or written at a prompt
         return False
     return path.is_file() and not path.is_relative_to(OWN) and not _is_installed(path)
@@ -111,15 +117,20 @@ def _is_installed(path: Path) -> bool:
     return "site-packages" in path.parts or any(path.is_relative_to(installed) for installed in INSTALLED)
 
 
-def _line_of(kind: type, attributes: str) -> Place | None:
-    """The `__call__` of a class, or the line in which it makes one of its attributes."""
+def _line_of(source: Any, attributes: str) -> Place | None:
+    """The `__call__` of a class or the first line of a function, or the line that makes one of its layers."""
     try:
-        lines, first = inspect.getsourcelines(kind)
-        file = inspect.getsourcefile(kind) or ""
+        lines, first = inspect.getsourcelines(source)
+        file = inspect.getsourcefile(source) or ""
     except OSError:
         return None
-    pattern = r"def __call__\b"
+    patterns = [r"def __call__\b"]
     if attributes:
-        pattern = rf"self\.{re.escape(attributes.split('.')[0])}\b.*="
-    found = next((i for i, line in enumerate(lines) if re.search(pattern, line)), 0)
-    return place(file, first + found)
+        name = re.escape(attributes.split(".")[0])
+        # An attribute, a layer that Linen's or Haiku's code names where it is called, a field of a dataclass.
+        patterns = [rf"self\.{name}\b.*=", rf"""["']{name}["']""", rf"^\s*{name}\s*:", *patterns]
+    for pattern in patterns:
+        for i, line in enumerate(lines):
+            if re.search(pattern, line):
+                return place(file, first + i)
+    return place(file, first)

@@ -159,6 +159,9 @@ class Equinox(Adapter):
     def is_standard(self, path: str) -> bool:
         return issubclass(self.kinds.get(path, object), STANDARD)
 
+    def source(self, path: str) -> Any:
+        return self.kinds.get(path)
+
     def names_in_torch(self, name: str) -> Iterable[str]:
         """A sequential's layers lie in a list here, and directly below it there."""
         if name in STATISTICS:

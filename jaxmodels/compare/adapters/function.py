@@ -1,5 +1,6 @@
 """A plain function of a pytree of arrays."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,9 @@ class Function(Adapter):
         return with_signature(
             lambda *args, **kwargs: self.function(params, *args, **kwargs), self.function, skip=1
         )
+
+    def source(self, path: str) -> Any:
+        return None if path else inspect.unwrap(self.function)
 
     def layout(self, place: Place) -> Layout:
         return Layout(place.name)

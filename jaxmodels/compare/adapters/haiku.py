@@ -125,6 +125,9 @@ class Haiku(Adapter):
     def is_standard(self, path: str) -> bool:
         return issubclass(self.kinds.get(path, object), STANDARD)
 
+    def source(self, path: str) -> Any:
+        return self.kinds.get(path)
+
     def names_in_torch(self, name: str) -> Iterable[str]:
         return ("", name) if name in STATISTICS else (name,)
 

@@ -128,6 +128,9 @@ class Linen(Adapter):
     def is_standard(self, path: str) -> bool:
         return issubclass(self.kinds.get(path, object), STANDARD)
 
+    def source(self, path: str) -> Any:
+        return self.kinds.get(path) if path else type(self.module)
+
     def names_in_torch(self, name: str) -> Iterable[str]:
         """A list's modules are called layers_0 here; in PyTorch layers.0, or 0 in a Sequential."""
         stem, _, number = name.rpartition("_")

@@ -92,6 +92,10 @@ class Adapter(ABC):
         """Whether the module at a path is a layer of the library; may need a recorded call."""
         return False
 
+    def source(self, path: str) -> Any:
+        """The class or function in which the module at a path is written; None where it is not known."""
+        return None
+
     def names_in_torch(self, name: str) -> Iterable[str]:
         """What PyTorch may call a module of this name, likeliest first; "" where it has no module in between."""
         return (name,)
