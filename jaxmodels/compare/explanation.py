@@ -21,7 +21,9 @@ NEXT_STEPS = {
 NEXT_STEP_UNJUDGED = (
     "remove the reason: random weights instead of constant ones, inputs without NaN, outputs in float32"
 )
-NEXT_STEP_CONVENTION = "nothing, if this BatchNorm is the library's: all of them divide by n; more values per channel make it smaller"
+NEXT_STEP_CONVENTION = (
+    "nothing, if this is the BatchNorm of a library: all of them divide by n, and more values make it smaller"
+)
 
 
 def next_step(result: Result) -> str | None:
