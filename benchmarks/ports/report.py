@@ -28,22 +28,24 @@ def table(results: Mapping[str, Any]) -> str:
                 if found["layer"]
                 else found["reason"] or "–"
             )
-            share = (
-                f"{number(found['output_error'])} ({found['output_error'] / found['output_tolerance']:.0%})"
-            )
+            ratio = found["output_error"] / found["output_tolerance"]
+            share = f"{ratio:.0%}" if ratio <= 1 else f"{ratio:,.0f} ×"
             cells = [
                 f"{port.package} {found['package_version']}",
                 f"`{port.ours}`, `{port.theirs}`",
                 mode if what in ("", *port.modes) else f"{mode}, {what}",
                 found["verdict"],
-                share,
+                f"{number(found['output_error'])} ({share})",
                 place,
                 found["diagnosis"] or "–",
                 "–" if found["verdict"] == "equal" else port.remarks.get(what or found["mode"], "–"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     environments = sorted({_sentence(found) for found in results.values()})
-    closing = "Errors are relative to the largest value; in parentheses is the share of the tolerance, or how many times it they are."
+    closing = (
+        "Errors are relative to the largest value. In parentheses is the share of the tolerance, or by how many times "
+        "it is exceeded."
+    )
     return "\n".join(lines) + f"\n\n{closing} {' '.join(environments)}\n"
 
 
