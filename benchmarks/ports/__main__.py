@@ -23,7 +23,7 @@ from jaxmodels.compare.result import Result
 from tools.tables import ROOT, update
 
 
-RESULTS = ROOT / "benchmarks" / "results" / "ports.json"
+RESULTS = ROOT / "benchmarks" / "ports" / "results.json"
 LIBRARIES = ("jax", "flax", "equinox", "torch", "transformers")
 STEPS = 1  # of AdamW
 
