@@ -40,6 +40,10 @@ RESIZED = (
     "For images of another size than the configured one: 2% of the largest output here. At the configured size "
     "nothing is resized, and both agree."
 )
+MOMENTUM = (
+    "For training, and for models that are then evaluated: the running statistics are nearly those of the last batch. "
+    "Pretrained weights in evaluation mode are not affected."
+)
 
 
 def _transformers(model: str, file: str, **options: Any) -> Port:
@@ -70,12 +74,13 @@ PORTS = (
         remarks={"train": UNBIASED},
     ),
     Port(
-        file="flaxmodels_resnet18",
+        file="flaxmodels_block",
         package="flaxmodels",
         module="flaxmodels",
-        ours="ResNet18",
-        theirs="ResNetForImageClassification",
+        ours="BasicBlock",
+        theirs="ResNetBasicLayer",
         modes=("eval", "train"),
+        remarks={"train": MOMENTUM},
     ),
     Port(
         file="eqx_zoo_bert",

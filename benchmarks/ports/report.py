@@ -50,5 +50,5 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _sentence(found: Mapping[str, Any]) -> str:
-    libraries = [f"{name} {number}" for name, number in found["versions"].items() if name != "python"]
+    libraries = [f"{name} {number}" for name, number in sorted(found["versions"].items()) if name != "python"]
     return f"Measured on {found['day']} with Python {found['versions']['python']}, {', '.join(libraries)}."
