@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, LayerCheck, Statistic, first_wrong
+from jaxmodels.compare.noise import EQUAL_WEIGHTS, Check, LayerCheck, Statistic
 from jaxmodels.compare.routing import RouterAgreement, Routing
 
 
@@ -256,7 +256,7 @@ def _in_training(findings: Findings) -> Divergence | None:
 
 def _in_statistics(findings: Findings) -> Divergence | None:
     """Last, since no output of a training run depends on them."""
-    wrong = first_wrong(findings.statistics)
+    wrong = next((check for check in findings.statistics if not check.ok), None)
     if wrong is None:
         return None
     detail = f"outputs in training mode agree, {wrong.name} does not after the forward pass"

@@ -36,7 +36,6 @@ from jaxmodels.compare.noise import (
     DType,
     LayerCheck,
     Statistic,
-    first_wrong,
     is_inexact,
 )
 from jaxmodels.compare.optimizers import Training, with_learning_rate
@@ -274,7 +273,7 @@ def _diagnosis(
     divergence: Divergence | None, statistics: list[Statistic], optimizers: OptimizerComparison | None
 ) -> str | None:
     if divergence is not None and divergence.kind == "statistics":
-        wrong = first_wrong(statistics)
+        wrong = next((check for check in statistics if not check.ok), None)
         return wrong.reason if wrong else None
     return (
         optimizers.explanation

@@ -3,7 +3,6 @@
 import math
 
 from jaxmodels.compare.divergence import MODEL, Divergence
-from jaxmodels.compare.noise import first_wrong
 from jaxmodels.compare.result import Result
 
 
@@ -21,9 +20,6 @@ NEXT_STEPS = {
 NEXT_STEP_UNJUDGED = (
     "remove the reason: random weights instead of constant ones, inputs without NaN, outputs in float32"
 )
-NEXT_STEP_CONVENTION = (
-    "nothing, if this is the BatchNorm of a library: all of them divide by n, and more values make it smaller"
-)
 
 
 def next_step(result: Result) -> str | None:
@@ -32,9 +28,6 @@ def next_step(result: Result) -> str | None:
         return None
     if result.divergence is None:
         return NEXT_STEP_UNJUDGED
-    wrong = first_wrong(result.statistics)
-    if result.divergence.kind == "statistics" and wrong is not None and wrong.convention:
-        return NEXT_STEP_CONVENTION
     if result.diagnosis:
         return f"make the change in {_place(result.divergence)} that the mistake names, and compare again"
     return NEXT_STEPS[result.divergence.kind].format(layer=_place(result.divergence))

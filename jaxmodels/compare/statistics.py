@@ -48,6 +48,8 @@ def compare_statistics(subject: Subject) -> list[Statistic]:
             owner = subject.models[subject.dtype].get_submodule(name.rpartition(".")[0])
             update = _Update(owner, old, theirs[name], counts.get(name.rpartition(".")[0], 0))
             reason, convention = update.explained(name, ours[name], partial(_agree, subject.floor, noise))
+            if convention:
+                subject.notes.append(f"{name}: {reason}, and this is not counted")
         checks.append(
             Statistic(
                 check.name, check.error, check.noise, check.tolerance, check.undecided, reason, convention

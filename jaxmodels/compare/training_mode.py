@@ -55,6 +55,8 @@ class Masks:
         else:
             candidates = [drawn, np.moveaxis(drawn, 1, -1)] if drawn.ndim > 2 else [drawn]
         fitting = [one for one in candidates if _can_broadcast(one.shape, shape)]
+        if drawn.ndim == 3 and drawn.shape == shape:  # a sequence: both sides nearly always have (b, n, d)
+            return drawn
         if not fitting or (len(fitting) > 1 and twin.axes is None and drawn.size > 1):
             ways = "in two ways" if fitting else "in no way"
             raise PairError(
