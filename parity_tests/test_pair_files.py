@@ -1,18 +1,24 @@
 """`jaxmodels compare pair.py`: what it prints in each format, its exit status, and files that give no pair."""
 
+import inspect
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
 from jaxmodels import __main__ as command_line
 from jaxmodels.compare import engine, jobs
+from jaxmodels.compare.divergence import MODEL, Divergence
 from jaxmodels.compare.pair import Pair
-from jaxmodels.compare.places import Place
+from jaxmodels.compare.places import Place, place_of_divergence
 from jaxmodels.compare.result import Result
+from jaxmodels.convert.table import Twin
 from parity_tests import sample_comparisons as samples
+from parity_tests.toy_pairs import linear
 
 
 HEADER = """import sys
@@ -67,7 +73,7 @@ def test_a_pair_is_compared(
     assert run(monkeypatch, "pair.py", "--steps", "0", "--output", "out") == 1
     printed = capsys.readouterr().out
     assert "mlp: in the code of (model) after up, before down (error" in printed
-    assert f"  code: port.py:{PORT[: PORT.index('def __call__')].count(chr(10)) + 1}\n" in printed
+    assert f"  code: port.py:{PORT[: PORT.index('jax.nn.gelu(')].count(chr(10)) + 1}\n" in printed
     content = json.loads((folder / "out" / "report.json").read_text())
     assert content["exit_status"] == 1
     assert content["models"][0]["code"]["file"] == "port.py"
@@ -83,7 +89,7 @@ def test_json_is_alone_on_stdout(
     content = json.loads(printed.out)
     assert [model["verdict"] for model in content["models"]] == ["equal", "different", "cannot be judged"]
     assert content["models"][1]["diagnosis"] == MISTAKE
-    assert content["models"][1]["code"] == {"file": "port.py", "line": 12}
+    assert content["models"][1]["code"] == {"file": "port.py", "line": 12, "end_line": None}
     assert "text of the file" in printed.err
     assert "text of the model" in printed.err
     assert "bad: DIFFERENT" in printed.err
@@ -109,7 +115,8 @@ def test_github(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_an_annotation_stays_one_command() -> None:
     from jaxmodels.compare.formats import _annotation
 
-    line = _annotation("error", ("a,b:c.py", 1), "100%", "two\nlines 100%\r: , ::")
+    assert "line=1,endLine=3,title=t::x" in _annotation("error", Place("p.py", 1, 3), "t", "x")
+    line = _annotation("error", Place("a,b:c.py", 1), "100%", "two\nlines 100%\r: , ::")
     assert line == "::error file=a%2Cb%3Ac.py,line=1,title=100%25::two%0Alines 100%25%0D: , ::"
 
 
@@ -177,6 +184,27 @@ def test_the_line_that_makes_a_layer(folder: Path, monkeypatch: pytest.MonkeyPat
     result = engine.compare(pair, gradients=False)
     line = PORT[: PORT.index("self.norm = nnx")].count("\n") + 1
     assert result.code == Place("port.py", line)
+
+
+class Lines(nnx.Module):
+    def __init__(self) -> None:
+        self.up, self.down = linear(8, 8), linear(8, 8)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.up(x)
+        x = jax.nn.gelu(x)
+        return self.down(x)
+
+
+@pytest.mark.parametrize(("after", "lines"), [("up", (5, 7)), (None, (7, None))])
+def test_the_lines_between_two_layers(after: str | None, lines: tuple[int, int | None]) -> None:
+    twins = [Twin("0", "up", None), Twin("1", "down", None)]
+    where = Divergence(MODEL, "", 1.0, "code", after and "0", "1")
+    found = place_of_divergence(Lines(), twins, where)
+    assert found is not None
+    first = inspect.getsourcelines(Lines)[1]
+    assert found[1:] == tuple(line and first + line for line in lines)
+    assert found.file.endswith("test_pair_files.py")
 
 
 def test_a_map_is_written_and_read(

@@ -29,12 +29,15 @@ class Divergence:
       error: how far apart they are there.
       kind: "layer" gets the same input and returns another output; "code" calls layers that are right; "outputs"
         differ although every compared layer agrees; or what else is the first thing to differ.
+      after, before: for "code", the PyTorch paths of the layers between which it lies, as far as there are any.
     """
 
     layer: str
     detail: str
     error: float
     kind: Kind
+    after: str | None = None
+    before: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +179,10 @@ def _at_layer(findings: Findings, index: int) -> Divergence:
         return Divergence(name, f"{name}{again} gets the same input and returns {what}", check.error, "layer")
     parent = _parent(check.name, findings.paths) or MODEL
     earlier = [c.name for c in findings.layers[:index] if c.kind == "output" and c.ok]
-    since = f" after {earlier[-1]}" if earlier else ""
-    return Divergence(parent, f"in the code of {parent}{since}, before {name}{again}", check.error, "code")
+    after = earlier[-1] if earlier else None
+    since = "" if after is None else f" after {after}"
+    detail = f"in the code of {parent}{since}, before {name}{again}"
+    return Divergence(parent, detail, check.error, "code", after, check.name)
 
 
 def _parent(path: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jaxmodels.compare.explanation import explain
 from jaxmodels.compare.outcome import Failure, Outcome
+from jaxmodels.compare.places import Place
 from jaxmodels.compare.report import COLUMNS, overview, print_table, to_json
 from jaxmodels.compare.result import Result
 
@@ -92,9 +93,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _annotation(level: str, code: tuple[str, int] | None, title: str, text: str) -> str:
+def _annotation(level: str, code: Place | None, title: str, text: str) -> str:
     """One workflow command; what would end it or one of its properties is escaped as GitHub asks for."""
-    properties = {"file": code[0], "line": str(code[1])} if code else {}
+    properties = {"file": code.file, "line": str(code.line)} if code else {}
+    if code and code.end_line:
+        properties["endLine"] = str(code.end_line)
     properties["title"] = title
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     return f"::{level} {written}::{_data(text)}"

@@ -1,8 +1,10 @@
 """Lines of the user's source: where a module is written, and where an error comes from."""
 
+import ast
 import inspect
 import re
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,15 +23,24 @@ if TYPE_CHECKING:
 OWN = Path(__file__).parent  # wrappers of the comparison itself are no place to look at
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
 
+MAKING = ("__init__", "setup")  # methods that make layers, and do not call them
+
 
 class Place(NamedTuple):
-    """A line of a file; the path is relative to the working directory where the file is below it."""
+    """Lines of a file; the path is relative to the working directory where the file is below it.
+
+    Attributes:
+      file: the path.
+      line: the first line.
+      end_line: the last line; None where there is one line alone.
+    """
 
     file: str
     line: int
+    end_line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" + (f"-{self.end_line}" if self.end_line else "")
 
 
 class PlacedError(PairError):
@@ -44,17 +55,18 @@ class PlacedError(PairError):
         self.place = where
 
 
-def place(file: str | Path, line: int) -> Place:
+def place(file: str | Path, line: int, end_line: int | None = None) -> Place:
     """With the path as a reader at the working directory writes it."""
     path, here = Path(file).resolve(), Path.cwd().resolve()
-    return Place(str(path.relative_to(here) if path.is_relative_to(here) else path), line)
+    return Place(str(path.relative_to(here) if path.is_relative_to(here) else path), line, end_line)
 
 
 def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence: Divergence) -> Place | None:
-    """The line of the JAX model to look at.
+    """The lines of the JAX model to look at.
 
-    For the code of a module it is its `__call__`; for a layer of a library, the line that makes the layer;
-    for a plain function, its first line.
+    For the code of a module they go from the layer that is right to the one that gets something else, or are its
+    `__call__` where these are not found; for a layer of a library, the line that makes the layer; for a plain
+    function, its first line.
 
     Args:
       model: the JAX side.
@@ -83,7 +95,10 @@ def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence
     while True:
         source = adapter.source(path) if adapter else sources.get(path)
         if source is not None and _is_users(source):
-            return _line_of(source, below)
+            between = [
+                _attribute(names.get(name or MODEL), path) for name in (divergence.after, divergence.before)
+            ]
+            return (None if below else _lines_between(source, *between)) or _line_of(source, below)
         if not path:
             return None
         path, _, last = path.rpartition(".")
@@ -115,6 +130,45 @@ def _is_users(source: Any) -> bool:
 
 def _is_installed(path: Path) -> bool:
     return "site-packages" in path.parts or any(path.is_relative_to(installed) for installed in INSTALLED)
+
+
+def _attribute(path: str | None, owner: str) -> str | None:
+    """The attribute of a module that leads to a layer below it."""
+    prefix = f"{owner}." if owner else ""
+    return path[len(prefix) :].split(".")[0] if path and path.startswith(prefix) else None
+
+
+def _lines_between(source: Any, after: str | None, before: str | None) -> Place | None:
+    """From the last use of one attribute to the next use of another one, in the methods of a class but its making."""
+    try:
+        lines, first = inspect.getsourcelines(source)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, SyntaxError):
+        return None
+    if before is None or not isinstance(tree.body[0], ast.ClassDef):
+        return None
+    methods = [
+        node for node in tree.body[0].body if isinstance(node, ast.FunctionDef) and node.name not in MAKING
+    ]
+    for method in methods:
+        uses = [
+            (node.lineno, node.attr)
+            for node in ast.walk(method)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        ]
+        ends = [line for line, name in uses if name == before]
+        starts = [line for line, name in uses if name == after and ends and line <= max(ends)]
+        if ends:
+            start = max(starts) if starts else min(ends)
+            end = min(line for line in ends if line >= start)
+            return place(
+                inspect.getsourcefile(source) or "",
+                first - 1 + start,
+                first - 1 + end if end > start else None,
+            )
+    return None
 
 
 def _line_of(source: Any, attributes: str) -> Place | None:
