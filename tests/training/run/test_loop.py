@@ -119,7 +119,8 @@ def test_the_saved_model_is_the_trained_one(finished: tuple[Path, str]) -> None:
     workdir, _ = finished
     task = ToyTask()
     model = jm.from_pretrained(workdir / "model")
-    accuracy = float(np.mean(np.argmax(model(jnp.asarray(task.images)), axis=1) == task.labels))
+    logits = np.asarray(model(jnp.asarray(task.images)))
+    accuracy = float(np.mean(np.argmax(logits, axis=1) == task.labels))
     assert accuracy == json.loads((workdir / "results.json").read_text())["test"]["accuracy"]
 
 
