@@ -38,3 +38,9 @@ def dtype(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def triple(case, dtype: str) -> Triple:
     return build_triple(case, np.dtype(dtype))
+
+
+@pytest.fixture
+def without_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of places and verdicts: the search for the mistake behind a difference takes seconds."""
+    monkeypatch.setattr("jaxmodels.compare.engine.diagnose", lambda *_: None)

@@ -26,6 +26,9 @@ from parity_tests.adapter_pairs import (
 from parity_tests.toy_pairs import in_torch
 
 
+pytestmark = pytest.mark.usefixtures("without_diagnosis")
+
+
 class LinenImages(linen.Module):
     """Normalised, convolved and upsampled images, and a feature of each."""
 

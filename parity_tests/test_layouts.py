@@ -18,6 +18,7 @@ from parity_tests.scrambling import scrambled
 from parity_tests.toy_pairs import in_flax, in_torch, normal
 
 
+pytestmark = pytest.mark.usefixtures("without_diagnosis")
 Models = tuple[nnx.Module, torch.nn.Module]
 
 

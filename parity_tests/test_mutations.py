@@ -21,6 +21,7 @@ from parity_tests.small_pairs import TINY_MODELS, tiny_pair
 
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("without_diagnosis")
 
 
 @dataclass(frozen=True)

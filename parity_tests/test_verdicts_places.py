@@ -18,6 +18,9 @@ from jaxmodels.compare.noise import Check, Draw, LayerCheck, NoiseFloor, tensor_
 from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
 
 
+pytestmark = pytest.mark.usefixtures("without_diagnosis")
+
+
 def place(result: Result) -> tuple[str, str]:
     assert result.divergence is not None, result.reason
     return result.divergence.layer, result.divergence.detail

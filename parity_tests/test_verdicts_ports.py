@@ -18,6 +18,7 @@ from jaxmodels.convert.table import Parameter
 from parity_tests.toy_pairs import CHANNELS_LAST, in_flax, in_torch, linear, normal, one_linear, toy
 
 
+pytestmark = pytest.mark.usefixtures("without_diagnosis")
 RNGS = nnx.Rngs(0)
 VISIBLE = np.arange(8) < 5
 
