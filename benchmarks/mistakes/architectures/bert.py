@@ -122,7 +122,7 @@ class BERT(Piece):
 
 def build(seed: int, size: int) -> Pair:
     """(b, 7) indices, types and a mask of what is no padding -> (b, 5) logits."""
-    dim, batch = 8 * (2 + size), 2 + size
+    dim, batch = 8 * (2 + size), 3 + size
     theirs = random_weights(TorchBERT(dim, 2), seed)
     mask = np.arange(LENGTH)[None] < np.array([LENGTH, *[LENGTH - 2 - i for i in range(batch - 1)]])[:, None]
     inputs = {

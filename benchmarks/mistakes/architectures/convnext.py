@@ -84,7 +84,7 @@ class ConvNeXt(Piece):
 
 def build(seed: int, size: int) -> Pair:
     """(b, 3, 16, 16) images -> (b, 5) logits."""
-    dim, batch = 4 * (2 + size), 2 + size
+    dim, batch = 4 * (2 + size), 3 + size
     theirs = random_weights(TorchConvNeXt(dim, 2), seed)
     inputs = {"x": images(seed, batch, SIZE), "labels": labels_for(seed, batch, classes=CLASSES)}
     return labelled(ConvNeXt(dim, 2), theirs, inputs, **CHANNELS_LAST)

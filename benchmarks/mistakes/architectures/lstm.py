@@ -87,7 +87,7 @@ class LSTMClassifier(Piece):
 
 def build(seed: int, size: int) -> Pair:
     """(b, 6) indices -> (b, 5) log-probabilities."""
-    dim, batch = 8 * (1 + size), 2 + size
+    dim, batch = 8 * (1 + size), 3 + size
     theirs = random_weights(TorchLSTMClassifier(dim), seed)
     ids = tokens(seed, batch, LENGTH, vocabulary=VOCABULARY)
     return labelled(

@@ -115,7 +115,7 @@ class T5(Piece):
 
 def build(seed: int, size: int) -> Pair:
     """(b, 6) indices -> (b, 5) logits."""
-    dim, batch = 8 * (2 + size), 2 + size
+    dim, batch = 8 * (2 + size), 3 + size
     theirs = random_weights(TorchT5(dim, 2), seed)
     ids = tokens(seed, batch, LENGTH, vocabulary=VOCABULARY)
     return labelled(T5(dim, 2), theirs, {"ids": ids, "labels": labels_for(seed, batch, classes=CLASSES)})

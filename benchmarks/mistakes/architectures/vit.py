@@ -129,7 +129,7 @@ class ViT(Piece):
 
 def build(seed: int, size: int) -> Pair:
     """(b, 3, 8, 8) images -> (b, 5) logits."""
-    dim, batch = 8 * (2 + size), 2 + size
+    dim, batch = 8 * (2 + size), 3 + size
     theirs = random_weights(TorchViT(dim, 2), seed)
     inputs = {"x": images(seed, batch, SIZE), "labels": labels_for(seed, batch, classes=CLASSES)}
     return labelled(ViT(dim, 2), theirs, inputs, **CHANNELS_LAST)
