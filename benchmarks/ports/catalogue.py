@@ -32,10 +32,6 @@ class Port:
     remarks: Mapping[str, str] = field(default_factory=dict)
 
 
-UNBIASED = (
-    "Hardly: it is a convention of Flax, not of the port. The factor is close to 1 where a channel has many values; "
-    "outputs and gradients agree."
-)
 RESIZED = (
     "For images of another size than the configured one: 2% of the largest output here. At the configured size "
     "nothing is resized, and both agree."
@@ -63,7 +59,7 @@ PORTS = (
     _transformers("GemmaModel", "gemma"),
     _transformers("RoFormerModel", "roformer"),
     _transformers("Dinov2Model", "dinov2", remarks={"position embeddings resized": RESIZED}),
-    _transformers("ResNetModel", "resnet", modes=("eval", "train"), remarks={"train": UNBIASED}),
+    _transformers("ResNetModel", "resnet", modes=("eval", "train")),
     Port(
         file="jax_resnet_resnet18",
         package="jax-resnet",
@@ -71,7 +67,6 @@ PORTS = (
         ours="ResNet18",
         theirs="ResNetForImageClassification",
         modes=("eval", "train"),
-        remarks={"train": UNBIASED},
     ),
     Port(
         file="flaxmodels_block",
