@@ -1,7 +1,8 @@
 """Proof that a Flax model and a PyTorch model compute the same; only captures work without both frameworks."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxmodels.lazy import lazily
 
 
 if TYPE_CHECKING:
@@ -59,13 +60,4 @@ _MODULES = {
     "assert_same": "jaxmodels.compare.testing",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = lazily(globals(), _MODULES)

@@ -1,7 +1,8 @@
 """Weights: PyTorch checkpoints <-> Flax models."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxmodels.lazy import lazily
 
 
 if TYPE_CHECKING:
@@ -24,13 +25,4 @@ _MODULES = {
     "save_pretrained": "jaxmodels.convert.hub",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = lazily(globals(), _MODULES)

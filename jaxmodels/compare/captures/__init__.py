@@ -1,7 +1,8 @@
 """One side's run in a folder, written where the other framework may be missing, and judged where both may be."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxmodels.lazy import lazily
 
 
 if TYPE_CHECKING:
@@ -20,13 +21,4 @@ _MODULES = {
     "read_capture": "jaxmodels.compare.captures.files",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = lazily(globals(), _MODULES)
