@@ -19,6 +19,7 @@ from jaxmodels.compare.captures.options import (
     ADAMW,
     Batches,
     Inputs,
+    Runs,
     cast,
     check_inputs,
     check_options,
@@ -118,21 +119,8 @@ def capture_jax(
     return path
 
 
-class _JaxRuns:
+class _JaxRuns(Runs):
     """Runs a model in one type after another."""
-
-    def __init__(
-        self,
-        *,
-        call: Callable[..., Any],
-        loss: Callable[..., Any] | None,
-        batches: Batches,
-        steps: int,
-        learning_rate: float,
-        keep: Callable[[np.ndarray], Any],
-    ) -> None:
-        self.call, self.loss, self.batches = call, loss, batches
-        self.steps, self.learning_rate, self.keep = steps, learning_rate, keep
 
     def run(self, model: nnx.Module, inputs: Inputs, dtype: str) -> Run:
         model = _ready(model, dtype)

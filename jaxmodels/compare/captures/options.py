@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -20,6 +21,27 @@ ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e
 
 Inputs = Mapping[str, Any]
 Batches = Callable[[int], Inputs]
+
+
+@dataclass(kw_only=True)
+class Runs:
+    """What the runs of a model in its types have in common.
+
+    Attributes:
+      call: runs the model on the inputs.
+      loss: a scalar from the model and the inputs; None for the mean of the squared outputs.
+      batches: the inputs of each optimiser step.
+      steps: how many follow the first gradient.
+      learning_rate: of these steps.
+      keep: what is kept of an array.
+    """
+
+    call: Callable[..., Any]
+    loss: Callable[..., Any] | None
+    batches: Batches
+    steps: int
+    learning_rate: float
+    keep: Callable[[np.ndarray], Any]
 
 
 def check_options(dtypes: Sequence[str], steps: int, limit: int | None) -> None:

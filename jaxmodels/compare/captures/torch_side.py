@@ -15,6 +15,7 @@ from jaxmodels.compare.captures.options import (
     ADAMW,
     Batches,
     Inputs,
+    Runs,
     cast,
     check_inputs,
     check_options,
@@ -108,21 +109,8 @@ def capture_torch(
     return path
 
 
-class _TorchRuns:
+class _TorchRuns(Runs):
     """Runs a model in one type after another."""
-
-    def __init__(
-        self,
-        *,
-        call: Callable[..., Any],
-        loss: Callable[..., Any] | None,
-        batches: Batches,
-        steps: int,
-        learning_rate: float,
-        keep: Callable[[np.ndarray], Any],
-    ) -> None:
-        self.call, self.loss, self.batches = call, loss, batches
-        self.steps, self.learning_rate, self.keep = steps, learning_rate, keep
 
     def run(self, model: torch.nn.Module, inputs: Inputs, dtype: str, device: torch.device) -> Run:
         with failures_explained("copying the PyTorch model", "pass one that copy.deepcopy can copy"):
