@@ -19,9 +19,12 @@ import torch
 from parity_tests.harness import Triple, build_triple
 
 
+# Not shared with the other suite: what a process reads while another writes it, is cut off.
+PROGRAMS = Path(__file__).parents[1] / ".jax_cache" / "parity"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)  # for the processes that a test starts
+jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Compiling is what these tests spend their time on; each model also has a test at full optimisation.
 jax.config.update("jax_disable_most_optimizations", True)

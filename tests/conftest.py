@@ -1,6 +1,7 @@
 """These tests run without PyTorch: an accidental import of it anywhere below jaxmodels fails them."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,12 @@ import jax
 import pytest
 
 
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+# Not shared with another suite or another Python: what a process reads while another writes it, is cut off.
+PROGRAMS = (
+    Path(__file__).parents[1] / ".jax_cache" / f"tests-{sys.version_info.major}.{sys.version_info.minor}"
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)  # for the processes that a test starts
+jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Compiling is what these tests spend their time on; parity_tests run every model at full optimisation as well.
 jax.config.update("jax_disable_most_optimizations", True)

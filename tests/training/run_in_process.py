@@ -41,9 +41,7 @@ class SmallExperiment(Experiment):
 
 
 def run(workdir: Path, steps: int, **settings: Any) -> int:
-    cache = os.environ.get("SMALL_RUN_CACHE", Path(__file__).parents[2] / ".jax_cache")
     jax.config.update("jax_disable_most_optimizations", True)  # or a cold cache costs 20 seconds a model
-    jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     settings = {"batch_size": 8, "evaluate_every": 1000, "log_every": 1, **settings}
     return train(SmallExperiment(workdir=workdir, steps=steps, resume=True, **settings), preset="small")

@@ -197,7 +197,10 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
         text=True,
         capture_output=True,
         check=False,
-        env={**os.environ, "SMALL_RUN_CACHE": str(tmp_path / "cache")},  # or its files would be cut as well
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        },  # or its files would be cut as well
     )
     assert full.returncode == 2
     assert "a checkpoint could not be written" in full.stderr
