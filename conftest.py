@@ -1,11 +1,13 @@
 """For both suites: calls are checked, garbage is collected less often, and no compiled programs are left over."""
 
+import functools
 import gc
 from collections.abc import Iterator
 
 import jax
 import jaxtyping
 import pytest
+from jax._src.interpreters import mlir
 from jax._src.interpreters.partial_eval import DynamicJaxprTracer
 
 from tests.type_checks import check_calls
@@ -15,6 +17,8 @@ check_calls("jaxmodels", "torch_reference")
 # Flax's counters of random numbers ask traced values for their sharding. JAX answers with an error, whose text searches
 # the whole program for where the value comes from: most of the time in which a large model is made under tracing.
 DynamicJaxprTracer._origin_msg = lambda _: ""  # ty: ignore[invalid-assignment]
+# A context of MLIR for each program would be a quarter of the time that a single operation takes to compile.
+shared_context = mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 def pytest_collection_finish() -> None:
@@ -50,4 +54,5 @@ def _forget_programs() -> Iterator[None]:
     """Drops the compiled programs of a test file, which are of no use to the next one and fill the memory."""
     yield
     jax.clear_caches()
+    shared_context.cache_clear()  # it keeps the constants of all programs
     gc.collect()

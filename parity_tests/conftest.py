@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from tests.quick_compilation import WITHOUT_EMITTERS
+from tests.quick_compilation import FLAGS
 
 
 # Read when jax first looks for its devices.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_EMITTERS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Two suites share the cores, so waiting threads of PyTorch must not spin. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.quick_compilation import WITHOUT_EMITTERS
+from tests.quick_compilation import FLAGS
 
 
 # Read when jax first looks for its devices: eight simulated ones. Tests that do not ask for them run on the first.
@@ -13,7 +13,7 @@ from tests.quick_compilation import WITHOUT_EMITTERS
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
-        WITHOUT_EMITTERS,
+        FLAGS,
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         "--xla_cpu_collective_timeout_seconds=600",

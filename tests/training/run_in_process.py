@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.quick_compilation import WITHOUT_EMITTERS
+from tests.quick_compilation import FLAGS
 
 
-os.environ["XLA_FLAGS"] = WITHOUT_EMITTERS  # one device, unlike in the tests around it
+os.environ["XLA_FLAGS"] = FLAGS  # one device, unlike in the tests around it
 
 import jax
 
