@@ -35,7 +35,7 @@ HEAD = (
     "preset",
     "slice",
     "changed",
-    "memory, GiB",
+    "memory per chip, GiB",
     "unchanged",
     "messages, MiB",
     "TFLOP",
@@ -131,20 +131,7 @@ def changes(analysis: Mapping[str, Any]) -> dict[str, int]:
 
 def text(found: Mapping[str, Any]) -> str:
     """The table and its caption."""
-    table = Table(
-        [
-            "preset",
-            "slice",
-            "changed",
-            "memory per chip, GiB",
-            "unchanged",
-            "messages, MiB",
-            "TFLOP",
-            "GB",
-            "at best, ms",
-        ],
-        [],
-    )
+    table = Table([*HEAD], [])
     missing: dict[str, list[str]] = {}
     for preset in LARGE:
         for topology in TOPOLOGIES:
