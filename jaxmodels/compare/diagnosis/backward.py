@@ -1,15 +1,16 @@
 """Diagnosis of a difference that only the loss or its gradients show."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from jaxmodels.compare.diagnosis.replay import Change, Operation, Replay
-from jaxmodels.compare.diagnosis.search import Candidate, Deadline, Finding, first_that_hold, search
-from jaxmodels.compare.diagnosis.variant import Variant, instead, number, on_result
+from jaxmodels.compare.diagnosis.gradients import gradient_candidates
+from jaxmodels.compare.diagnosis.replay import Change, Replay
+from jaxmodels.compare.diagnosis.search import Deadline, Finding, first_that_hold, search
+from jaxmodels.compare.diagnosis.variant import number
 from jaxmodels.compare.forward import DTYPES
 from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, Draw, DType, relative_error, tensor_checks
 from jaxmodels.compare.preparation import Subject, cast, names_of_parameters
@@ -18,7 +19,6 @@ from jaxmodels.convert.torch_io import to_numpy
 
 
 SECONDS = 20.0  # for one difference
-MOST_PLACES = 400  # at which a missing detach is looked for
 
 
 class FirstStep(NamedTuple):
@@ -49,7 +49,7 @@ def diagnose_loss(subject: Subject, step: FirstStep) -> list[Finding]:
 def diagnose_gradients(subject: Subject, step: FirstStep) -> list[Finding]:
     """The mistakes that explain other gradients of an equal loss."""
     judge = _Judge(subject, step)
-    found = first_that_hold(_gradient_candidates(judge.operations), judge.agrees, judge.deadline)
+    found = first_that_hold(gradient_candidates(judge.operations), judge.agrees, judge.deadline)
     if found or step.factor is None:
         return found
     sizes = [size for array in subject.inputs.values() for size in array.shape if size > 1]
@@ -96,34 +96,6 @@ class _Judge:
         }
         draw = Draw(self.step.gradients, theirs)
         return all(check.ok for check in tensor_checks(self.subject.floor, self.names, [draw], "gradient"))
-
-
-def _gradient_candidates(operations: Sequence[Operation]) -> list[Candidate]:
-    """Gradients that JAX lets through where PyTorch stops them, and the reverse."""
-    candidates = []
-
-    def add(operation: Operation, variant: Variant) -> None:
-        candidates.append(Candidate(0, variant, (operation,), {operation.index: variant.change}))
-
-    stopped = [one for one in operations if one.name in ("detach", "detach_", "stop_gradient")]
-    through = instead(lambda x, *_, **__: x)
-    what = "JAX differentiates through what PyTorch detaches"
-    for operation in stopped:
-        add(operation, Variant("detach", what, "jax.lax.stop_gradient", through))
-    if len(stopped) > 1:
-        changes = {one.index: through for one in stopped}
-        variant = Variant("detach", what, "jax.lax.stop_gradient", through)
-        candidates.append(Candidate(0, variant, tuple(stopped), changes))
-    for operation in list(reversed(operations))[:MOST_PLACES]:
-        what = f"JAX stops the gradient of {operation.name}, PyTorch does not"
-        add(operation, Variant("detach", what, "leaving jax.lax.stop_gradient out", on_result(_detached)))
-    return candidates
-
-
-def _detached(result: object) -> object:
-    if isinstance(result, torch.Tensor):
-        return result.detach()
-    return tuple(map(_detached, result)) if isinstance(result, tuple) else result
 
 
 class _LossRun:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +62,16 @@ class Operation:
 
 # Computes an operation in another way: gets its function and arguments, returns what replaces its result.
 Change = Callable[..., Any]
+
+
+class Replayed(Protocol):
+    """What a search asks of a call that can be run again; see `Replay`."""
+
+    operations: list[Operation]
+    times: dict[Key, int]
+    arrays: tuple[np.ndarray, ...]
+
+    def run(self, changes: Mapping[int, Change]) -> tuple[np.ndarray, ...]: ...
 
 
 class Replay:

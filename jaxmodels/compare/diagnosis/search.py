@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jaxmodels.compare.diagnosis.catalogue import variants
-from jaxmodels.compare.diagnosis.replay import Change, Operation, Replay
+from jaxmodels.compare.diagnosis.replay import Change, Operation, Replayed
 from jaxmodels.compare.diagnosis.variant import Variant
 
 
@@ -128,7 +128,7 @@ def _where(operations: Sequence[Operation]) -> str:
     return f"after {first.after[0]}" if first.after[2] == "output" and first.after[0] else inside
 
 
-def replayable(replay: Replay, agrees: Callable[[tuple[np.ndarray, ...]], bool]) -> Agrees:
+def replayable(replay: Replayed, agrees: Callable[[tuple[np.ndarray, ...]], bool]) -> Agrees:
     """`search`'s question to a replayed forward pass."""
 
     def ask(changes: Mapping[int, Change]) -> bool:
