@@ -205,7 +205,7 @@ def test_the_verdict_names_the_optimizer() -> None:
 )
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Training(**options)
+        compare_optimizers(Training(**options), weights(), gradients(1))
 
 
 @pytest.mark.parametrize(

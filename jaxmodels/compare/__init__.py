@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from jaxmodels.compare.layouts import table_from_names as table_from_names
     from jaxmodels.compare.noise import Check as Check
     from jaxmodels.compare.optimizer_comparison import compare_optimizers as compare_optimizers
-    from jaxmodels.compare.optimizers import Training as Training
     from jaxmodels.compare.pair import Pair as Pair
     from jaxmodels.compare.precision import ReducedPrecisionError as ReducedPrecisionError
     from jaxmodels.compare.report import print_table as print_table
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from jaxmodels.compare.runs import Setup as Setup
     from jaxmodels.compare.runs import explain_runs as explain_runs
     from jaxmodels.compare.testing import assert_same as assert_same
+    from jaxmodels.compare.training import Training as Training
 
 # Where each public name lives. It is imported when it is first used: most modules need both frameworks, and a capture
 # is written in a process that may lack one of them.
@@ -48,7 +48,7 @@ _MODULES = {
     "table_from_names": "jaxmodels.compare.layouts",
     "Check": "jaxmodels.compare.noise",
     "compare_optimizers": "jaxmodels.compare.optimizer_comparison",
-    "Training": "jaxmodels.compare.optimizers",
+    "Training": "jaxmodels.compare.training",
     "Pair": "jaxmodels.compare.pair",
     "ReducedPrecisionError": "jaxmodels.compare.precision",
     "print_table": "jaxmodels.compare.report",

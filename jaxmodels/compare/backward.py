@@ -18,7 +18,6 @@ from jaxmodels.compare.noise import (
     tensor_checks,
     with_shared_noise,
 )
-from jaxmodels.compare.optimizers import Training
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import (
     Models,
@@ -30,6 +29,7 @@ from jaxmodels.compare.preparation import (
 from jaxmodels.compare.result import Losses, OptimizerComparison
 from jaxmodels.compare.routing import RouterAgreement
 from jaxmodels.compare.steps import FlaxTrainer, TrainingRuns, refuse_random_loss, train
+from jaxmodels.compare.training import Training
 
 
 # In float32, runs that take different branches of a ReLU or a top-k drift apart; this is not an error. Weights are

@@ -38,7 +38,6 @@ from jaxmodels.compare.noise import (
     Statistic,
     is_inexact,
 )
-from jaxmodels.compare.optimizers import Training, with_learning_rate
 from jaxmodels.compare.pair import Pair, parameters_of
 from jaxmodels.compare.places import place_of_divergence
 from jaxmodels.compare.precision import Evidence, full_precision
@@ -55,6 +54,7 @@ from jaxmodels.compare.result import OptimizerComparison, Result
 from jaxmodels.compare.routing import Routing
 from jaxmodels.compare.statistics import compare_statistics
 from jaxmodels.compare.steps import torch_routing
+from jaxmodels.compare.training import Training, with_learning_rate
 
 
 STAGES = ("weights", "routing", "outputs", "layers", "gradients")

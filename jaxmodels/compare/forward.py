@@ -43,7 +43,8 @@ from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_ten
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
 from jaxmodels.compare.steps import RoutingIndices, torch_routing
 from jaxmodels.compare.torch_calls import torch_events
-from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
+from jaxmodels.compare.torch_mode import restore_statistics, statistics_of
+from jaxmodels.compare.training_mode import begin_run
 from jaxmodels.convert.torch_io import to_numpy
 
 

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxmodels.compare.command import Job, Progress, is_pair_file
 from jaxmodels.compare.engine import compare
 from jaxmodels.compare.map_files import with_map
-from jaxmodels.compare.optimizers import Training
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.pair_files import read_pairs
 from jaxmodels.compare.result import Result
 from jaxmodels.compare.subjects import default_model, name_of, pair_of
+from jaxmodels.compare.training import Training
 from jaxmodels.convert.bare_checkpoints import from_checkpoint
 from jaxmodels.convert.hub import from_pretrained
 from jaxmodels.models import MODEL_NAMES, ModelName

@@ -13,9 +13,11 @@ import torch
 from jaxmodels.compare.calls import failures_explained
 from jaxmodels.compare.jax_types import coarser_operation
 from jaxmodels.compare.noise import FACTOR, NoiseFloor, relative_error, rounding_noise
+from jaxmodels.compare.optax_optimizers import decay_mask, optax_optimizer
 from jaxmodels.compare.optimizer_rules import Rule, Trace, changed, combined, conventions, follow, rule_of
-from jaxmodels.compare.optimizers import Loop, TorchOptimizer, Training, decay_mask, optax_optimizer
 from jaxmodels.compare.result import OptimizerComparison
+from jaxmodels.compare.torch_optimizers import Loop, TorchOptimizer
+from jaxmodels.compare.training import Training
 
 
 Arrays = dict[str, np.ndarray]
@@ -48,6 +50,7 @@ def compare_optimizers(
     Raises:
       PairError: one of the two optimisers fails.
     """
+    training.require_both_sides()
     start = {name: np.asarray(value, np.float64) for name, value in export(weights).items()}
     if ours is None:
         ours = optax_optimizer(training, decay_mask(training, {name: name for name in start}))

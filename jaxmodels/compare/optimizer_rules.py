@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from jaxmodels.compare.optimizers import Lion
+from jaxmodels.compare.torch_optimizers import Lion
 
 
 Array = np.ndarray

@@ -13,11 +13,12 @@ import torch
 
 from jaxmodels.compare.calls import failures_explained
 from jaxmodels.compare.noise import DType
-from jaxmodels.compare.optimizers import TorchOptimizer, Training
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair
 from jaxmodels.compare.preparation import as_tensors, cast
-from jaxmodels.compare.training_mode import without_dropout
+from jaxmodels.compare.torch_mode import without_dropout
+from jaxmodels.compare.torch_optimizers import TorchOptimizer
+from jaxmodels.compare.training import Training
 from jaxmodels.convert.torch_io import to_numpy
 
 

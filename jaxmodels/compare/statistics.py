@@ -4,7 +4,6 @@ Flax and PyTorch differ in two ways. Flax's `momentum` is the share of the old s
 new ones. PyTorch's running variance is unbiased, which is n / (n - 1) times the variance that Flax keeps.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,9 @@ from flax import nnx
 from jaxmodels.compare.noise import DType, NoiseFloor, Statistic, relative_error, rounding_noise
 from jaxmodels.compare.pair import parameters_of
 from jaxmodels.compare.preparation import Subject, as_jax_arrays, as_tensors, cast
-from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
+from jaxmodels.compare.running_statistics import Update
+from jaxmodels.compare.torch_mode import restore_statistics, statistics_of
+from jaxmodels.compare.training_mode import begin_run
 from jaxmodels.convert.core import export, variable_at
 from jaxmodels.convert.table import Parameter
 from jaxmodels.convert.torch_io import to_numpy
@@ -45,8 +46,9 @@ def compare_statistics(subject: Subject) -> list[Statistic]:
         check = subject.floor.check(name, relative_error(ours[name], theirs[name]), noise)
         reason, convention = None, False
         if not check.ok:
-            owner = subject.models[subject.dtype].get_submodule(name.rpartition(".")[0])
-            update = _Update(owner, old, theirs[name], counts.get(name.rpartition(".")[0], 0))
+            path = name.rpartition(".")[0]
+            momentum = getattr(subject.models[subject.dtype].get_submodule(path), "momentum", None)
+            update = Update(momentum, old, theirs[name], counts.get(path, 0))
             reason, convention = update.explained(name, ours[name], partial(_agree, subject.floor, noise))
             if convention:
                 subject.notes.append(f"{name}: {reason}, and this is not counted")
@@ -60,47 +62,6 @@ def compare_statistics(subject: Subject) -> list[Statistic]:
 
 def _agree(floor: NoiseFloor, noise: float, actual: np.ndarray, expected: np.ndarray) -> bool:
     return floor.check("", relative_error(actual, expected), noise).ok
-
-
-class _Update:
-    """One statistic of PyTorch before and after the pass, and what other conventions would have made of it."""
-
-    def __init__(self, owner: torch.nn.Module, old: np.ndarray, new: np.ndarray, count: int) -> None:
-        momentum = getattr(owner, "momentum", None)
-        self.share = 0.0 if momentum is None else float(momentum)  # of the new statistics
-        self.old, self.new, self.count = old, new, count
-
-    def explained(
-        self, name: str, ours: np.ndarray, agree: Callable[[np.ndarray, np.ndarray], bool]
-    ) -> tuple[str | None, bool]:
-        """The convention that explains the difference, and whether it is that of the libraries alone."""
-        if not 0 < self.share <= 1:
-            return None, False
-        momentum = (
-            f"the momentum is the share of the old statistics in JAX and that of the new ones in PyTorch; "
-            f"momentum={1 - self.share:g} in JAX"
-        )
-        unbiased = (
-            f"PyTorch's running variance is unbiased: n / (n - 1) times JAX's, with n = {self.count} values per "
-            "channel"
-        )
-        for shares, biased, reason in (
-            (True, False, f"{momentum} removes the difference"),
-            (False, True, f"{unbiased}; nothing else differs"),
-            (True, True, f"{momentum}, and {unbiased}; together they are the difference"),
-        ):
-            if biased and not (name.endswith("var") and self.count > 1):
-                continue
-            if agree(ours, self._predicted(exchanged=shares, biased=biased)):
-                return reason, biased and not shares
-        return None, False
-
-    def _predicted(self, *, exchanged: bool, biased: bool) -> np.ndarray:
-        of_batch = (self.new.astype(np.float64) - (1 - self.share) * self.old) / self.share
-        if biased:
-            of_batch = of_batch * (self.count - 1) / self.count
-        share = 1 - self.share if exchanged else self.share
-        return (1 - share) * self.old + share * of_batch
 
 
 def _torch_statistics(subject: Subject, dtype: DType) -> tuple[Arrays, dict[str, int]]:

@@ -20,13 +20,16 @@ from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.noise import DType
+from jaxmodels.compare.optax_optimizers import decay_mask, optax_optimizer
 from jaxmodels.compare.optimizer_comparison import compare_optimizers
-from jaxmodels.compare.optimizers import TorchOptimizer, Training, decay_mask, optax_optimizer
 from jaxmodels.compare.outputs import mean_square
 from jaxmodels.compare.pair import Inputs, Pair, parameters_of
 from jaxmodels.compare.preparation import Models, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.result import Losses, OptimizerComparison
-from jaxmodels.compare.training_mode import begin_run, restore_statistics, statistics_of
+from jaxmodels.compare.torch_mode import restore_statistics, statistics_of
+from jaxmodels.compare.torch_optimizers import TorchOptimizer
+from jaxmodels.compare.training import Training
+from jaxmodels.compare.training_mode import begin_run
 from jaxmodels.convert.core import export, fit, variable_at
 from jaxmodels.convert.table import Tied
 from jaxmodels.convert.torch_io import to_numpy

@@ -5,7 +5,7 @@ and in JAX, at each training step.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from einops import rearrange
 from flax import nnx
 
 from jaxmodels.compare.calls import PairError
+from jaxmodels.compare.flax_mode import without_flax_dropout
+from jaxmodels.compare.torch_mode import without_dropout
 from jaxmodels.convert.table import Twin
 
 
@@ -137,34 +139,13 @@ def replay_dropout(ours: nnx.Module, theirs: torch.nn.Module, twins: Sequence[Tw
     paths = {twin.ours: twin.theirs for twin in twins}
     for path, module in nnx.iter_modules(ours):
         dotted = ".".join(map(str, path))
-        silent += [paths.get(dotted, f"{dotted} in JAX")] if _without_flax_dropout(module) else []
+        silent += [paths.get(dotted, f"{dotted} in JAX")] if without_flax_dropout(module) else []
     notes = []
     if replayed:
         notes.append(f"{', '.join(replayed)}: dropout uses the same masks on both sides, drawn once")
     if silent:
         notes.append(f"{', '.join(dict.fromkeys(silent))}: the rate of dropout is set to 0 on both sides")
     return notes
-
-
-def without_dropout(module: torch.nn.Module) -> bool:
-    """Sets the rate of a module of PyTorch to 0, and says whether it had another."""
-    if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p:
-        module.p = 0.0
-        return True
-    if isinstance(module, torch.nn.MultiheadAttention | torch.nn.RNNBase) and module.dropout:
-        module.dropout = 0.0
-        return True
-    return False
-
-
-def _without_flax_dropout(module: object) -> bool:
-    if isinstance(module, nnx.Dropout) and module.rate:
-        module.rate = 0.0
-        return True
-    if isinstance(module, nnx.MultiHeadAttention) and module.dropout_rate:
-        module.dropout_rate = 0.0
-        return True
-    return False
 
 
 def _set_flax_module(model: nnx.Module, path: str, module: nnx.Module) -> None:
@@ -176,16 +157,3 @@ def _set_flax_module(model: nnx.Module, path: str, module: nnx.Module) -> None:
         node[int(name)] = module
     else:
         setattr(node, name, module)
-
-
-def statistics_of(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
-    """Copies of the buffers of a model, which a forward pass in training mode changes."""
-    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-
-
-def restore_statistics(model: torch.nn.Module, statistics: Mapping[str, torch.Tensor]) -> None:
-    """Puts the buffers back; in JAX a run leaves the model as it was."""
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name in statistics and statistics[name].shape == buffer.shape:  # a cache may have grown
-                buffer.copy_(statistics[name])
