@@ -114,11 +114,14 @@ def capture(
     steps: int = 3,
     limit: int | None = None,
     full_precision: bool = True,
+    mode: Literal["eval", "train"] = "eval",
+    optimizer: Literal["sgd", "adam", "adamw", "lion", "adafactor"] | None = None,
+    routing_from: Path | None = None,
 ) -> int:
     """Write what one side of a pair computes into a folder; jaxmodels compare A.capture B.capture judges two.
 
     Captured are weights, inputs, what every module receives and returns, losses, gradients and the weights after
-    AdamW steps. The other side's framework is not needed.
+    optimiser steps. The other side's framework is not needed.
 
     Args:
         pair: a file with a function torch_side() or jax_side() that returns the arguments of capture_torch or
@@ -126,10 +129,13 @@ def capture(
         side: which side is captured.
         output: the folder of the capture, such as port.capture.
         dtypes: the types in which the model runs; two of them measure the noise.
-        steps: AdamW steps after the first gradient.
+        steps: optimiser steps after the first gradient.
         limit: tensors of more numbers are kept as random projections; by default every tensor is kept as it is.
         full_precision: compute float32 products with all digits; otherwise the settings in force are kept, such as
             TF32, and the capture says which products they make.
+        mode: evaluation mode, or training mode without dropout and with the update of running statistics.
+        optimizer: that of the steps, with PyTorch's defaults and rate 1e-3; AdamW where none is named.
+        routing_from: a PyTorch capture whose routers' choices the JAX side repeats, for models that choose tokens.
     """
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     path, folder = local_path("pair", pair), local_path("output", output)
@@ -144,6 +150,9 @@ def capture(
             steps=steps,
             limit=limit,
             full_precision=full_precision,
+            mode=mode,
+            optimizer=optimizer,
+            routing_from=local_path("routing-from", routing_from),
         )
 
 

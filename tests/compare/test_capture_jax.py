@@ -115,9 +115,9 @@ class TestFolder:
     def test_is_of_another_version(self, copied: Path) -> None:
         index = copied / "capture.json"
         content = json.loads(index.read_text())
-        index.write_text(json.dumps({**content, "version": 2}))
+        index.write_text(json.dumps({**content, "version": 3}))
         with pytest.raises(
-            ValueError, match=r"must be a jaxmodels capture of version 1; it is .* of version 2"
+            ValueError, match=r"must be a jaxmodels capture of version 2; it is .* of version 3"
         ):
             read_capture(copied)
         del content["settings"]

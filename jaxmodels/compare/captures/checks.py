@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.compare.captures.files import Capture, Run
 from jaxmodels.compare.captures.levels import FLOAT32, LevelFloor, Noise
+from jaxmodels.compare.captures.routes import choices_of
 from jaxmodels.compare.captures.tensors import in_their_layout
 from jaxmodels.compare.layers import Key, differences, layer_checks_of, noise_of
 from jaxmodels.compare.noise import (
@@ -18,6 +19,7 @@ from jaxmodels.compare.noise import (
     Check,
     Draw,
     LayerCheck,
+    Statistic,
     coarsest_epsilon,
     output_check,
     relative_error,
@@ -28,6 +30,8 @@ from jaxmodels.compare.noise import (
 from jaxmodels.compare.outputs import ANY_AXES, axes_of, matched, to_our_axes
 from jaxmodels.compare.projection import Projection
 from jaxmodels.compare.result import Losses
+from jaxmodels.compare.routing import Routing, agreement
+from jaxmodels.compare.running_statistics import Update
 from jaxmodels.convert.table import Entry, Twin
 
 
@@ -197,7 +201,7 @@ def check_layers(compared: Compared) -> tuple[list[LayerCheck], dict[str, str]]:
         return [], {twin.theirs: "its calls were not recorded" for twin in compared.twins}
     other = {event.key: event for event in compared.ours.events}
     found, missing = differences(
-        compared.theirs.events, other, compared.twins, known=_standard_layers(compared)
+        compared.theirs.events, other, compared.twins, known=standard_layers(compared)
     )
     by_key = {event.key: event for event in compared.theirs.events}
     return layer_checks_of(found, by_key, _event_noise(compared), compared.floor), missing
@@ -220,7 +224,7 @@ def _event_noise(compared: Compared) -> dict[Key, float]:
     }
 
 
-def _standard_layers(compared: Compared) -> dict[str, bool]:
+def standard_layers(compared: Compared) -> dict[str, bool]:
     """As `layouts.standard_layers`, from the names of classes."""
     theirs, ours = (capture.modules for capture in compared.captures)
     found = {}
@@ -241,7 +245,7 @@ def check_gradients(compared: Compared) -> list[Check]:
 
 
 def check_weights_after(compared: Compared) -> list[Check]:
-    """One check per parameter after the steps; none for coarse types, in which AdamW makes steps of noise."""
+    """One check per parameter after the steps; none for coarse types, in which optimisers make steps of noise."""
     if compared.is_coarse or not compared.theirs.weights_after:
         return []
     checks = _check_tensors(compared, "weights_after", "weight")
@@ -260,10 +264,12 @@ def _check_tensors(compared: Compared, kind: str, word: str) -> list[Check]:
     return [replace(check, name=check.name.partition(" (")[0]) for check in checks]
 
 
-def check_losses(compared: Compared, outputs: Sequence[Check]) -> list[Check]:
+def check_losses(compared: Compared, outputs: Sequence[Check], *, trained_alike: bool = True) -> list[Check]:
     """The first loss, and in float64 those of the steps; float32 runs drift apart at kinks, which is no fault."""
     ours, theirs = (np.array(run.losses) for run in (compared.ours, compared.theirs))
-    count = min(len(ours), len(theirs)) if compared.floor.level < FLOAT32 else min(len(ours), len(theirs), 1)
+    count = min(len(ours), len(theirs))
+    if compared.floor.level >= FLOAT32 or not trained_alike:
+        count = min(count, 1)
     shown = (compared.noise.coarse.losses, compared.noise.fine.losses) if compared.noise else (theirs, theirs)
     noise = max((check.noise for check in outputs if check.tolerance), default=0.0)
     checks = []
@@ -279,6 +285,47 @@ def check_losses(compared: Compared, outputs: Sequence[Check]) -> list[Check]:
         reason = check.undecided or (None if np.isfinite(theirs[i]) else f"loss {i + 1} is not finite")
         checks.append(replace(check, undecided=reason))
     return checks
+
+
+def check_statistics(compared: Compared, notes: list[str]) -> list[Statistic]:
+    """One check per running statistic that the forward pass in training mode changes on a side."""
+    draw, before = compared.tensors("statistics"), compared.theirs.weights
+    checks = []
+    for name, mine in draw.ours.items():
+        old, new = before.get(name), (draw.expected or {})[name]
+        if old is None or (relative_error(mine, old) == 0 and relative_error(new, old) == 0):
+            continue
+        noise = (
+            rounding_noise(draw.theirs["float32"][name], draw.theirs["float64"][name]) * compared.floor.scale
+        )
+        check = compared.floor.check(name, relative_error(mine, new), noise)
+        reason, convention = None, False
+        if not check.ok and isinstance(old, np.ndarray):
+            momentum, count = compared.theirs.batch_norms.get(name.rpartition(".")[0], (None, 0))
+
+            def agree(actual: np.ndarray, expected: np.ndarray, noise: float = noise) -> bool:
+                return compared.floor.check("", relative_error(actual, expected), noise).ok
+
+            reason, convention = Update(momentum, old, new, count).explained(name, mine, agree)
+            if convention:
+                notes.append(f"{name}: {reason}, and this is not counted")
+        checks.append(Statistic(**vars(check), reason=reason, convention=convention))
+    return checks
+
+
+def compare_routing(compared: Compared) -> Routing | None:
+    """How far the routers of both sides agree on the inputs; None without routers."""
+    names = compared.captures[0].settings["routers"]
+    if not names or compared.captures[1].settings["routers"] != names:
+        return None
+    shown = (
+        (compared.noise.coarse, compared.noise.fine) if compared.noise else (compared.theirs, compared.theirs)
+    )
+    ours, theirs, float32, float64 = (
+        choices_of(run.routing, names) for run in (compared.ours, compared.theirs, *shown)
+    )
+    least, scale = compared.floor.least, compared.floor.scale
+    return agreement(ours, theirs, float32=float32, float64=float64, least=least, factor=FACTOR, scale=scale)
 
 
 def losses_of(compared: Compared) -> Losses:

@@ -1,14 +1,15 @@
 """`jaxmodels capture`: one side of a user's file. Needs the framework of that side."""
 
-import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from jaxmodels.compare.captures.files import Side
-from jaxmodels.compare.captures.options import DTYPES
+from jaxmodels.compare.captures.options import DTYPES, JaxOptions, Mode, Options
 from jaxmodels.compare.pair_files import failure, read_pairs, run_file
 from jaxmodels.compare.places import PlacedError, place
+from jaxmodels.compare.training import OptimizerName, Training
 
 
 FUNCTIONS: dict[Side, str] = {"torch": "torch_side", "jax": "jax_side"}
@@ -23,6 +24,9 @@ def write(
     steps: int = 3,
     limit: int | None = None,
     full_precision: bool = True,
+    mode: Mode = "eval",
+    optimizer: OptimizerName | None = None,
+    routing_from: Path | None = None,
 ) -> int:
     """Captures one side of a user's file and says where it is.
 
@@ -41,12 +45,16 @@ def write(
         "steps": steps,
         "limit": limit,
         "full_precision": full_precision,
+        "mode": mode,
+        "training": None if optimizer is None else Training(optimizer=optimizer),
     }
+    if routing_from is not None:
+        options["routing_from"] = routing_from
     if side == "torch":
         from jaxmodels.compare.captures.torch_side import capture_torch as capture
     else:
         from jaxmodels.compare.captures.jax_side import capture_jax as capture
-    known = [name for name in inspect.signature(capture).parameters if name != "path"]
+    known = ["model", "inputs", *(one.name for one in fields(Options if side == "torch" else JaxOptions))]
     unknown = [str(name) for name in arguments if name not in known]
     if unknown:
         raise ValueError(
@@ -97,14 +105,13 @@ def _side_of_pair(path: Path, side: Side) -> dict[str, Any]:
         raise ValueError(f"a capture holds one pair; pair() of {path} returns {len(pairs)}")
     pair = prepare(pairs[0], "float32").pair
     shared: dict[str, Any] = {"name": pair.name, "table": pair.table, "output_axes": pair.output_axes}
-    batches, to_ours = pair.batches, pair.to_ours
-    if side == "torch":
-        own = {
-            "model": pair.theirs,
-            "inputs": pair.inputs,
-            "call": pair.call_theirs,
-            "loss": pair.loss_theirs,
+    shared |= {"inputs": pair.inputs, "batches": pair.batches}
+    if pair.routing_ours and pair.routing_theirs:
+        shared |= {
+            "routers": pair.routers,
+            "routing": pair.routing_theirs if side == "torch" else pair.routing_ours,
         }
-        return {**shared, **own, "batches": batches}
-    own = {"model": pair.ours, "inputs": to_ours(pair.inputs), "call": pair.call_ours, "loss": pair.loss_ours}
-    return {**shared, **own, "batches": None if batches is None else lambda step: to_ours(batches(step))}
+    if side == "torch":
+        return {**shared, "model": pair.theirs, "call": pair.call_theirs, "loss": pair.loss_theirs}
+    own = {"model": pair.ours, "call": pair.call_ours, "loss": pair.loss_ours, "to_ours": pair.to_ours}
+    return {**shared, **own}

@@ -22,7 +22,7 @@ from jaxmodels.convert.table import Entry, Parameter, Tied, Twin
 from jaxmodels.json_values import as_json
 
 
-FORMAT, VERSION = "jaxmodels capture", 1
+FORMAT, VERSION = "jaxmodels capture", 2
 INDEX_FILE, INPUTS_FILE = "capture.json", "inputs.safetensors"
 Side = Literal["torch", "jax"]
 Kept = np.ndarray | Projection
@@ -32,7 +32,15 @@ STORED_AS = {
     "complex64": np.dtype(np.float32),
     "complex128": np.dtype(np.float64),
 }
-TENSORS = ("outputs", "weights", "gradients", "weights_after")  # of a run, by name
+TENSORS = (
+    "outputs",
+    "weights",
+    "gradients",
+    "weights_after",
+    "constants",
+    "statistics",
+    "routing",
+)  # of a run, by name
 
 
 @dataclass(kw_only=True)
@@ -48,6 +56,11 @@ class Run:
       gradients: of the loss at these weights.
       losses: before each step.
       weights_after: the parameters after the last step; empty without steps.
+      operations: of PyTorch, how the "forward" pass and the "loss" were computed; see `operations`.
+      constants: the tensors of these operations that are neither weights nor inputs.
+      statistics: in training mode, the buffers after one forward pass.
+      batch_norms: of each BatchNorm of PyTorch, the momentum and the number of values per channel of this pass.
+      routing: what the routers chose; see `routes`.
       coarser: in float64, the first operation that computed in a coarser type, and this type.
       notes: what the reader should know.
     """
@@ -60,6 +73,11 @@ class Run:
     gradients: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     weights_after: dict[str, Any] = field(default_factory=dict)
+    operations: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    batch_norms: dict[str, tuple[float | None, int]] = field(default_factory=dict)
+    routing: dict[str, Any] = field(default_factory=dict)
     coarser: tuple[str, str] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -73,8 +91,7 @@ class Capture:
       side: the framework.
       device: where it ran.
       versions: of Python and the libraries.
-      settings: "steps", "learning_rate" and "optimizer" of the training, the "limit" on the kept numbers per
-        tensor, and "output_axes" as `Pair` has them.
+      settings: `Options.settings`.
       inputs: as they were given, by name.
       modules: the class of every module by its path; "" is the model.
       learned: names of the parameters, under all of their names.
@@ -234,7 +251,13 @@ def _run_as_json(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         [event.path, event.call, event.kind, [keep(f"events/{i}/{j}", x) for j, x in enumerate(event.arrays)]]
         for i, event in enumerate(run.events)
     ]
-    own = {"products": run.products, "coarser": run.coarser, "notes": run.notes}
+    own = {
+        "operations": run.operations,
+        "batch_norms": run.batch_norms,
+        "products": run.products,
+        "coarser": run.coarser,
+        "notes": run.notes,
+    }
     return arrays, {**content, **own, "tensors": tensors}
 
 
@@ -242,6 +265,8 @@ def _run_from_json(dtype: str, content: Mapping[str, Any], arrays: Mapping[str, 
     tensors = {key: _restored(arrays, key, description) for key, description in content["tensors"].items()}
     return Run(
         dtype=dtype,
+        operations=content["operations"],
+        batch_norms={path: tuple(values) for path, values in content["batch_norms"].items()},
         products=content["products"],
         coarser=tuple(content["coarser"]) if content["coarser"] else None,
         notes=content["notes"],

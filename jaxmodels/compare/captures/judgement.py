@@ -13,11 +13,14 @@ from jaxmodels.compare.captures.checks import (
     check_layers,
     check_losses,
     check_outputs,
+    check_statistics,
     check_weights_after,
+    compare_routing,
     losses_of,
     weight_differences,
 )
 from jaxmodels.compare.captures.correspondence import Correspondence, by_values, same_names
+from jaxmodels.compare.captures.diagnose import diagnosed
 from jaxmodels.compare.captures.files import Capture, Run, read_capture
 from jaxmodels.compare.captures.levels import (
     FLOAT32,
@@ -33,6 +36,7 @@ from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, coarser_sides, is_
 from jaxmodels.compare.outputs import ANY_AXES
 from jaxmodels.compare.precision import LARGEST_FLOAT32_ERROR, Evidence
 from jaxmodels.compare.result import Result
+from jaxmodels.compare.routing import Routing
 from jaxmodels.convert.table import Entry, Parameter
 
 
@@ -74,6 +78,7 @@ def judge(
     theirs, ours = (second, first) if (first.side, second.side) == ("jax", "torch") else (first, second)
     for other in (ours, *others):
         _check_inputs(theirs, other)
+        _check_modes(theirs, other)
     correspondence = _correspondence(theirs, ours, table, names)
     own = [one.settings["output_axes"] for one in (theirs, ours)]
     axes = output_axes or next((one for one in own if one != ANY_AXES), own[0])
@@ -89,12 +94,13 @@ def judge(
     result = _result(compared, finer, notes)
     coarser = _coarser_inside(compared) if result.divergence and compared.floor.level < FLOAT32 else None
     if coarser is None:
-        return result
+        return diagnosed(compared, result)
     # A side computes in float32 inside, on purpose. Then a difference below float32's digits is none.
     floor = replace(
         compared.floor, coarsest=FLOAT32, ratio=compared.floor.ratio * FLOAT32 / compared.floor.level
     )
-    result = _result(replace(compared, floor=floor), None, notes)
+    compared = replace(compared, floor=floor)
+    result = diagnosed(compared, _result(compared, None, notes))
     return replace(result, unjudged=[*result.unjudged, coarser])
 
 
@@ -113,17 +119,17 @@ def _result(compared: Compared, finer: Compared | None, notes: list[str]) -> Res
     wrong = next((check for check in weight_differences(compared) if not check.ok), None)
     outputs = check_outputs(compared)
     layers, not_compared = check_layers(compared)
-    trained = _trained_alike(*compared.captures)
+    unlike = _trained_otherwise(*compared.captures)
     gradients = check_gradients(compared)
-    weights = check_weights_after(compared) if trained else []
-    if not trained:
-        notes.append(
-            "the captures were trained with other settings, so no weights after the steps were compared"
-        )
+    weights = [] if unlike else check_weights_after(compared)
+    if unlike:
+        notes.append(f"{unlike}, so no weights after the steps were compared")
     if all(check.ok for check in outputs):
         gradients = _kinks_settled(gradients, check_gradients(finer) if finer else None, notes)
         weights = _kinks_settled(weights, check_weights_after(finer) if finer else None, notes)
-    loss_checks, losses = check_losses(compared, outputs), losses_of(compared)
+    loss_checks = check_losses(compared, outputs, trained_alike=unlike is None)
+    losses, routing = losses_of(compared), compare_routing(compared)
+    statistics = check_statistics(compared, notes)
     divergence = find_divergence(
         Findings(
             outputs=outputs,
@@ -131,12 +137,19 @@ def _result(compared: Compared, finer: Compared | None, notes: list[str]) -> Res
             gradients=gradients,
             weights=weights,
             loss_checks=loss_checks,
+            statistics=statistics,
+            routing=routing,
             not_compared=not_compared,
             paths=[twin.theirs for twin in compared.twins],
             parameters=[entry.theirs for entry in compared.table if isinstance(entry, Parameter)],
             losses=(losses.jax[0], losses.pytorch[0]) if losses.jax else None,
         )
     )
+    unjudged = _unjudged(compared)
+    if divergence and divergence.kind != "routing" and (reason := _tossed_up(compared, routing)):
+        divergence, unjudged = None, [*unjudged, reason]
+    wrong_statistic = next((one for one in statistics if not one.ok), None)
+    in_statistics = divergence is not None and divergence.kind == "statistics"
     return Result(
         model=theirs.name,
         dtype=cast(Any, compared.theirs.dtype),
@@ -150,8 +163,11 @@ def _result(compared: Compared, finer: Compared | None, notes: list[str]) -> Res
         losses=losses,
         loss_checks=loss_checks,
         divergence=_unequal_weight(wrong) if wrong else divergence,
+        diagnosis=wrong_statistic.reason if in_statistics and wrong_statistic else None,
         precision=_evidence(compared),
-        unjudged=_unjudged(compared),
+        routing=routing,
+        statistics=statistics,
+        unjudged=unjudged,
         notes=list(dict.fromkeys(notes)),
     )
 
@@ -176,6 +192,19 @@ def _check_inputs(a: Capture, b: Capture) -> None:
                 f"captures must have the same inputs; {mine} has other values in {a.described} than in {b.described}: "
                 "capture one of them again, with the inputs of the other's inputs.safetensors"
             )
+
+
+def _check_modes(a: Capture, b: Capture) -> None:
+    """Refuses captures of other modes.
+
+    Raises:
+      ValueError: names both.
+    """
+    if a.settings["mode"] != b.settings["mode"]:
+        raise ValueError(
+            f"captures must have the same mode; {a.described} has mode={a.settings['mode']!r}, {b.described} has "
+            f"mode={b.settings['mode']!r}"
+        )
 
 
 def _same_values(a: np.ndarray, b: np.ndarray) -> bool:
@@ -277,8 +306,30 @@ def _notes(theirs: Capture, ours: Capture, compared: Compared) -> list[str]:
     return [*notes, *compared.theirs.notes, *compared.ours.notes]
 
 
-def _trained_alike(theirs: Capture, ours: Capture) -> bool:
-    return all(theirs.settings[key] == ours.settings[key] for key in ("steps", "learning_rate", "optimizer"))
+def _trained_otherwise(theirs: Capture, ours: Capture) -> str | None:
+    """Why the weights after the steps need not be the same."""
+    if any(theirs.settings[key] != ours.settings[key] for key in ("steps", "training")):
+        return "the captures were trained with other settings"
+    training = theirs.settings["training"]
+    if theirs.side != ours.side and not (training["same_in_optax"] or training["own"]):
+        return f"optax's {training['optimizer']} is another one than torch.optim's with these options"
+    return None
+
+
+def _tossed_up(compared: Compared, routing: Routing | None) -> str | None:
+    """Why a difference may be that of a toss-up: JAX's routers chose otherwise, and did not repeat PyTorch's choice."""
+    ours = compared.captures[1]
+    if (
+        routing is None
+        or not routing.differing
+        or routing.first_fault
+        or ours.settings.get("repeats_routing")
+    ):
+        return None
+    return (
+        f"{routing.differing} choices of routers differ, and each is a toss-up: capture JAX again with "
+        "routing_from, the PyTorch capture, whose choices it then repeats"
+    )
 
 
 def _kinks_settled(checks: list[Check], finer: list[Check] | None, notes: list[str]) -> list[Check]:

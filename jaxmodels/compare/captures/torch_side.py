@@ -1,73 +1,52 @@
 """A PyTorch model's run, written to a folder. Needs no JAX."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from jaxmodels.compare.calls import PairError, call_model, failures_explained, layer_by_layer
+from jaxmodels.compare.calls import PairError, failures_explained, layer_by_layer
 from jaxmodels.compare.captures.files import Capture, Run, check_target, write_capture
+from jaxmodels.compare.captures.operations import OperationRecorder
 from jaxmodels.compare.captures.options import (
-    ADAMW,
-    Batches,
     Inputs,
-    Runs,
+    Options,
     cast,
     check_inputs,
-    check_options,
+    dropout_note,
     is_repeated,
-    keeper,
-    settings,
+    options_from,
     versions,
 )
-from jaxmodels.compare.outputs import ANY_AXES, as_array, mean_square, named_leaves
+from jaxmodels.compare.captures.routes import Indices, repeated, routes_of
+from jaxmodels.compare.outputs import as_array, mean_square, named_leaves
 from jaxmodels.compare.precision import full_precision_in_torch, observe_torch
 from jaxmodels.compare.torch_calls import torch_events
+from jaxmodels.compare.torch_mode import restore_statistics, statistics_of, without_dropout
+from jaxmodels.compare.torch_optimizers import TorchOptimizer
 from jaxmodels.compare.torch_types import coarser_in_torch
-from jaxmodels.convert.table import Entry
 from jaxmodels.convert.torch_io import to_numpy, to_torch
 
 
-def capture_torch(
-    model: torch.nn.Module,
-    inputs: Inputs,
-    path: str | Path,
-    *,
-    name: str | None = None,
-    dtypes: Sequence[str] = ("float32", "float64"),
-    call: Callable[..., Any] = call_model,
-    loss: Callable[..., Any] | None = None,
-    batches: Batches | None = None,
-    steps: int = 3,
-    learning_rate: float = 1e-3,
-    full_precision: bool = True,
-    limit: int | None = None,
-    table: Sequence[Entry] | None = None,
-    output_axes: str | Mapping[str, str] = ANY_AXES,
-) -> Path:
-    """Runs a PyTorch model in evaluation mode, on the device of its parameters, and writes what it computed.
+RECORDED = (
+    "float32",
+    "float64",
+)  # what a coarser type computes is too far off to tell one mistake from another
+
+
+def capture_torch(model: torch.nn.Module, inputs: Inputs, path: str | Path, **options: Any) -> Path:
+    """Runs a PyTorch model on the device of its parameters, and writes what it computed.
 
     Args:
       model: it is copied, not changed.
       inputs: arrays or tensors by name.
       path: the folder, new or an earlier capture.
-      name: what reports call the pair; by default the model's class.
-      dtypes: the types in which it runs: "float64", "float32", "bfloat16". From float32 and float64 the noise of
-        float32 is measured, from all three that of bfloat16 and TF32.
-      call: runs the model on the inputs; by default they are passed by name, or in the order of the dict.
-      loss: a scalar from the model and the inputs; by default the mean of the squared outputs.
-      batches: the inputs of each optimiser step, counted from 0; by default `inputs` at every step.
-      steps: how many of AdamW follow the first gradient; with 0 the weights stay.
-      learning_rate: of these steps.
-      full_precision: whether float32 products are computed with all digits. False keeps the settings in force,
-        such as TF32; the capture says which products they make.
-      limit: tensors of more numbers are kept as projections; see `jaxmodels.compare.projection`.
-      table: which parameters and modules are which of the JAX model's, where that is known here.
-      output_axes: einops patterns from PyTorch's outputs to JAX's, as `Pair` takes them.
+      options: the fields of `jaxmodels.compare.captures.Options`.
 
     Returns:
       The folder.
@@ -80,120 +59,215 @@ def capture_torch(
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
     check_inputs(inputs)
-    check_options(dtypes, steps, limit)
+    chosen = options_from(Options, options, "capture_torch")
     check_target(path)
-    side = _TorchRuns(
-        call=call,
-        loss=loss,
-        batches=batches or (lambda step: inputs),
-        steps=steps,
-        learning_rate=learning_rate,
-        keep=keeper(limit),
-    )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     capture = Capture(
-        name=name or type(model).__name__,
+        name=chosen.name or type(model).__name__,
         side="torch",
         device=_described(device),
         versions=versions("torch"),
-        settings=settings(steps, learning_rate, limit, output_axes),
-        inputs={key: _as_numpy(value) for key, value in inputs.items()},
+        settings=chosen.settings,
+        inputs=_as_arrays(inputs),
         modules={path: f"{type(m).__module__}.{type(m).__name__}" for path, m in model.named_modules()},
         learned=[key for key, _ in model.named_parameters(remove_duplicate=False)],
-        table=None if table is None else list(table),
+        table=None if chosen.table is None else list(chosen.table),
     )
-    with layer_by_layer(), full_precision_in_torch() if full_precision else nullcontext():
-        for dtype in dtypes:
-            capture.runs[dtype] = side.run(model, capture.inputs, dtype, device)
+    choices: dict[str, Indices] = {}  # of the first run; the others repeat them
+    with layer_by_layer(), full_precision_in_torch() if chosen.full_precision else nullcontext():
+        for dtype in chosen.dtypes:
+            capture.runs[dtype] = _TorchRun(model, capture, chosen, dtype, device, choices).complete()
     write_capture(capture, path)
     return path
 
 
-class _TorchRuns(Runs):
-    """Runs a model in one type after another."""
+class _TorchRun:
+    """A copy of a model in one type, and what it computes."""
 
-    def run(self, model: torch.nn.Module, inputs: Inputs, dtype: str, device: torch.device) -> Run:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        capture: Capture,
+        options: Options,
+        dtype: str,
+        device: torch.device,
+        choices: dict[str, Indices],
+    ) -> None:
+        self.inputs, self.options, self.dtype = capture.inputs, options, dtype
+        self.device, self.choices, self.keep = device, choices, options.keep
         with failures_explained("copying the PyTorch model", "pass one that copy.deepcopy can copy"):
-            model = copy.deepcopy(model).eval().to(getattr(torch, dtype))
-        run = Run(dtype=dtype, products=_products(device) if dtype == "float32" else {})
-        run.weights = {key: self.keep(to_numpy(value)) for key, value in _tensors(model)}
-        tensors = _on_device(inputs, dtype, device)
+            self.model = copy.deepcopy(model).train(options.mode == "train").to(getattr(torch, dtype))
+        self.run = Run(dtype=dtype, products=_products(device) if dtype == "float32" else {})
+        if options.mode == "train":
+            silent = [path for path, module in self.model.named_modules() if without_dropout(module)]
+            self.run.notes += dropout_note(silent)
+
+    def complete(self) -> Run:
+        """The forward pass and the training steps."""
+        self.run.weights = {key: self.keep(to_numpy(value)) for key, value in _tensors(self.model)}
+        self._forward()
+        if self.dtype == "float64":
+            call = lambda: self._call(self._tensors(), self.forward_route)  # noqa: E731
+            self.run.coarser = coarser_in_torch(lambda: self._unchanged(call))
+        self._train()
+        return self.run
+
+    def _forward(self) -> None:
         way_out = (
             "its inputs are those that are given, passed by call; dtypes names the types in which it runs"
         )
-        with torch.no_grad(), failures_explained(f"the PyTorch model, run in {dtype},", way_out):
-            result, run.events = torch_events(model, lambda: self.call(model, tensors), self.keep)
+        with torch.no_grad(), failures_explained(f"the PyTorch model, run in {self.dtype},", way_out):
+            tensors = self._tensors()
+            self.forward_route = route = self._route("forward", tensors)
+            before = statistics_of(self.model)
+            result, self.run.events = torch_events(self.model, lambda: self._call(tensors, route), self.keep)
+            if self.options.mode == "train":
+                self._keep_statistics(before)
             outputs = _outputs(result)
-            again = _outputs(self.call(model, _on_device(inputs, dtype, device)))
-        if not is_repeated(outputs, again, dtype):
+            again = _outputs(
+                self._unchanged(lambda: self._recorded("forward", self._tensors(), self._call, route))
+            )
+        if not is_repeated(outputs, again, self.dtype):
+            mode = "in evaluation mode" if self.options.mode == "eval" else "without dropout"
             raise PairError(
                 "the PyTorch model returns other values when it runs a second time on the same inputs, although it is "
-                "in evaluation mode: a random function, or state that a call changes; switch it off first"
+                f"{mode}: a random function, or state that a call changes; switch it off first"
             )
-        run.outputs = {key: self.keep(value) for key, value in outputs.items()}
-        if dtype == "float64":
-            run.coarser = coarser_in_torch(lambda: self.call(model, _on_device(inputs, dtype, device)))
-        self._train(model, run, dtype, device)
-        return run
+        self.run.outputs = {key: self.keep(value) for key, value in outputs.items()}
 
-    def _train(self, model: torch.nn.Module, run: Run, dtype: str, device: torch.device) -> None:
+    def _call(self, tensors: dict[str, torch.Tensor], route: Mapping[str, Any]) -> Any:
+        return self.options.call(self.model, tensors, **route)
+
+    def _unchanged(self, function: Callable[[], Any]) -> Any:
+        """What a function returns; in training mode the buffers that it changes are put back."""
+        before = statistics_of(self.model)
+        try:
+            return function()
+        finally:
+            if self.options.mode == "train":
+                restore_statistics(self.model, before)
+
+    def _keep_statistics(self, before: Mapping[str, torch.Tensor]) -> None:
+        """The buffers after a forward pass, which are then put back, and how many values each BatchNorm saw."""
+        self.run.statistics = {
+            name: self.keep(to_numpy(buffer))
+            for name, buffer in self.model.named_buffers()
+            if buffer.is_floating_point()
+        }
+        restore_statistics(self.model, before)
+        sizes = {
+            event.path: event.arrays[0].size
+            for event in self.run.events
+            if event.kind == "input" and event.arrays
+        }
+        for path, module in self.model.named_modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and path in sizes:
+                self.run.batch_norms[path] = (module.momentum, sizes[path] // module.num_features)
+
+    def _route(self, where: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """What the routers choose, as an argument of the model; kept with the run."""
+        if self.options.routing is None:
+            return {}
+        with torch.no_grad(), failures_explained("routing", "it gets the model and the inputs"):
+            routed = self._unchanged(lambda: self.options.routing(self.model, tensors))  # ty: ignore[call-non-callable]
+        found = routes_of(routed, self.options.routers, to_numpy)
+        self.run.routing |= {f"{where}/{key}": value for key, value in found.items()}
+        indices = self.choices.setdefault(where, repeated(found, len(self.options.routers)))
+        return {
+            "routing": [None if one is None else torch.from_numpy(one).to(self.device) for one in indices]
+        }
+
+    def _recorded(
+        self, name: str, tensors: dict[str, torch.Tensor], call: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Runs the model, and keeps its operations for the diagnosis of a difference."""
+        if self.dtype not in RECORDED:
+            return _directly(tensors, call, *args)
+        are_inputs = name == "forward" or self.options.batches is None
+        recorder = OperationRecorder(self.model, tensors if are_inputs else {}, name)
+        result = recorder.run(lambda: call(tensors, *args))
+        self.run.operations[name] = recorder.content(named_leaves(result))
+        self.run.constants |= {key: self.keep(value) for key, value in recorder.constants.items()}
+        return result
+
+    def _train(self) -> None:
         """Adds losses, the first gradient and the weights after the steps.
 
-        AdamW computes in float64, so that only the model's own rounding is seen.
+        The optimiser computes in float64, so that only the model's own rounding is seen.
         """
-        parameters = [p for p in model.parameters() if p.is_floating_point() or p.is_complex()]
-        for parameter in parameters:
+        model, run, steps = self.model, self.run, self.options.steps
+        parameters = {
+            key: p for key, p in model.named_parameters() if p.is_floating_point() or p.is_complex()
+        }
+        for parameter in parameters.values():
             parameter.requires_grad_(True)
-        masters = [
-            p.detach().to(torch.complex128 if p.is_complex() else torch.float64).clone() for p in parameters
-        ]
-        options: dict[str, Any] = {key: ADAMW[key] for key in ("eps", "weight_decay")}
-        options |= {"lr": self.learning_rate, "betas": (ADAMW["b1"], ADAMW["b2"])}
-        optimizer = torch.optim.AdamW(masters, **options) if masters else None
-        for step in range(max(self.steps, 1)):
-            model.zero_grad(set_to_none=True)
-            with torch.enable_grad():
-                loss = self._loss(model, _on_device(_as_arrays(self.batches(step)), dtype, device))
-                if loss is None:
-                    run.notes.append(
-                        "no output is floating-point, so no gradient was captured; loss gives one"
-                    )
-                    return
-                if loss.requires_grad:  # otherwise no parameter takes part
-                    loss.backward()
-            run.losses.append(float(loss.detach()))
+        masters = {key: _in_float64(p) for key, p in parameters.items()}
+        optimizer = TorchOptimizer(self.options.optimizer, masters) if masters and steps else None
+        for step in range(max(steps, 1)):
+            loss = self._loss(step)
+            if loss is None:
+                run.notes.append("no output is floating-point, so no gradient was captured; loss gives one")
+                return
             if step == 0:
                 run.gradients = {key: self.keep(_gradient(p)) for key, p in _learned(model)}
-            if self.steps == 0 or optimizer is None:
+            if optimizer is None:
                 return
-            _update(optimizer, parameters, masters)
+            # One that takes no part has no gradient here, and a zero one in JAX.
+            optimizer.step(
+                {key: torch.zeros_like(p) if p.grad is None else p.grad for key, p in parameters.items()}
+            )
+            with torch.no_grad():
+                for key, parameter in parameters.items():
+                    parameter.copy_(masters[key])
         run.weights_after = {key: self.keep(to_numpy(p)) for key, p in _learned(model)}
 
-    def _loss(self, model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    def _loss(self, step: int) -> torch.Tensor | None:
+        """The loss of a step, and its gradients at the parameters; None where there is nothing to differentiate."""
+        self.model.zero_grad(set_to_none=True)
+        batch = self.inputs if self.options.batches is None else _as_arrays(self.options.batches(step))
+        tensors = self._tensors(batch)
+        route = self._route(f"step {step + 1}", tensors)
+
+        def differentiated() -> torch.Tensor | None:
+            compute = partial(self._recorded, "loss") if step == 0 else _directly
+            loss = compute(tensors, self._loss_of, route)
+            if loss is not None and loss.requires_grad:  # otherwise no parameter takes part
+                loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            loss = self._unchanged(differentiated)
+        if loss is not None:
+            self.run.losses.append(float(loss.detach()))
+        return loss
+
+    def _loss_of(self, tensors: dict[str, torch.Tensor], route: Mapping[str, Any]) -> torch.Tensor | None:
+        own = self.options.loss
         with failures_explained(
             "the loss in PyTorch", "loss gets the model and the inputs, and returns a scalar"
         ):
-            loss = mean_square(self.call(model, tensors)) if self.loss is None else self.loss(model, tensors)
-        if self.loss is None and not isinstance(loss, torch.Tensor):
+            loss = (
+                mean_square(self._call(tensors, route)) if own is None else own(self.model, tensors, **route)
+            )
+        if own is None and not isinstance(loss, torch.Tensor):
             return None
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise PairError(f"loss must return a scalar tensor; got {got}: take a mean or a sum")
         return loss.reshape(())
 
+    def _tensors(self, inputs: Inputs | None = None) -> dict[str, torch.Tensor]:
+        """New tensors of the inputs, in the type and on the device of the model."""
+        inputs = self.inputs if inputs is None else inputs
+        return {key: to_torch(cast(value, self.dtype)).to(self.device) for key, value in inputs.items()}
 
-def _update(
-    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], masters: list[torch.Tensor]
-) -> None:
-    with torch.no_grad():
-        for parameter, master in zip(parameters, masters, strict=True):
-            # One that takes no part has no gradient here, and a zero one in JAX.
-            master.grad = torch.zeros_like(master)
-            if parameter.grad is not None:
-                master.grad.copy_(parameter.grad)
-        optimizer.step()
-        for parameter, master in zip(parameters, masters, strict=True):
-            parameter.copy_(master)
+
+def _directly(tensors: dict[str, torch.Tensor], call: Callable[..., Any], *args: Any) -> Any:
+    return call(tensors, *args)
+
+
+def _in_float64(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.detach().to(torch.complex128 if parameter.is_complex() else torch.float64).clone()
 
 
 def _tensors(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -213,16 +287,11 @@ def _outputs(result: Any) -> dict[str, np.ndarray]:
     return {key: as_array(leaf) for key, leaf in named_leaves(result).items()}
 
 
-def _as_numpy(value: Any) -> np.ndarray:
-    return to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
 def _as_arrays(inputs: Inputs) -> dict[str, np.ndarray]:
-    return {key: _as_numpy(value) for key, value in inputs.items()}
-
-
-def _on_device(inputs: Inputs, dtype: str, device: torch.device) -> dict[str, torch.Tensor]:
-    return {key: to_torch(cast(value, dtype)).to(device) for key, value in inputs.items()}
+    return {
+        key: to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value)
+        for key, value in inputs.items()
+    }
 
 
 def _products(device: torch.device) -> dict[str, float]:

@@ -1,10 +1,8 @@
 """From a divergence to the sentence that names the mistake."""
 
-from collections.abc import Sequence
-
 from jaxmodels.compare.diagnosis.backward import FirstStep, diagnose_gradients, diagnose_loss
 from jaxmodels.compare.diagnosis.forward import Forward, diagnose_forward
-from jaxmodels.compare.diagnosis.search import Finding
+from jaxmodels.compare.diagnosis.search import Finding, in_words
 from jaxmodels.compare.divergence import Divergence
 from jaxmodels.compare.preparation import Subject
 
@@ -21,14 +19,3 @@ def diagnose(
     elif first_step is not None and divergence.kind == "gradients":
         findings = diagnose_gradients(subject, first_step)
     return in_words(findings)
-
-
-def in_words(findings: Sequence[Finding]) -> str | None:
-    """One sentence for the mistakes that were found; None where there are none."""
-    if not findings:
-        return None
-    parts = []
-    for one in findings:
-        where = f"{one.where}: " if one.where else ""
-        parts.append(f"{where}{one.what}; {one.cure} removes the difference")
-    return ", or, which gives the same here, ".join(parts)

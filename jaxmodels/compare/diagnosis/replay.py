@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Operation:
 Change = Callable[..., Any]
 
 
+@runtime_checkable
 class Replayed(Protocol):
     """What a search asks of a call that can be run again; see `Replay`."""
 

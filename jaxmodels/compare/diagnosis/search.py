@@ -103,6 +103,17 @@ def candidates(operations: Sequence[Operation]) -> Iterator[Candidate]:
                 yield Candidate(members[0].rank, members[0].variant, places, together)
 
 
+def in_words(findings: Sequence[Finding]) -> str | None:
+    """One sentence for the mistakes that were found; None where there are none."""
+    if not findings:
+        return None
+    parts = []
+    for one in findings:
+        where = f"{one.where}: " if one.where else ""
+        parts.append(f"{where}{one.what}; {one.cure} removes the difference")
+    return ", or, which gives the same here, ".join(parts)
+
+
 def _same_sentence(one: Candidate) -> tuple[str, ...]:
     return one.operations[0].name, one.variant.what
 
