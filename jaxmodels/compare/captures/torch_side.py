@@ -166,10 +166,11 @@ class _TorchRun:
 
     def _route(self, where: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """What the routers choose, as an argument of the model; kept with the run."""
-        if self.options.routing is None:
+        routing = self.options.routing
+        if routing is None:
             return {}
         with torch.no_grad(), failures_explained("routing", "it gets the model and the inputs"):
-            routed = self._unchanged(lambda: self.options.routing(self.model, tensors))  # ty: ignore[call-non-callable]
+            routed = self._unchanged(lambda: routing(self.model, tensors))
         found = routes_of(routed, self.options.routers, to_numpy)
         self.run.routing |= {f"{where}/{key}": value for key, value in found.items()}
         indices = self.choices.setdefault(where, repeated(found, len(self.options.routers)))
