@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.quick_compilation import WITHOUT_EMITTERS
+from tests.quick_compilation import FLAGS
 
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def outside(wheel: Path) -> dict[str, str]:
     path = f"{no_torch}{os.pathsep}{site}"
     return {
         "PYTHONPATH": path,
-        "XLA_FLAGS": WITHOUT_EMITTERS,  # and one device, unlike in the tests around it
+        "XLA_FLAGS": FLAGS,  # and one device, unlike in the tests around it
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "SITE": str(site),
         "PWD": str(work),
