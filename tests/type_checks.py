@@ -1,5 +1,6 @@
 """How annotated calls are checked while tests run: types by beartype, shapes by jaxtyping."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +9,7 @@ import jaxtyping
 import numpy as np
 import tyro
 from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping._import_hook import JaxtypingTransformer
 
 
 _checked = beartype(
@@ -21,7 +23,7 @@ _checked = beartype(
 )
 
 
-def checked(function: Callable) -> Callable:
+def with_checks(function: Callable) -> Callable:
     """`function` with checks of its annotations.
 
     Configs are left alone: they check their own fields, with errors that have tests, and take JSON's lists for tuples.
@@ -32,6 +34,24 @@ def checked(function: Callable) -> Callable:
     return function if unknown or function.__qualname__.endswith("Config.__init__") else _checked(function)
 
 
+_add_check = JaxtypingTransformer.visit_FunctionDef
+
+
+def _add_check_to_annotated(hook: JaxtypingTransformer, node: ast.FunctionDef) -> ast.FunctionDef:
+    """Leaves functions alone that stand in functions and have no annotation: nothing in them can be checked.
+
+    Every call of the function around them would wrap them again, which takes milliseconds.
+    """
+    inside = any(isinstance(parent, ast.FunctionDef) for parent in hook._parents)
+    parameters = [each for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+    if inside and not (node.returns or any(each.annotation for each in parameters)):
+        return node
+    return _add_check(hook, node)
+
+
+JaxtypingTransformer.visit_FunctionDef = _add_check_to_annotated
+
+
 def check_calls(*packages: str) -> Any:
     """From here on, or within `with`, modules of these packages are imported with checks of every annotated call."""
-    return jaxtyping.install_import_hook(packages, f"{__name__}.checked")
+    return jaxtyping.install_import_hook(packages, f"{__name__}.with_checks")
