@@ -1,14 +1,16 @@
 """How the parameters of common layers are named and laid out in Flax and in PyTorch, and the table made of that."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from flax import nnx
 
 from jaxmodels.compare.adapters import adapter_of, as_nnx
+from jaxmodels.compare.adapters.protocol import Cell
 from jaxmodels.compare.adapters.tables import adapted_table
-from jaxmodels.compare.recurrent import CELLS, recurrent_entries
+from jaxmodels.compare.composites import Composites
+from jaxmodels.compare.recurrent import paired_cells
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -65,9 +67,10 @@ def table_from_names(
     adapter = adapter_of(ours)
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
     known = dict.fromkeys(adapter.modules(ours)) if adapter else modules
-    _check_names(dict(names or {}), known, torch_modules)
+    composites = Composites(ours, torch_modules)
+    _check_names(dict(names or {}), known, [*torch_modules, *composites.cells])
     if adapter:
-        return adapted_table(ours, theirs, dict(names or {}))
+        return adapted_table(ours, torch_modules, dict(names or {}), composites)
     # A sequential's layers lie in a list here, and directly below it there.
     renamed = {
         f"{path}.layers" if path else "layers": path
@@ -79,6 +82,10 @@ def table_from_names(
         names or {}
     )
 
+    their_cells = {
+        path: _renamed(path, renamed) for path, one in composites.ours.items() if isinstance(one, Cell)
+    }
+    paired = paired_cells(their_cells, composites.cells)
     entries: list[Entry] = []
     packed: list[str] = []
     for path, module in sorted(modules.items()):
@@ -91,24 +98,11 @@ def table_from_names(
             entries.append(Twin(their_path, path, None))
         if any(path.startswith(f"{outer}.") for outer in packed):
             continue
-        if twin is None and isinstance(module, CELLS):  # nnx.RNN holds a cell, PyTorch's layer is one
-            their_path = their_path.rpartition(".")[0]
-            twin = torch_modules.get(their_path)
-        found = composite_entries(path, their_path, module, twin)
+        found = composites.entries(path, paired.get(path, their_path))
         if found:
             packed.append(path)
         entries += found or _parameters(path, their_path, twin, module)
     return tuple(entries)
-
-
-def composite_entries(path: str, their_path: str, module: Any, twin: torch.nn.Module | None) -> list[Entry]:
-    """The entries of layers that hold their weights in another division: attention and recurrent cells.
-
-    Empty where the two modules are not such a pair.
-    """
-    if isinstance(module, nnx.MultiHeadAttention) and isinstance(twin, torch.nn.MultiheadAttention):
-        return list(_attention(path, their_path, twin, module))
-    return [] if twin is None else list(recurrent_entries(path, their_path, module, twin) or ())
 
 
 def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[Twin]) -> dict[str, bool]:
@@ -154,9 +148,7 @@ def _training_settings(module: object, torch_module: object) -> Iterator[tuple[s
             yield "the share of the old statistics", module.momentum, 1 - torch_module.momentum
 
 
-def _check_names(
-    names: Mapping[str, str], modules: Mapping[str, object], torch_modules: Mapping[str, object]
-) -> None:
+def _check_names(names: Mapping[str, str], modules: Container[str], torch_modules: Container[str]) -> None:
     unknown = [f"not in the Flax model: {path}" for path in names if path not in modules]
     unknown += [f"not in the PyTorch model: {path}" for path in names.values() if path not in torch_modules]
     if unknown:
@@ -213,24 +205,6 @@ def _transposed(module: nnx.ConvTranspose, own: str, key: str, rank: int) -> Par
     if module.transpose_kernel:
         return Parameter(key, own, f"i o {spatial} -> {spatial} o i")
     return Parameter(key, own, f"i o {spatial} -> {spatial} i o", flip=rank - 2)
-
-
-def _attention(
-    path: str, their_path: str, twin: torch.nn.MultiheadAttention, module: nnx.MultiHeadAttention
-) -> Iterator[Parameter]:
-    """Queries, keys and values of one packed weight, or of three where their widths differ."""
-    ours, theirs = (f"{where}." if where else "" for where in (path, their_path))
-    packed = twin.in_proj_weight is not None
-    for index, (name, letter) in enumerate((("query", "q"), ("key", "k"), ("value", "v"))):
-        part = (index, 3)
-        key = f"{theirs}in_proj_weight" if packed else f"{theirs}{letter}_proj_weight"
-        own = f"{ours}{name}."
-        yield Parameter(key, f"{own}kernel", "(h d) i -> i h d", part=part if packed else None)
-        if getattr(module, name).bias is not None:
-            yield Parameter(f"{theirs}in_proj_bias", f"{own}bias", "(h d) -> h d", part=part)
-    yield Parameter(f"{theirs}out_proj.weight", f"{ours}out.kernel", "o (h d) -> h d o")
-    if module.out.bias is not None:
-        yield Parameter(f"{theirs}out_proj.bias", f"{ours}out.bias")
 
 
 def _renamed(path: str, names: Mapping[str, str]) -> str:

@@ -118,6 +118,7 @@ def fit(
     values: dict[str, dict[int, np.ndarray]] = {}  # path -> the blocks of the variable
     layouts: dict[str, Layout] = {}
     added = {entry.to: entry for entry in entries if isinstance(entry, Added)}
+    paired = {entry.theirs for entry in entries if isinstance(entry, Parameter)}
     for entry in entries:
         if entry.theirs not in arrays:
             problems.append(f"missing from the state_dict: {entry.theirs}")
@@ -130,7 +131,7 @@ def fit(
                 wanted = _converted(array.dtype, dtype, exact=entry.expected is not None)
                 found = _misfits(array, layout.their_shape, wanted, entry.expected)
                 if not found and (other := added.get(entry.theirs)) and other.theirs in arrays:
-                    found, array = _sum(array, arrays[other.theirs], other)
+                    found, array = _sum(array, arrays[other.theirs], other, paired=other.theirs in paired)
                 if not found:
                     block = layout.block_from(array.astype(wanted, copy=False))
                     layouts[entry.ours] = layout
@@ -163,13 +164,13 @@ def _missing_blocks(
     ]
 
 
-def _sum(array: np.ndarray, other: np.ndarray, entry: Added) -> tuple[list[str], np.ndarray]:
-    """What keeps `other` from being added to `array`, and the sum."""
+def _sum(array: np.ndarray, other: np.ndarray, entry: Added, *, paired: bool) -> tuple[list[str], np.ndarray]:
+    """What keeps `other` from being added to `array`, and the sum; what is not added may be `paired` with another."""
     if other.shape != array.shape:
         return [f"{entry.theirs} is added to it, but has the shape {other.shape}"], array
     share, count = entry.blocks
     kept = len(other) * share // count
-    if other[kept:].any():
+    if not paired and other[kept:].any():
         return [
             f"{entry.theirs} must be zero from row {kept} on: the model has no second bias there, as in nnx.GRUCell"
         ], array
@@ -253,7 +254,11 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
             case Derived() | Tied() | Added():
                 # Keeps the place; the value may depend on later entries.
                 state_dict[entry.theirs] = np.empty(0)
+    added = {entry.theirs for entry in entries if isinstance(entry, Added)}
     for key, found in parts.items():
+        if key in added:  # the rest of it is part of another entry
+            zeros = np.zeros_like(next(iter(found.values())))
+            found = dict.fromkeys(range(layouts[key].parts), zeros) | found
         state_dict[key] = layouts[key].entry_from(found)
     for entry in entries:
         match entry:
@@ -263,7 +268,7 @@ def export(model: nnx.Module, table: Iterable[Entry]) -> dict[str, np.ndarray]:
                 state_dict[entry.theirs] = np.array(value, dtype=dtype)
             case Tied():
                 state_dict[entry.theirs] = state_dict[entry.to].copy()
-            case Added():
+            case Added() if entry.theirs not in parts:
                 state_dict[entry.theirs] = np.zeros_like(state_dict[entry.to])
     return state_dict
 

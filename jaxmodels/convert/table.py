@@ -72,8 +72,8 @@ class Added(NamedTuple):
     Attributes:
       theirs: key of the PyTorch state_dict.
       to: key of the Parameter to which it is added, of the same shape.
-      blocks: (added, count) where only the first `added` of `count` equal blocks along the first axis are added; the
-        others must be zero, because the Flax model has nothing like them.
+      blocks: (added, count) where only the first `added` of `count` equal blocks along the first axis are added. The
+        others must be zero, because the Flax model has nothing like them, unless Parameters pair them as parts.
     """
 
     theirs: str

@@ -15,6 +15,7 @@ from jaxmodels.compare.adapters.protocol import (
     Adapted,
     Adapter,
     Attention,
+    Cell,
     Layout,
     Place,
     arrays_at,
@@ -78,6 +79,10 @@ class Equinox(Adapter):
         "... -> ...",
         "... -> ...",
         "... -> ...",
+    )
+    cells = (
+        Cell("LSTM", ("weight_ih",), ("weight_hh",), ("bias",), axes="... -> ..."),
+        Cell("GRU", ("weight_ih",), ("weight_hh",), ("bias",), "bias_n", axes="... -> ..."),
     )
     hint = (
         "an Equinox module takes one example: give call_ours, such as "

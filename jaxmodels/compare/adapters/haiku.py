@@ -14,6 +14,7 @@ from jaxmodels.compare.adapters.protocol import (
     Adapted,
     Adapter,
     Attention,
+    Cell,
     Layout,
     Place,
     arrays_at,
@@ -55,6 +56,7 @@ class Haiku(Adapter):
     attention = Attention(
         ("query", "key", "value", "linear"), "w", "b", "o i -> i o", "... -> ...", "o i -> i o"
     )
+    cells = (Cell("RNN", ("linear.w",), ("linear_1.w",), ("linear.b",), "linear_1.b"),)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from jaxmodels.compare.adapters.protocol import (
     Adapted,
     Adapter,
     Attention,
+    Cell,
     Layout,
     Place,
     arrays_at,
@@ -40,6 +41,11 @@ STANDARD = (
 COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
+def _gates(source: str, gates: str, name: str = "kernel") -> tuple[str, ...]:
+    """The variables of a cell's gates: "ii.kernel", "if.kernel", …"""
+    return tuple(f"{source}{gate}.{name}" for gate in gates)
+
+
 class Linen(Adapter):
     """A Linen module and its variables, as the JAX side of a pair. In training mode, `linen.Dropout` drops nothing.
 
@@ -58,6 +64,11 @@ class Linen(Adapter):
         "(h d) i -> i h d",
         "(h d) -> h d",
         "o (h d) -> h d o",
+    )
+    cells = (
+        Cell("LSTM", _gates("i", "ifgo"), _gates("h", "ifgo"), _gates("h", "ifgo", "bias")),
+        Cell("GRU", _gates("i", "rzn"), _gates("h", "rzn"), _gates("i", "rzn", "bias"), "hn.bias"),
+        Cell("RNN", ("i.kernel",), ("h.kernel",), ("i.bias",)),
     )
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -50,6 +50,25 @@ class Attention(NamedTuple):
     output_axes: str
 
 
+class Cell(NamedTuple):
+    """Where a library's recurrent cell keeps PyTorch's weights.
+
+    Attributes:
+      kind: "LSTM", "GRU" or "RNN", as PyTorch calls it.
+      inputs, state: the variables that are `weight_ih` and `weight_hh`: one, or one per gate in PyTorch's order.
+      bias: those that are `bias_ih`, to which PyTorch adds `bias_hh`.
+      second_bias: the one that is `bias_hh`; of a GRU its last gate, the only one that is not added; often none.
+      axes: of the weights.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    state: tuple[str, ...]
+    bias: tuple[str, ...]
+    second_bias: str = ""
+    axes: str = "o i -> i o"
+
+
 class Adapter(ABC):
     """A model of another library. Its arrays are copied: the caller's model keeps its own.
 
@@ -57,12 +76,14 @@ class Adapter(ABC):
       library: its name.
       channels_last: whether its convolutions keep channels on the last axis.
       attention: how its multi-head attention is laid out, if it has one.
+      cells: its recurrent cells; one is recognised by its variables.
       hint: what its author should know where a call fails.
     """
 
     library: ClassVar[str]
     channels_last: ClassVar[bool] = True
     attention: ClassVar[Attention | None] = None
+    cells: ClassVar[tuple[Cell, ...]] = ()
     hint: ClassVar[str] = ""
 
     @abstractmethod
@@ -79,6 +100,15 @@ class Adapter(ABC):
     @abstractmethod
     def layout(self, place: Place) -> Layout | None:
         """PyTorch's name and layout of a variable; None where PyTorch has nothing like it."""
+
+    def cell(self, path: str, variables: Container[str]) -> Cell | None:
+        """What kind of recurrent cell the module at a path is, by the variables below it."""
+        below = f"{path}." if path else ""
+        fitting = [
+            cell for cell in self.cells if all(below + name in variables for name in cell.inputs + cell.state)
+        ]
+        with_all = (cell for cell in fitting if cell.second_bias and below + cell.second_bias in variables)
+        return next(with_all, next(iter(fitting), None))
 
     def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
         """Passes the calls of all modules to `recorder` while it is entered."""

@@ -6,17 +6,24 @@ import torch
 from flax import nnx
 
 from jaxmodels.compare.adapters.protocol import Adapted, Adapter, Place, adapter_of
+from jaxmodels.compare.composites import Composites
+from jaxmodels.compare.recurrent import paired_cells
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
-def adapted_table(model: Adapted, theirs: torch.nn.Module, names: Mapping[str, str]) -> tuple[Entry, ...]:
+def adapted_table(
+    model: Adapted,
+    torch_modules: Mapping[str, torch.nn.Module],
+    names: Mapping[str, str],
+    composites: Composites,
+) -> tuple[Entry, ...]:
     """What `table_from_names` returns for it; the adapter knows the layouts."""
     adapter = adapter_of(model)
     assert adapter is not None
-    torch_modules = dict(theirs.named_modules())
     theirs_of = Names(adapter, torch_modules, names)
     paths = sorted(set(adapter.modules(model)))
     variables = _variables_by_layer(model)
+    paired = paired_cells({path: theirs_of(path) for path in composites.ours}, composites.cells)
     entries: list[Entry] = []
     packed: list[str] = []
     for path in paths:
@@ -31,6 +38,10 @@ def adapted_table(model: Adapted, theirs: torch.nn.Module, names: Mapping[str, s
             attention = list(_attention(adapter, path, their_path, twin, variables))
             packed += [path] if attention else []
             entries += attention
+        if path in paired and (recurrent := composites.entries(path, paired[path])):
+            packed.append(path)
+            entries += recurrent
+            continue
         stack = theirs_of.stack(path)
         if stack:
             entries += _stacked(adapter, path, stack, torch_modules[stack[0]], variables.get(path, {}))

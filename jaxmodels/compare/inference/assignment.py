@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jaxmodels.compare.composites import Composites
 from jaxmodels.compare.inference.candidates import Axes, candidate_axes
 from jaxmodels.compare.inference.names import resemblance
 from jaxmodels.compare.inference.packing import Packed, Shapes, options, packed_layers
 from jaxmodels.compare.inference.proofs import Proofs
 from jaxmodels.compare.inference.sides import FlaxSide, TorchSide
 from jaxmodels.compare.layers import Event
-from jaxmodels.compare.layouts import composite_entries
+from jaxmodels.compare.recurrent import TorchCell, cell_place
 from jaxmodels.convert.layout import Layout
-from jaxmodels.convert.table import Added, Entry, Parameter, Twin
+from jaxmodels.convert.table import Added, Entry, Parameter
 
 
 class Assignment(NamedTuple):
@@ -54,11 +55,12 @@ class Proposals:
             for path, group in theirs.groups.items()
             for own, shape in group.items()
         }
-        self.composites = self._composites()
+        self.layers = Composites(flax.model, theirs.modules)
+        self.composites = self._composites(ours)
         self.compatible = {
             here: [there for there in theirs.groups if proofs.template(here, there) is not None]
             for here in flax.groups
-            if not any(here.startswith(f"{path}.") for path in self.composites)
+            if not any(f"{here}.".startswith(f"{path}.") for path in self.composites)
         }
         self._options: dict[tuple[Packed, ...], list[tuple[Parameter, ...]]] = {}
 
@@ -93,7 +95,7 @@ class Proposals:
 
     def completed(self, layers: Mapping[str, str], composite: Mapping[str, str]) -> Assignment:
         """An assignment of these layers and composite ones, and of all other variables."""
-        entries = [entry for pair in composite.items() for entry in self.composite_entries(*pair)]
+        entries = [entry for pair in composite.items() for entry in self.layers.entries(*pair)]
         taken = {entry.ours for entry in entries if isinstance(entry, Parameter)} | {
             e.theirs for e in entries
         }
@@ -108,20 +110,20 @@ class Proposals:
         packed = [one for one in packed_layers(ours, theirs) if self.options(one)]
         return Assignment(layers, composite, dict.fromkeys(packed, 0), single)
 
-    def _composites(self) -> dict[str, list[str]]:
-        """Attention and recurrent cells, with the PyTorch modules of their kind whose shapes fit; in order of calls."""
+    def _composites(self, events: Sequence[Event]) -> dict[str, list[str]]:
+        """Attention and recurrent cells, with the PyTorch ones of their kind whose shapes fit; in order of calls."""
         found: dict[str, list[str]] = {}
-        modules = [path for path in self.torch.modules if path in self.torch.groups]
-        for ours in self.flax.modules:
-            fitting = [path for path in modules if self._fits(self.composite_entries(ours, path))]
+        times = _ranks(self.layers.ours, events)
+        for ours in sorted(self.layers.ours, key=lambda path: (times[path], cell_place(path))):
+            fitting = [path for path in self.layers.theirs if self._fits(self.layers.entries(ours, path))]
             if fitting:
-                found[ours] = sorted(fitting, key=self.their_order.__getitem__)
+                found[ours] = sorted(fitting, key=self._time)
         return found
 
-    def composite_entries(self, ours: str, theirs: str) -> list[Entry]:
-        """What the table says of two modules that are composite layers of one kind; empty for others."""
-        entries = composite_entries(ours, theirs, self.flax.modules[ours], self.torch.modules[theirs])
-        return [entry for entry in entries if not isinstance(entry, Twin)]
+    def _time(self, path: str) -> int:
+        """When an attention, or the module of a cell, is first called in PyTorch."""
+        one = self.layers.theirs[path]
+        return self.their_order[one.path if isinstance(one, TorchCell) else path]
 
     def _fits(self, entries: list[Entry]) -> bool:
         parameters = [entry for entry in entries if isinstance(entry, Parameter)]
@@ -161,7 +163,7 @@ class Proposals:
         """The parameters of an assignment, in PyTorch's order."""
         entries: list[Entry] = []
         for pair in assignment.composite.items():
-            entries += self.composite_entries(*pair)
+            entries += self.layers.entries(*pair)
         for ours, theirs in assignment.layers.items():
             template = self.proofs.template(ours, theirs)
             assert template is not None

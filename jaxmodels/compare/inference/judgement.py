@@ -37,6 +37,8 @@ def judge(search: Search) -> tuple[list[Parameter | Added], tuple[Undecided, ...
             "difference is proven, and names do not tell which is which"
         )
     sure = [entry for entry in everything if entry not in unsure]
+    keys = {entry.theirs for entry in sure if isinstance(entry, Parameter)}
+    sure = [entry for entry in sure if not isinstance(entry, Added) or entry.to in keys]
     return sure, (*left_over, *judge.undecided(unsure, reason))
 
 
@@ -86,7 +88,24 @@ class _Judge:
                 a for a, found in self.search.proposals.compatible.items() if there in found and a != here
             ]
             return (not rivals and not others) or self._named(here, there, others, rivals)
+        composite = self._composite_of(entry)
+        if composite is not None:
+            return self._composite_is_only_or_named(*composite)
         return self._layout_is_settled(entry) and self._is_only_or_named(entry)
+
+    def _composite_of(self, entry: Parameter) -> tuple[str, str] | None:
+        """The attention or cell, here and there, to which an entry belongs."""
+        for pair in self.search.best.composite.items():
+            if entry in self.search.proposals.layers.entries(*pair):
+                return pair
+        return None
+
+    def _composite_is_only_or_named(self, here: str, there: str) -> bool:
+        """Whether no other module could have its weights, or its name says so; its layout is known by its kind."""
+        possible = self.search.proposals.composites
+        rivals = [path for path in possible[here] if path != there]
+        others = [path for path, found in possible.items() if there in found and path != here]
+        return (not rivals and not others) or self._named(here, there, others, rivals)
 
     def _agrees(self, here: str, there: str) -> bool:
         """Whether the two layers got the same and returned the same in the last run of the search."""

@@ -5,7 +5,7 @@ more of PyTorch's arrays it reproduces, the better. An assignment is changed whe
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,7 @@ class Search:
         yield from self._repacked()
         yield from self._other_singles()
         yield from self._with_others()
+        yield from self._composites_permuted()
 
     def _by_inputs(self) -> Iterator[Assignment]:
         """A layer that gets what another PyTorch layer than its own gets is given that one's weights."""
@@ -178,6 +179,22 @@ class Search:
                     yield self.proposals.completed(self.best.layers, dict(composite) | {ours: there})
                 elif ours < holder and theirs in possible[holder]:
                     yield self.best._replace(composite=dict(composite) | {ours: there, holder: theirs})
+
+    def _composites_permuted(self) -> Iterator[Assignment]:
+        """All orders at once of attention layers or cells that could have each other's weights.
+
+        PyTorch runs the layers of an nn.LSTM as one, so that nothing shows until all of them are right.
+        """
+        together: dict[tuple[str, ...], list[str]] = {}
+        for ours in self.best.composite:
+            together.setdefault(tuple(self.proposals.composites[ours]), []).append(ours)
+        groups = [paths[:MOST_ROLES] for paths in together.values() if len(paths) > 1]
+        here = [path for paths in groups for path in paths]
+        current = [[self.best.composite[path] for path in paths] for paths in groups]
+        for orders in product(*map(permutations, current)):
+            if list(map(list, orders)) != current:
+                change = zip(here, [path for order in orders for path in order], strict=True)
+                yield self.best._replace(composite=dict(self.best.composite) | dict(change))
 
     def _repacked(self) -> Iterator[Assignment]:
         """Other ways to pack: all weights of one kind alike, with the biases beside them; then each on its own."""
