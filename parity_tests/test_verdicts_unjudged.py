@@ -58,14 +58,69 @@ def test_a_gradient_on_one_side_alone_is_a_difference() -> None:
     assert compare(one_linear(theirs=torch.Tensor.detach), steps=0).verdict == "different"
 
 
+def changed(array: np.ndarray, value: float) -> np.ndarray:
+    """A copy with one other value, at [1, 2]."""
+    return np.where((np.arange(array.size) == array.shape[1] + 2).reshape(array.shape), value, array)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": {"x": changed(normal(4, 8), np.nan)}}, r"inputs\['x'\] holds nan at \[1, 2\]: both models"),
+        ({"inputs": {"x": changed(normal(4, 8), -np.inf)}}, r"inputs\['x'\] holds -inf at \[1, 2\]"),
+        ({"inputs": {"x": changed(normal(4, 8), 1e300)}}, r"inputs\['x'\] holds inf at \[1, 2\]"),
+        ({"to_ours": lambda inputs: {"x": inputs["x"] / 0}}, r"to_ours\(inputs\)\['x'\] holds -?inf at .*, and 31 more"),
+        (
+            {"batches": lambda step: {"x": normal(4, 8) if step == 0 else changed(normal(4, 8), np.inf)}},
+            r"batches\(1\)\['x'\] holds inf at \[1, 2\]",
+        ),
+    ],
+    ids=["NaN", "infinity", "overflow", "to_ours", "batches"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:(divide by zero|overflow) encountered:RuntimeWarning")
+def test_inputs_that_are_not_finite(options: dict[str, Any], message: str) -> None:
+    ran = []
+    pair = one_linear(lambda y: ran.append(y) or y, **options)
+    with pytest.raises(ValueError, match=message):
+        compare(pair, steps=2)
+    assert not ran or "batches" in options
+
+
+def test_an_additive_mask_may_hold_infinity() -> None:
+    mask = np.where(np.tri(4, dtype=bool), 0, -np.inf)
+    pair = toy(
+        in_flax(lambda s, x, y: jax.nn.softmax(s.q(x) @ x.T + y), q=linear(8, 8)),
+        in_torch(lambda s, x, y: torch.softmax(s.q(x) @ x.T + y, -1), q=nn.Linear(8, 8)),
+        normal(4, 8),
+        mask,
+    )
+    assert compare(pair, gradients=False).ok
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_checkpoint_with_a_weight_that_is_not_finite(value: float) -> None:
-    model = jm.Glom(jm.GlomConfig(dim=8, levels=2, image_size=8, patch_size=4), rngs=nnx.Rngs(0))
-    weights = jm.to_state_dict(model)
-    weights["bottom_up.net.1.bias"].flat[0] = value
-    result = compare(pair_of(jm.load_state_dict(model, weights)), steps=1)
-    assert not result.ok
-    assert result.verdict == "different" or result.reason is not None
+@pytest.mark.parametrize("side", ["PyTorch", "JAX"])
+def test_weights_that_are_not_finite(value: float, side: str) -> None:
+    pair = one_linear()
+    if side == "PyTorch":
+        with torch.no_grad():
+            pair.theirs.layer.bias[1] = value
+    else:
+        pair.ours.temperature = nnx.Param(jnp.array([1.0, value]))
+        pair = replace(pair, only_ours=("temperature",))
+    name = {"PyTorch": r"layer\.bias", "JAX": "temperature"}[side]
+    with pytest.raises(
+        ValueError, match=rf"the weight {name} of the {side} model holds {value} at \[1\]: give"
+    ):
+        compare(pair, gradients=False)
+
+
+def test_a_buffer_may_hold_infinity_and_no_nan() -> None:
+    pair = one_linear()
+    pair.theirs.register_buffer("mask", torch.tensor([0.0, -torch.inf]), persistent=False)
+    assert compare(pair, gradients=False).ok
+    pair.theirs.mask[0] = torch.nan
+    with pytest.raises(ValueError, match=r"the weight mask of the PyTorch model holds nan at \[0\]"):
+        compare(pair, gradients=False)
 
 
 def test_a_model_whose_weights_are_zero() -> None:
@@ -74,6 +129,17 @@ def test_a_model_whose_weights_are_zero() -> None:
     assert_unjudged(
         compare(pair_of(jm.load_state_dict(model, weights)), steps=1), "output 0 is zero everywhere"
     )
+
+
+def test_images_in_the_other_layout() -> None:
+    pair = toy(
+        in_flax(lambda s, x: s.conv(x), conv=nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))),
+        in_torch(lambda s, x: s.conv(x), conv=nn.Conv2d(3, 4, 3)),
+        normal(2, 3, 7, 7),
+    )
+    way_out = r"needs to_ours=lambda inputs: inputs \| \{'x': np\.moveaxis\(inputs\['x'\], 1, -1\)\}$"
+    with pytest.raises(ValueError, match=way_out):
+        compare(pair, gradients=False)
 
 
 class TestCoarseTypes:
@@ -204,7 +270,7 @@ class TestRefusals:
             (
                 lambda y: y @ y[:3],
                 lambda y: y,
-                r"the Flax model fails with TypeError: .*; its inputs are what to_ours",
+                r"the Flax model fails with TypeError: .*; its inputs are what to_ours returns, x of shape \(4, 8\), passed by call_ours$",
             ),
             (
                 lambda y: y,

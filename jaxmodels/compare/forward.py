@@ -200,12 +200,25 @@ def jax_outputs(subject: Subject, model: nnx.Module) -> Outputs:
         return [jnp.asarray(leaf) for leaf in leaves.values()]
 
     adapter = adapter_of(model)
-    way_out = "its inputs are what to_ours returns, passed by call_ours"
-    if adapter and adapter.hint:
-        way_out += f"; {adapter.hint}"
+    way_out = _way_out_of_jax(subject, inputs)
     with failures_explained(f"the {adapter.library if adapter else 'Flax'} model", way_out):
         arrays = run(state, list(inputs.values()))
     return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
+
+
+def _way_out_of_jax(subject: Subject, inputs: Mapping[str, Any]) -> str:
+    """What to look at where the JAX model fails: its inputs, and what such a model usually needs."""
+    shapes = ", ".join(f"{name} of shape {value.shape}" for name, value in inputs.items())
+    way_out = f"its inputs are what to_ours returns, {shapes}, passed by call_ours"
+    adapter = adapter_of(subject.pair.ours)
+    if adapter and adapter.hint:
+        return f"{way_out}; {adapter.hint}"
+    shared = inputs.keys() & subject.inputs.keys()
+    images = sorted(x for x in shared if inputs[x].ndim > 3 and inputs[x].shape == subject.inputs[x].shape)
+    if not images:
+        return way_out
+    moved = f"to_ours=lambda inputs: inputs | {{{images[0]!r}: np.moveaxis(inputs[{images[0]!r}], 1, -1)}}"
+    return f"{way_out}; a model that takes channels last needs {moved}"
 
 
 def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event] | None]:

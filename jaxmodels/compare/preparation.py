@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.divergence import MODEL
+from jaxmodels.compare.finite import require_finite_inputs, require_finite_weights
 from jaxmodels.compare.layouts import unequal_settings
 from jaxmodels.compare.noise import DType, NoiseFloor
 from jaxmodels.compare.pair import Inputs, Pair
@@ -72,11 +73,14 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode 
       mode: "eval" turns randomness off, "train" gives dropout on both sides the same masks.
 
     Raises:
-      PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table.
+      PairError: inputs that are no arrays, a model that cannot be copied, weights that do not fit the table, or NaN
+        or infinity in inputs or weights.
     """
     _check_types(pair)
     pair, missing_notes = _without_one_sided(pair)
     inputs = cast(_checked(pair.inputs), dtype)
+    require_finite_inputs(inputs, "inputs")
+    require_finite_inputs(as_jax_arrays(pair, inputs), "to_ours(inputs)")
     source = _copied(pair.theirs)
     for name, parameter in source.named_parameters():
         if _is_below_any(name, pair.only_theirs):
@@ -89,12 +93,10 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode 
     theirs = source.to(getattr(torch, dtype))
     for path, value in _fitted(pair, theirs).items():
         variable_at(pair.ours, path).set_value(jnp.asarray(value))
+    require_finite_weights(theirs, pair.ours)
     ours, mode_notes = _in_mode(pair, theirs, mode)
     notes += mode_notes
     models = _in_both_types(theirs)
-    unjudged = [coarser] if coarser else []
-    if bad_weight := _not_finite(theirs):
-        unjudged.append(f"the weight {bad_weight} holds values that are not finite")
     return Subject(
         pair=replace(pair, ours=ours, theirs=models[dtype]),
         models=models,
@@ -103,7 +105,7 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode 
         parameters=sum(parameter.numel() for parameter in theirs.parameters()),
         mode=mode,
         notes=notes,
-        unjudged=unjudged,
+        unjudged=[coarser] if coarser else [],
     )
 
 
@@ -239,15 +241,6 @@ def tied_in_torch_alone(subject: Subject) -> dict[str, str]:
             if other.theirs != entry.theirs and other.ours != entry.ours:
                 tied |= {entry.theirs: other.theirs, other.theirs: entry.theirs}
     return tied
-
-
-def _not_finite(model: torch.nn.Module) -> str | None:
-    """The first weight or buffer that holds NaN or infinity."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return next(
-        (name for name, tensor in model.named_parameters() if not tensor.isfinite().all()),
-        next((name for name, tensor in tensors if tensor.isnan().any()), None),
-    )
 
 
 def cast(inputs: Inputs, dtype: DType) -> dict[str, np.ndarray]:

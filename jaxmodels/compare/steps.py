@@ -19,6 +19,7 @@ import torch
 from flax import nnx
 
 from jaxmodels.compare.calls import PairError, failures_explained
+from jaxmodels.compare.finite import require_finite_inputs
 from jaxmodels.compare.noise import DType
 from jaxmodels.compare.optax_optimizers import decay_mask, optax_optimizer
 from jaxmodels.compare.optimizer_comparison import compare_optimizers
@@ -95,7 +96,9 @@ def train(
     sides = _AllSides(pair, models, ours, dtype, training)
     tensors: dict[str, Any] = {}
     for step in range(steps):
-        sides.step(step, cast(_batch(pair, step), dtype), before_step)
+        batch = cast(_batch(pair, step), dtype)
+        require_finite_inputs(batch, "inputs" if pair.batches is None else f"batches({step})")
+        sides.step(step, batch, before_step)
         if step == 0:
             tensors["gradients"] = ours.gradients()
             tensors["their_gradients"] = {kind: trainer.gradients() for kind, trainer in sides.theirs.items()}
