@@ -26,12 +26,15 @@ MOST_ROUNDS = 1000
 MOST_COMPARED_STEPS = 10_000  # differences add up with every step; more of them tell nothing
 
 
+ComparedTargets = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(name="models", metavar="[MODEL|PAIR.py|CAPTURE ...]"),
+]
+
+
 def compare(
-    targets: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(name="models", metavar="[MODEL|PAIR.py|CAPTURE ...]"),
-    ] = (),
+    targets: ComparedTargets = (),
     /,
     *,
     checkpoint: Path | None = None,
@@ -73,12 +76,11 @@ def compare(
     """
     if guide:
         return _guide()
-    checkpoint, output = local_path("checkpoint", checkpoint), local_path("output", output)
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
     return _comparison_of(targets).run(
         targets,
-        checkpoint=checkpoint,
+        checkpoint=local_path("checkpoint", checkpoint),
         config=_json(config),
         steps=steps,
         dtype=dtype,
@@ -86,7 +88,7 @@ def compare(
         optimizer=optimizer,
         seed=seed,
         map_file=local_path("map", map),
-        output=output,
+        output=local_path("output", output),
         output_format=format,
     )
 
