@@ -135,6 +135,7 @@ def test_an_annotation_stays_one_command() -> None:
         ),
         ("\ndef pair():\n    pass\n", "pair.py:2: pair() must return a jaxmodels.compare.Pair, or a list of them; got N", 2),
         ("def pair():\n    return [1, 'a']\n", "pair.py:1: pair() must return a jaxmodels.compare.Pair, or a list of them; got a list of int, str", 1),
+        (HEADER + "def pair():\n    return [net_pair(), net_pair()]\n", "pair.py:5: pair() returns several pairs with the name 'net', which no report could tell apart: give each its own", 5),
         ("def pair():\n    return []\n", "pair.py:1: pair() must return a jaxmodels.compare.Pair, or a list of them; got an empty list", 1),
     ],
 )  # fmt: skip
@@ -154,6 +155,23 @@ def test_files_that_give_no_pair(
     (failure,) = json.loads(capsys.readouterr().out)["failures"]
     assert failure["message"].startswith(message)
     assert (failure["code"] or {}).get("line") == line
+
+
+@pytest.mark.usefixtures("sampled")
+def test_pairs_of_two_files_are_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(
+        jobs, "compare", lambda pair, **_: named.append(pair.name) or samples.equal(pair.name)
+    )
+    for file, names in (("a.py", '("net", "other")'), ("b.py", '("net",)')):
+        source = f"def pair():\n    return [replace(net_pair(), name=name) for name in {names}]\n"
+        (folder / file).write_text(HEADER + source)
+    assert run(monkeypatch, "a.py", "b.py") == 0
+    assert named == ["net (a.py)", "other", "net (b.py)"]
+    assert run(monkeypatch, "a.py", "a.py") == 2
+    assert "models must name each model or file once; got a.py 2 times" in capsys.readouterr().err
 
 
 def test_a_pair_that_fails_stops_no_other(

@@ -1,6 +1,8 @@
 """The comparisons of models and of users' pairs that a command asks for; both frameworks are needed."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -62,16 +64,39 @@ def jobs_of(
         mapped = pair if map_file is None else with_map(pair, map_file)
         return compare(mapped, progress=progress, **options)
 
+    pairs = _pairs_of(targets)
     jobs: list[Job] = []
     for target in targets or MODEL_NAMES:
         if is_pair_file(target):
-            path = Path(target).expanduser()
-            jobs += [Job(pair.name, partial(of_pair, pair), path.parent) for pair in read_pairs(path)]
+            folder = Path(target).expanduser().parent
+            jobs += [Job(pair.name, partial(of_pair, pair), folder) for pair in pairs[target]]
         else:
             jobs.append(Job(target, partial(of_model, cast("ModelName", target))))
     if map_file is not None and (len(jobs) != 1 or not is_pair_file(targets[0])):
         raise ValueError(f"map is for one pair of a user's file; got map={map_file}, {len(jobs)} comparisons")
     return jobs
+
+
+def _pairs_of(targets: Sequence[str]) -> dict[str, list[Pair]]:
+    """The pairs of each file. Where two files have a pair of the same name, the names get the file's path.
+
+    Raises:
+      ValueError: a word that is given twice.
+    """
+    repeated = [target for target, count in Counter(targets).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"models must name each model or file once; got {repeated[0]} {targets.count(repeated[0])} times"
+        )
+    pairs = {target: read_pairs(Path(target).expanduser()) for target in targets if is_pair_file(target)}
+    names = Counter([target for target in targets if target not in pairs])
+    names.update(pair.name for found in pairs.values() for pair in found)
+    return {
+        target: [
+            replace(pair, name=f"{pair.name} ({target})") if names[pair.name] > 1 else pair for pair in found
+        ]
+        for target, found in pairs.items()
+    }
 
 
 def _with_training(options: Mapping[str, Any]) -> dict[str, Any]:

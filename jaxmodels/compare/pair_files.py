@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ def read_pairs(path: Path) -> "list[Pair]":
 
     Raises:
       FileNotFoundError: there is no such file.
-      PlacedError: the file fails, has no function `pair`, or `pair()` returns something else.
+      PlacedError: the file fails, has no function `pair`, or `pair()` returns something else or two pairs of one name.
     """
     from jaxmodels.compare.pair import (
         Pair,  # here: one side of a file is captured without the other framework
@@ -49,6 +50,14 @@ def read_pairs(path: Path) -> "list[Pair]":
         where = place(path, line)
         raise PlacedError(
             f"{where}: pair() must return a jaxmodels.compare.Pair, or a list of them; got {got}", where
+        )
+    repeated = [name for name, count in Counter(one.name for one in pairs).items() if count > 1]
+    if repeated:
+        where = place(path, line)
+        raise PlacedError(
+            f"{where}: pair() returns several pairs with the name {repeated[0]!r}, which no report could tell apart: "
+            f"give each its own, such as name='{repeated[0]} 1'",
+            where,
         )
     return pairs
 
