@@ -33,6 +33,16 @@ class UnbiasedBatchNorm(nnx.BatchNorm):
         return y
 
 
+class OffsetBatchNorm(UnbiasedBatchNorm):
+    """Keeps other statistics, whatever its momentum."""
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, **options: Any) -> jax.Array:
+        y = super().__call__(x, use_running_average, **options)
+        if not self.use_running_average:
+            self.mean[...] = self.mean[...] + 0.1 * jnp.arange(4)
+        return y
+
+
 def norm_pair(kind: type[nnx.BatchNorm] = UnbiasedBatchNorm, momentum: float = 0.9, **options: Any) -> Pair:
     """Convolution, BatchNorm and dropout of images, where only a right axis order fits."""
     torch.manual_seed(0)
@@ -80,7 +90,17 @@ def test_statistics_and_masks_agree(dtype: str) -> None:
             0.1,
             r"share of the old statistics.*momentum=0\.9 in JAX removes the difference",
         ),
-        (UnbiasedBatchNorm, 0.8, None),
+        (
+            nnx.BatchNorm,
+            0.99,
+            r"JAX keeps 0\.99 of the old statistics, PyTorch 0\.9; momentum=0\.9 in JAX removes",
+        ),
+        (
+            UnbiasedBatchNorm,
+            0.0,
+            r"JAX keeps 0 of the old statistics, PyTorch 0\.9; momentum=0\.9 in JAX removes",
+        ),
+        (OffsetBatchNorm, 0.9, None),
     ],
 )
 def test_statistics_that_differ_are_explained(

@@ -33,13 +33,30 @@ class Update:
         ):
             if biased and not (name.endswith("var") and self.count > 1):
                 continue
-            if agree(ours, self._predicted(exchanged=shares, biased=biased)):
+            if agree(ours, self._predicted(1 - self.share if shares else self.share, biased=biased)):
                 return reason, biased and not shares
-        return None, False
+        return self._other_share(ours, agree, biased=name.endswith("var") and self.count > 1), False
 
-    def _predicted(self, *, exchanged: bool, biased: bool) -> np.ndarray:
+    def _other_share(
+        self, ours: np.ndarray, agree: Callable[[np.ndarray, np.ndarray], bool], *, biased: bool
+    ) -> str | None:
+        """The sentence for another momentum, where one explains the difference."""
+        for one in dict.fromkeys((False, biased)):
+            step = self._predicted(1.0, biased=one) - self.old
+            if not step.any():
+                continue
+            moved = ours.astype(np.float64) - self.old
+            share = float(f"{float((moved * step).sum() / (step * step).sum()):.3g}")
+            if 0 <= share <= 1 and agree(ours, self._predicted(share, biased=one)):
+                return (
+                    f"JAX keeps {1 - share:g} of the old statistics, PyTorch {1 - self.share:g}; "
+                    f"momentum={1 - self.share:g} in JAX removes the difference"
+                )
+        return None
+
+    def _predicted(self, share: float, *, biased: bool) -> np.ndarray:
+        """The statistics after the pass if the new ones had this share."""
         of_batch = (self.new.astype(np.float64) - (1 - self.share) * self.old) / self.share
         if biased:
             of_batch = of_batch * (self.count - 1) / self.count
-        share = 1 - self.share if exchanged else self.share
         return (1 - share) * self.old + share * of_batch
