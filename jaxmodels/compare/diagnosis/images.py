@@ -14,6 +14,15 @@ from jaxmodels.compare.diagnosis.variant import Variant, cut_in_order, instead, 
 
 POOLS = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3, "max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 RESIZES = ("nearest", "nearest-exact", "bilinear", "linear", "bicubic", "area")
+JAX_RESIZES = ("nearest", "linear", "cubic", "cubic-pytorch", "lanczos3")
+# The method of `jax.image.resize` that computes what a mode of PyTorch does, without smoothing.
+JAX_RESIZE_OF = {
+    "nearest-exact": "nearest",
+    "linear": "linear",
+    "bilinear": "linear",
+    "trilinear": "linear",
+    "bicubic": "cubic-pytorch",
+}
 
 
 def pools(operation: Operation) -> Iterator[Variant]:
@@ -122,33 +131,69 @@ def resizes(operation: Operation) -> Iterator[Variant]:
         return
     x = operation.args[0]
     own = operation.argument(3, "mode", "nearest")
+    aligned = bool(operation.argument(4, "align_corners"))
+    own_smooths = bool(operation.argument(6, "antialias", False))
     size = tuple(operation.function(*operation.args, **operation.kwargs).shape)
     spatial = size[2:]
-    for method in ("nearest", "linear", "cubic", "lanczos3"):
-        for antialias in (True, False):
-            change = instead(lambda x, *_, m=method, a=antialias, **__: _jax_resize(x, size, m, a))
-            smooth = antialias and any(a < b for a, b in zip(spatial, x.shape[2:], strict=True))
-            same_method = method == own.replace("bi", "").replace("tri", "")
-            if smooth and same_method:
-                what = f"jax.image.resize smooths before it shrinks ({method})"
-                cure = "antialias=False"
-            else:
-                smoothed = " and antialiasing" if smooth else ""
-                what = f"jax.image.resize with {method!r}{smoothed} is not PyTorch's {own!r}"
-                cure = "PyTorch's interpolation written out" if same_method else f"method={own!r}"
-            yield Variant("resize", what, cure, change)
+    shrinks = any(a < b for a, b in zip(spatial, x.shape[2:], strict=True))
+    for method in JAX_RESIZES:
+        for antialias in (True, False) if method != "cubic-pytorch" else (False,):
+            smooth = shrinks and antialias and method != "nearest"
+            words = _resize_in_words(own, aligned, method, (smooth, shrinks and own_smooths))
+            if words:
+                change = instead(lambda x, *_, m=method, a=antialias, **__: _jax_resize(x, size, m, a))
+                yield Variant("resize", *words, change)
     for mode in RESIZES:
-        for aligned in (None, False, True):
-            if aligned is not None and "linear" not in mode and mode != "bicubic":
+        for other in (None, False, True):
+            if other is not None and "linear" not in mode and mode != "bicubic":
                 continue
             change = instead(
-                lambda x, *_, m=mode, a=aligned, **__: F.interpolate(x, spatial, mode=m, align_corners=a)
+                lambda x, *_, m=mode, a=other, **__: F.interpolate(x, spatial, mode=m, align_corners=a)
             )
-            corners = " with aligned corners" if aligned else ""
-            what = f"JAX resizes by {mode!r}{corners}, PyTorch by {own!r}"
-            if operation.argument(4, "align_corners"):
-                what += " with aligned corners"
+            corners = " with aligned corners"
+            what = f"JAX resizes by {mode!r}{corners * bool(other)}, PyTorch by {own!r}{corners * aligned}"
             yield Variant("resize", what, "PyTorch's convention", change)
+
+
+def _resize_in_words(
+    own: str, aligned: bool, method: str, smooths: tuple[bool, bool]
+) -> tuple[str, str] | None:
+    """How a call of `jax.image.resize` differs from PyTorch's, and which call does not; None for that call.
+
+    Args:
+      own: PyTorch's mode.
+      aligned: whether PyTorch aligns the corners, which JAX cannot.
+      method: JAX's.
+      smooths: whether JAX smooths before it shrinks, and whether PyTorch does.
+    """
+    smooth, own_smooths = smooths
+    right = "cubic" if own == "bicubic" and own_smooths else JAX_RESIZE_OF.get(own)
+    differences = []
+    if method == "cubic" and right == "cubic-pytorch":
+        differences.append("jax.image.resize's 'cubic' has a = -0.5, PyTorch's 'bicubic' a = -0.75")
+    elif method == own == "nearest":
+        differences.append("jax.image.resize's 'nearest' is PyTorch's 'nearest-exact', not its 'nearest'")
+    elif method != right:
+        differences.append(f"jax.image.resize with {method!r} is not PyTorch's {own!r}")
+    if aligned:
+        differences.append("PyTorch aligns the corners, jax.image.resize does not")
+    if smooth and not own_smooths:
+        differences.append(f"jax.image.resize smooths before it shrinks ({method})")
+    elif own_smooths and not smooth:
+        differences.append("PyTorch smooths before it shrinks, jax.image.resize does not here")
+    if not differences:
+        return None
+    if own == "nearest":
+        cure = "indexing each axis with jnp.arange(new) * old // new"
+    elif aligned or right is None:
+        cure = "PyTorch's interpolation written out"
+    elif method == right:
+        cure = f"antialias={own_smooths}"
+    elif own == "bicubic" or smooth != own_smooths:
+        cure = f"method={right!r} with antialias={own_smooths}"
+    else:
+        cure = f"method={right!r}"
+    return ", and ".join(differences), cure
 
 
 def _jax_resize(x: torch.Tensor, size: tuple[int, ...], method: str, antialias: bool) -> torch.Tensor:
