@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import budget, pages, roofline
 from benchmarks.changes import changes_since
+from benchmarks.pairs import PAIRS
 from benchmarks.prepare import make_weights_here
 from benchmarks.run import Plan, ReportProgress, job_name, measure, torchax_absence
-from benchmarks.sizes import WORKLOADS
 from jaxmodels.benchmark import machine, report, rows
 from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Precision
 from jaxmodels.benchmark.machine import Failure
@@ -131,7 +131,7 @@ def measured(plan: Plan, command: str, output: Path, console: Console) -> tuple[
     make_weights_here()
     results: rows.Results = {
         "environment": machine.environment(plan.device, command) | {"threads": plan.threads},
-        "workloads": {f"{m} {s}": repr(WORKLOADS[m][s]) for m in plan.models for s in plan.sizes},
+        "workloads": {f"{m} {s}": PAIRS[m].described(s) for m in plan.models for s in plan.sizes},
         "gemm_flop_per_s": {},
         "absent": {"torchax": torchax_absence()} if "torchax" in plan.implementations else {},
         "floors": roofline.floors(roofline.read()) if plan.device == "cuda" else {},

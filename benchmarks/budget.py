@@ -25,12 +25,12 @@ from benchmarks.run import (
     with_files,
     with_paths,
 )
-from benchmarks.worker import Job
 from jaxmodels.benchmark import machine
 from jaxmodels.benchmark.kinds import Implementation
 from jaxmodels.benchmark.machine import Failure
 from jaxmodels.benchmark.processes import Disagreement, Stopped
 from jaxmodels.benchmark.rows import Cell
+from jaxmodels.benchmark.worker import Job
 
 
 NOT_REACHED = "not reached"
@@ -84,7 +84,7 @@ def prepare(rows: Sequence[Job], folder: Path, clock: Clock) -> dict[str, float]
     first = rows[0]
     with ThreadPoolExecutor(max_workers=LANES) as pool:
         if first.device == "cuda":
-            for job in {(job.model, job.size): job for job in rows}.values():
+            for job in {(job.target, job.size): job for job in rows}.values():
                 pool.submit(_run, job, folder, clock.left(), "benchmarks.prepare")
         try:
             return machine.measured_peaks(first.device, folder, first.threads, timeout=clock.left())
@@ -146,7 +146,7 @@ def compile_side_by_side(
     ]
 
     def first_call(single: Job) -> dict[str, Any]:
-        return _run(single, folder, clock.left() - ends, "benchmarks.worker")
+        return _run(single, folder, clock.left() - ends, "jaxmodels.benchmark.worker")
 
     with ThreadPoolExecutor(max_workers=LANES) as pool:
         found = list(pool.map(first_call, singles))

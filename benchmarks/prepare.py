@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.run import with_files
-from benchmarks.worker import Job
+from jaxmodels.benchmark.worker import Job
 
 
 def make_weights_here() -> None:

@@ -17,8 +17,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks import jax_side
-from benchmarks.sizes import Workload, build, shapes, workload_at
+from benchmarks.pairs import PAIRS
+from benchmarks.workload import BenchmarkPair, Workload, to_ours
 from jaxmodels.atomic import atomic_write
 from jaxmodels.benchmark.table import Table
 from jaxmodels.models import MODEL_NAMES, ModelName
@@ -41,23 +41,23 @@ BY_HAND: dict[ModelName, tuple[float, float, float]] = {
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    models = {name: analysis(*workload_at(name, "gpu")) for name in MODEL_NAMES}
+    models = {name: analysis(PAIRS[name], PAIRS[name].sizes["gpu"]) for name in MODEL_NAMES}
     environment = {"python": platform.python_version(), "jax": metadata.version("jax")}
     with atomic_write(SUMMARY) as path:
         path.write_text(json.dumps({"environment": environment, "models": models}, indent=1) + "\n")
 
 
-def analysis(workload: Workload, image_size: int) -> dict[str, float]:
+def analysis(pair: BenchmarkPair, workload: Workload) -> dict[str, float]:
     """Parameters, and FLOP and bytes before fusion of one forward pass and of one training step in bfloat16."""
-    functional = FunctionalModel(lambda: build(workload, dtype=jnp.bfloat16))
-    parameters = jax.eval_shape(lambda: functional.split(build(workload, dtype=jnp.bfloat16)))
-    batch = shapes(workload, image_size)
+    functional = FunctionalModel(lambda: pair.build(workload, dtype=jnp.bfloat16))
+    parameters = jax.eval_shape(lambda: functional.split(pair.build(workload, dtype=jnp.bfloat16)))
+    batch = to_ours(pair.inputs(workload))
 
     def forward(parameters: Any, batch: Any) -> Any:
-        return jax_side.outputs(functional.merge(parameters), batch, workload)
+        return pair.call(functional.merge(parameters), batch, workload)
 
     def training(parameters: Any, batch: Any) -> Any:
-        return jax.value_and_grad(lambda p: jax_side.loss(functional.merge(p), batch))(parameters)
+        return jax.value_and_grad(lambda p: pair.loss_ours(functional.merge(p), batch, workload))(parameters)
 
     found: dict[str, float] = {"parameters": sum(p.size for p in jax.tree.leaves(parameters))}
     for name, function in (("forward", forward), ("train", training)):

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from benchmarks.problem import Size
-from benchmarks.sizes import CURVES, build, perturb, problem, workload_at
-from benchmarks.worker import Job
+from benchmarks.pairs import FOLDER, PAIRS
+from benchmarks.workload import BenchmarkPair, Size
 from jaxmodels.benchmark.cells import cell_of
 from jaxmodels.benchmark.kinds import IMPLEMENTATIONS, Device, Implementation, Mode, Precision
 from jaxmodels.benchmark.machine import ROOT, Failure, cores
@@ -23,8 +22,7 @@ from jaxmodels.benchmark.processes import (
     require_agreement,
 )
 from jaxmodels.benchmark.rows import Cell
-from jaxmodels.convert.core import to_state_dict
-from jaxmodels.convert.files import write_safetensors
+from jaxmodels.benchmark.worker import Job
 from jaxmodels.models import ModelName
 
 
@@ -107,12 +105,10 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
         "implementations": implementations,
         "threads": plan.threads,
         "device": plan.device,
-        "weights": "",
-        "problem": "",
     }
     cells = [
         Job(
-            model=m,
+            target=_file_of(m),
             size=s,
             mode=mode,
             precision=p,
@@ -127,9 +123,9 @@ def jobs(plan: Plan, implementations: tuple[Implementation, ...]) -> list[Job]:
         for mode in plan.modes
     ]
     points = [
-        Job(model=m, size="medium", mode="forward", precision="float32", rounds=5, point=i, **common)
+        Job(target=_file_of(m), size="medium", mode="forward", rounds=5, point=i, **common)
         for m in plan.models
-        for i in range(len(CURVES[m][1]))
+        for i in range(len(PAIRS[m].curve.points))
         if plan.curves
     ]
     pair = tuple(name for name in ("eager", "jax") if name in implementations)
@@ -173,19 +169,16 @@ def measure(
 
 
 def with_paths(job: Job, folder: Path) -> Job:
-    """The job with the paths of its weights and its problem."""
-    stem = f"{job.model}-{job.size}-{job.point}"
-    return replace(job, weights=str(folder / f"{stem}.safetensors"), problem=str(folder / f"{stem}.pickle"))
+    """The job with the path of its weights and inputs."""
+    return replace(job, files=str(folder / f"{pair_of(job).name}-{job.size}-{job.point}"))
 
 
 def with_files(job: Job, folder: Path) -> Job:
-    """The job with its weights and its problem written into the folder."""
+    """The job with its weights and inputs written into the folder."""
     job = with_paths(job, folder)
-    weights, task = Path(job.weights), Path(job.problem)
-    workload, image_size = workload_at(job.model, job.size, job.point)
-    if not weights.exists():
-        write_safetensors(weights, to_state_dict(perturb(build(workload))))
-        problem(job.model, workload, image_size).write(task)
+    assert job.files is not None
+    if not Path(job.files).exists():
+        pair_of(job).write_files(Path(job.files), cast("Size", job.size), job.point)
     return job
 
 
@@ -194,7 +187,7 @@ def run_process(
     folder: Path,
     name: str,
     *,
-    module: str = "benchmarks.worker",
+    module: str = "jaxmodels.benchmark.worker",
     timeout: float = PROCESS_TIMEOUT,
 ) -> dict[str, Any]:
     """Runs one job in a process of its own and returns what it measured.
@@ -224,9 +217,8 @@ def run_process(
 
 def check_agreement(job: Job, errors: dict[str, float]) -> None:
     """Raises Disagreement if an implementation differs from the first one by more than rounding explains."""
-    require_agreement(
-        job_name(job), errors, job.precision, advice=f"`jaxmodels compare {job.model}` finds where"
-    )
+    advice = f"`jaxmodels compare {job.target}` finds where"
+    require_agreement(job_name(job), errors, job.precision, advice=advice)
 
 
 def cell(
@@ -236,15 +228,25 @@ def cell(
     in_turn: dict[str, Any] | None,
 ) -> Cell:
     """One cell of results.json; see `jaxmodels.benchmark.cells`."""
-    row = {"model": job.model, "mode": job.mode, "size": job.size, "precision": job.precision}
+    pair = pair_of(job)
+    row = {"model": pair.name, "mode": job.mode, "size": str(job.size), "precision": job.precision}
     found = cell_of(row, name, alone, in_turn, last=job.implementations[-1])
     if job.point is not None:
-        axis, values, _ = CURVES[job.model]
-        found |= {"curve": axis, "at": values[job.point]}
+        found |= {"curve": pair.curve.axis, "at": pair.curve.points[job.point]}
     return found
 
 
 def job_name(job: Job) -> str:
     """The job in messages: model, size or point of the curve, mode, precision."""
-    size = job.size if job.point is None else f"curve at {CURVES[job.model][1][job.point]}"
-    return f"{job.model} {size} {job.mode} {job.precision}"
+    pair = pair_of(job)
+    size = job.size if job.point is None else f"curve at {pair.curve.points[job.point]}"
+    return f"{pair.name} {size} {job.mode} {job.precision}"
+
+
+def pair_of(job: Job) -> BenchmarkPair:
+    """The pair that a job measures."""
+    return PAIRS[cast("ModelName", Path(job.target).stem)]
+
+
+def _file_of(model: ModelName) -> str:
+    return str(FOLDER / f"{model}.py")

@@ -15,16 +15,16 @@ import jax
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from benchmarks import jax_side, run, worker
-from benchmarks.sizes import problem, workload_at
-from benchmarks.torch_side import TorchSide, reference
-from benchmarks.worker import Job
+from benchmarks import run
+from benchmarks.pairs import PAIRS
 from jaxmodels import demo
-from jaxmodels.benchmark import flop, machine, measuring
+from jaxmodels.benchmark import flop, jax_side, machine, measuring, worker
 from jaxmodels.benchmark.kinds import Mode
 from jaxmodels.benchmark.processes import Disagreement
+from jaxmodels.benchmark.torch_side import TorchSide
+from jaxmodels.benchmark.worker import Job
+from jaxmodels.convert import core
 from jaxmodels.models import MODEL_NAMES, ModelName
 
 
@@ -62,13 +62,13 @@ def test_programs_are_compiled_without_running(
 def test_a_wrong_weight_stops_before_timing(
     glom: Callable[[Mode], Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, load = glom("forward"), jax_side.load_state_dict
+    job, load = glom("forward"), core.load_state_dict
 
     def load_wrongly(model: Any, weights: Path) -> Any:
         load(model, weights).init_levels[...] *= 1.02
         return model
 
-    monkeypatch.setattr(jax_side, "load_state_dict", load_wrongly)
+    monkeypatch.setattr(core, "load_state_dict", load_wrongly)
     monkeypatch.setattr(measuring, "interleaved", lambda *_, **__: pytest.fail("something was timed"))
     found = worker.time_in_turn(job)
     with pytest.raises(
@@ -77,14 +77,23 @@ def test_a_wrong_weight_stops_before_timing(
         run.check_agreement(job, found["errors"])
 
 
+def torch_side(model: ModelName, mode: Mode, *, compiled: bool, iters: int | None = None) -> TorchSide:
+    """The PyTorch side in the small size, with weights of its own."""
+    pair = PAIRS[model]
+    workload = replace(pair.sizes["small"], iters=iters)
+    functions = {
+        name: partial(function, workload=workload)
+        for name, function in (("call", pair.call), ("loss", pair.loss_theirs))
+    }
+    torch.manual_seed(0)
+    return TorchSide(pair.theirs(workload), pair.inputs(workload), mode, compiled=compiled, **functions)
+
+
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_arithmetic_of_every_model_is_counted(model: ModelName, tmp_path: Path) -> None:
-    task = problem(model, *workload_at(model, "small"))
-    weights = {name: value.clone() for name, value in reference(task).state_dict().items()}  # some are tied
-    save_file(weights, tmp_path / "weights")
+def test_arithmetic_of_every_model_is_counted(model: ModelName) -> None:
     counts: dict[str, int] = {}
     for mode in ("forward", "train"):
-        side = TorchSide(task, tmp_path / "weights", mode, "float32", compiled=False)
+        side = torch_side(model, mode, compiled=False)
         before = side.model.state_dict()[next(iter(dict(side.model.named_parameters())))].clone()
         counts[mode] = flop.count(side)
         value = side()
@@ -126,7 +135,7 @@ def test_fused_attention_is_counted() -> None:
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_compiled_model_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_model_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as by `torch.compile`, but run as it is: code for the processor takes too long here."""
     monkeypatch.setattr(einops._backends, "_type2backend", {})  # as in a fresh process
     graphs: list[torch.fx.GraphModule] = []
@@ -136,21 +145,22 @@ def test_a_compiled_model_is_compiled_once(tmp_path: Path, monkeypatch: pytest.M
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=collect))
-    task = replace(problem("glom", *workload_at("glom", "small")), iters=1)
-    save_file(reference(task).state_dict(), tmp_path / "weights")
-    compiled, eager = (
-        TorchSide(task, tmp_path / "weights", "forward", "float32", compiled=flag) for flag in (True, False)
-    )
+    compiled, eager = (torch_side("glom", "forward", compiled=flag, iters=1) for flag in (True, False))
     assert torch.equal(compiled(), eager())
     compiled()
     assert len(graphs) == 1
 
 
-def test_the_process_of_pytorch_holds_no_jax() -> None:
-    program = "import sys, benchmarks.worker, benchmarks.torch_side; print('torch' in sys.modules, 'jax' in sys.modules)"
-    words = [sys.executable, "-c", program]
+def test_the_process_of_pytorch_holds_no_jax(glom: Callable[[Mode], Job], tmp_path: Path) -> None:
+    replace(glom("forward"), implementations=("eager",)).write(tmp_path / "job.json")
+    program = (
+        "import sys; from jaxmodels.benchmark import worker; worker.main(); "
+        "print('torch' in sys.modules, 'jax' in sys.modules)"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "job.json"), str(tmp_path / "answer.json")]
     printed = subprocess.run(words, cwd=machine.ROOT, check=True, capture_output=True, text=True).stdout
     assert printed.split() == ["True", "False"]
+    assert json.loads((tmp_path / "answer.json").read_text())["flop"] > 0
 
 
 def test_peaks_are_measured_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`jaxmodels benchmark pair.py`: both sides of a pair are timed with the instrument of the benchmarks, if they agree."""
 
+import copy
 import functools
 import json
 import sys
@@ -12,9 +13,8 @@ import torch
 from jaxmodels import __main__ as command_line
 from jaxmodels.benchmark import command, measuring
 from jaxmodels.benchmark.kinds import Mode
-from jaxmodels.benchmark.pair_sides import TorchSide
-from jaxmodels.benchmark.pair_worker import PairJob, measure
-from jaxmodels.compare.preparation import prepare
+from jaxmodels.benchmark.torch_side import TorchSide
+from jaxmodels.benchmark.worker import Job, measure_alone, time_in_turn
 from parity_tests.small_pairs import net_pair
 
 
@@ -42,15 +42,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def job(mode: Mode = "forward", **options: object) -> PairJob:
+def job(mode: Mode = "forward", **options: object) -> Job:
     fields = {"implementations": ("eager", "jax"), "rounds": 2, "threads": 1, "time_again": True}
-    return PairJob(target="pair.py", number=0, mode=mode, **{**fields, **options})
+    return Job(target="pair.py", number=0, mode=mode, **{**fields, **options})
 
 
 @pytest.mark.parametrize(("mode", "source"), [("forward", IMAGES), ("train", PAIR.format(False))])
 def test_both_sides_agree_and_are_timed(mode: Mode, source: str, folder: Path) -> None:
     (folder / "pair.py").write_text(source)
-    found = measure(job(mode))
+    found = time_in_turn(job(mode))
     assert found["errors"]["eager"] == 0
     assert 0 <= found["errors"]["jax"] < 1e-4
     assert {name: len(times) for name, times in found["times"].items()} == {"again": 2, "eager": 2, "jax": 2}
@@ -61,7 +61,7 @@ def test_a_wrong_port_is_not_timed(folder: Path) -> None:
     (folder / "pair.py").write_text(
         PAIR.format(False).replace("return net", "return wrong(net") + ")" + WRONG
     )
-    found = measure(job())
+    found = time_in_turn(job())
     assert found["errors"]["jax"] > 0.1
     assert found["times"] == {}
 
@@ -69,23 +69,26 @@ def test_a_wrong_port_is_not_timed(folder: Path) -> None:
 def test_a_step_that_does_nothing_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optax, "adamw", lambda *_, **__: optax.set_to_zero())
     (folder / "pair.py").write_text(PAIR.format(False))
-    assert measure(job("train"))["times"] == {}
+    assert time_in_turn(job("train"))["times"] == {}
 
 
 def test_one_implementation_alone(folder: Path) -> None:
     (folder / "pair.py").write_text(PAIR.format(False))
-    eager = measure(job("train", implementations=("eager",)))
+    eager = measure_alone(job("train", implementations=("eager",)))
     assert eager["first_call_s"] > 0
     assert eager["flop"] > 2 * 5 * 36 * 4 * 27  # the convolution's forward pass, and more
-    assert measure(job(implementations=("jax",)))["xla_flop"] > 0
+    assert measure_alone(job(implementations=("jax",)))["xla_flop"] > 0
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = functools.partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
-    subject = prepare(net_pair(), "float32")
-    compiled, eager = (TorchSide(subject, mode, compiled=flag) for flag in (True, False))
+    pair = net_pair()
+    compiled, eager = (
+        TorchSide(copy.deepcopy(pair.theirs).eval(), pair.inputs, mode, compiled=flag)
+        for flag in (True, False)
+    )
     assert torch.equal(compiled(), eager())
 
 
@@ -96,7 +99,7 @@ def test_the_command(
     asked = []
 
     def answered(words: list[str], answer: Path, **options: object) -> dict:
-        asked.append(PairJob.read(Path(words[-2])))
+        asked.append(Job.read(Path(words[-2])))
         names = asked[-1].implementations
         if names == ("compile",):
             raise command.Failure("ended with status 1:\nInductorError: no C++ compiler")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import jax_side
-from benchmarks.sizes import build, inputs, perturb, workload_at
+from benchmarks.pairs import PAIRS
+from benchmarks.workload import BenchmarkPair, Workload, perturb, to_ours
 from jaxmodels.models import MODEL_NAMES
 from jaxmodels.training.functional_model import FunctionalModel
 
@@ -29,22 +29,26 @@ class Results(NamedTuple):
 
 
 @functools.cache
-def problem(name: str) -> tuple[Any, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The workload, its parameters and its inputs."""
-    workload, image_size = workload_at(name, "small")
+def problem(name: str) -> tuple[BenchmarkPair, Workload, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The pair, its small workload, parameters and inputs."""
+    pair = PAIRS[name]
+    workload = pair.workload("small")
     with jax.default_device(jax.devices("cpu")[0]):
-        parameters = FunctionalModel(lambda: build(workload)).split(perturb(build(workload)))
-        return workload, jax.tree.map(np.asarray, parameters), inputs(workload, image_size)
+        parameters = FunctionalModel(lambda: pair.build(workload)).split(perturb(pair.build(workload)))
+        return pair, workload, jax.tree.map(np.asarray, parameters), to_ours(pair.inputs(workload))
 
 
 def compute(name: str, dtype: Any, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> Results:
     """Runs the model once; `change` is applied to its parameters and inputs."""
-    workload, parameters, batch = problem(name)
-    functional = FunctionalModel(lambda: build(workload, dtype=dtype))
+    pair, workload, parameters, batch = problem(name)
+    functional = FunctionalModel(lambda: pair.build(workload, dtype=dtype))
 
     def run(parameters: Any, batch: Any) -> Any:
-        outputs = jax_side.outputs(functional.merge(parameters), batch, workload)
-        return outputs, *jax.value_and_grad(lambda p: jax_side.loss(functional.merge(p), batch))(parameters)
+        def loss(parameters: Any) -> Any:
+            return pair.loss_ours(functional.merge(parameters), batch, workload)
+
+        outputs = pair.call(functional.merge(parameters), batch, workload)
+        return outputs, *jax.value_and_grad(loss)(parameters)
 
     found = jax.jit(run)(jax.tree.map(change, parameters), jax.tree.map(change, batch))
     return Results(*jax.tree.map(lambda x: np.asarray(x).astype(np.float64), found))

@@ -13,7 +13,6 @@ from jaxmodels.benchmark import machine, report, rows
 from jaxmodels.benchmark.cells import cell_of
 from jaxmodels.benchmark.kinds import Device, Implementation, Mode
 from jaxmodels.benchmark.machine import Failure
-from jaxmodels.benchmark.pair_worker import PairJob, pairs_of
 from jaxmodels.benchmark.processes import (
     Disagreement,
     answer_of,
@@ -21,11 +20,16 @@ from jaxmodels.benchmark.processes import (
     last_error,
     require_agreement,
 )
+from jaxmodels.benchmark.sides import has_sides, pairs_of
+from jaxmodels.benchmark.worker import Job
 from jaxmodels.compare.engine import compare
 from jaxmodels.compare.explanation import explain
 from jaxmodels.compare.outcome import STATUSES
 from jaxmodels.compare.pair import Pair
 from jaxmodels.compare.precision import ReducedPrecisionError
+from jaxmodels.compare.preparation import cast
+from jaxmodels.convert.files import write_safetensors
+from jaxmodels.convert.torch_io import to_numpy
 
 
 def run(
@@ -67,11 +71,14 @@ def run(
     }
     statuses = []
     with tempfile.TemporaryDirectory() as folder:
-        for target in targets:
-            for number, pair in enumerate(pairs_of(target)):
-                job = PairJob(
+        for place, target in enumerate(targets):
+            pairs = pairs_of(target)
+            for number, pair in enumerate(pairs):
+                own = len(pairs) == 1 and has_sides(target)
+                job = Job(
                     target=target,
-                    number=number,
+                    number=None if own else number,
+                    files=str(_written(pair, Path(folder) / f"files-{place}")) if own else None,
                     mode=modes[0],
                     implementations=tuple(implementations),
                     rounds=rounds,
@@ -97,7 +104,7 @@ class _Measured:
     console: Console
     alone: bool
 
-    def add(self, job: PairJob, pair: Pair, modes: Sequence[Mode]) -> int:
+    def add(self, job: Job, pair: Pair, modes: Sequence[Mode]) -> int:
         """Measures one pair in all modes and saves each row when it is there; returns an exit status."""
         try:
             for mode in modes:
@@ -109,6 +116,15 @@ class _Measured:
             _print(self.console, f"jaxmodels: {error}")
             return STATUSES["different" if isinstance(error, Disagreement) else "cannot be judged"]
         return 0
+
+
+def _written(pair: Pair, folder: Path) -> Path:
+    """The folder with the weights and inputs of a pair, for functions that make one side alone."""
+    folder.mkdir()
+    weights = {name: to_numpy(tensor) for name, tensor in pair.theirs.state_dict().items()}
+    write_safetensors(folder / "weights.safetensors", weights)
+    write_safetensors(folder / "inputs.safetensors", cast(pair.inputs, "float32"))
+    return folder
 
 
 def _disagreement(pair: Pair, console: Console) -> int:
@@ -129,7 +145,7 @@ def _disagreement(pair: Pair, console: Console) -> int:
     return STATUSES[result.verdict]
 
 
-def _row(job: PairJob, pair: Pair, folder: Path, console: Console, *, alone: bool) -> list[rows.Cell]:
+def _row(job: Job, pair: Pair, folder: Path, console: Console, *, alone: bool) -> list[rows.Cell]:
     """The cells of one pair and mode: each implementation alone, then all in turn.
 
     Raises:
@@ -159,13 +175,13 @@ def _row(job: PairJob, pair: Pair, folder: Path, console: Console, *, alone: boo
     return [cell_of(row, name, found, in_turn, last=job.implementations[-1]) for name in found]
 
 
-def _run(job: PairJob, who: str, folder: Path) -> dict[str, Any]:
+def _run(job: Job, who: str, folder: Path) -> dict[str, Any]:
     """The answer of a process of its own, which starts in the same folder and finds the pair's file there."""
     stem = f"{Path(job.target).stem}-{job.number}-{job.mode}-{'-'.join(job.implementations)}"
     request, answer = folder / f"{stem}.job.json", folder / f"{stem}.json"
     job.write(request)
     return answer_of(
-        [sys.executable, "-m", "jaxmodels.benchmark.pair_worker", str(request), str(answer)],
+        [sys.executable, "-m", "jaxmodels.benchmark.worker", str(request), str(answer)],
         answer,
         who=f"{who} with {', '.join(job.implementations)}",
         environment=environment_of(folder, job.device, job.threads),

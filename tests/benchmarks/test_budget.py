@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import budget, run
 from benchmarks.run import Failure, Plan, job_name
-from benchmarks.worker import Job
 from jaxmodels.benchmark import machine
 from jaxmodels.benchmark.processes import Stopped
+from jaxmodels.benchmark.worker import Job
 
 
 class Machine:
@@ -127,7 +127,7 @@ def test_a_row_goes_on_without_what_fails_in_it(culprit: str, processes: Machine
 
 
 def test_a_row_that_fails_is_reported_and_the_next_one_measured(processes: Machine) -> None:
-    processes.error = lambda job: "Error: no" if job.model == "glom" else ""
+    processes.error = lambda job: "Error: no" if run.pair_of(job).name == "glom" else ""
     _, found = processes.measure(plan(), 1000)
     assert [(cells == [], trouble is None) for _, cells, trouble in found] == [
         (True, False),
@@ -172,7 +172,7 @@ def test_weights_and_the_peak_come_first(processes: Machine, monkeypatch: pytest
     clock = budget.Clock(100, lambda: processes.now)
     rows = budget.rows_by_value(on_gpu())
     assert budget.prepare(rows, Path("unused"), clock) == {"float32": 90}
-    assert sorted(job.model for job in processes.asked) == ["colt5", "glom"]
+    assert sorted(run.pair_of(job).name for job in processes.asked) == ["colt5", "glom"]
 
     def fails(*_: Any, timeout: float) -> dict[str, float]:
         raise Failure("no")

@@ -76,7 +76,11 @@ def test_a_run_with_a_budget_saves_every_row_and_lists_the_others(
         assert clock.left() <= 50
         for job in planned[:2]:
             sides = zip(("eager", "jax"), (10.0, 8.0), strict=True)
-            yield job, [cell(*side, model=job.model, mode=job.mode, size=job.size) for side in sides], None
+            yield (
+                job,
+                [cell(*side, model=run.pair_of(job).name, mode=job.mode, size=job.size) for side in sides],
+                None,
+            )
             saved.append(len(rows.read(tmp_path / "out" / "results.json")["cells"]))
         yield planned[2], [], "colt5 medium train float32: no"
 

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import run
 from benchmarks.run import Failure, Plan, measure
-from benchmarks.worker import Job
 from jaxmodels.benchmark import machine, report
 from jaxmodels.benchmark import processes as process_module
 from jaxmodels.benchmark.processes import Disagreement, Stopped
+from jaxmodels.benchmark.worker import Job
 from jaxmodels.training.allocator import ALLOCATOR_VARIABLES
 
 
@@ -107,9 +107,9 @@ def test_what_is_too_far_off(error: float) -> None:
 
 
 def test_a_process_that_dies_is_quoted(tmp_path: Path) -> None:
-    (job, *_) = run.jobs(plan(), ("jax",))  # without weights
+    job = run.with_paths(run.jobs(plan(), ("jax",))[0], tmp_path)  # without weights
     with pytest.raises(
-        Failure, match=r"(?s)glom small forward float32 with jax ended with status 1:.*directory"
+        Failure, match=r"(?s)glom small forward float32 with jax ended with status 1:.*no such weights file"
     ):
         run.run_process(job, tmp_path, "a")
 

@@ -7,24 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import worker
-from benchmarks.worker import Job, time_in_turn
-from jaxmodels.benchmark import measuring
+from jaxmodels.benchmark import measuring, worker
 from jaxmodels.benchmark.measuring import difference, interleaved
+from jaxmodels.benchmark.worker import Job, time_in_turn
 
 
 JOB = Job(
-    model="glom",
+    target="benchmarks/pairs/glom.py",
     size="small",
     mode="forward",
-    precision="float32",
     implementations=("eager", "jax"),
     rounds=3,
     threads=1,
-    weights="w",
-    problem="p",
+    files="f",
     time_again=True,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "sides_of", lambda job: lambda name: {})
 
 
 class Side:
@@ -57,7 +59,7 @@ def test_a_fast_side_is_repeated_within_its_turn(monkeypatch: pytest.MonkeyPatch
 
 def test_sides_that_agree_are_timed_and_one_is_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(worker, "side", lambda job, name: Side(name, [1.0, 2.0], calls))
+    monkeypatch.setattr(worker, "call_of", lambda job, name, side: Side(name, [1.0, 2.0], calls))
     monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)
     found = time_in_turn(JOB)
     assert set(found["times"]) == {"again", "eager", "jax"}
@@ -70,7 +72,7 @@ def test_sides_that_agree_are_timed_and_one_is_timed_twice(monkeypatch: pytest.M
 def test_sides_that_disagree_are_not_timed(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     values = {"eager": [1.0, 2.0], "jax": value}
-    monkeypatch.setattr(worker, "side", lambda job, name: Side(name, values[name], calls))
+    monkeypatch.setattr(worker, "call_of", lambda job, name, side: Side(name, values[name], calls))
     found = time_in_turn(JOB)
     assert found["times"] == {}
     assert calls == ["eager", "jax"]
@@ -85,7 +87,7 @@ def test_training_is_compared_before_and_after_a_step(monkeypatch: pytest.Monkey
 
     values = {"eager": [2.0, 1.998], "jax": [2.0, 2.0]}  # a side whose step changes nothing
     calls: list[str] = []
-    monkeypatch.setattr(worker, "side", lambda job, name: Loss(name, values[name], calls))
+    monkeypatch.setattr(worker, "call_of", lambda job, name, side: Loss(name, values[name], calls))
     found = time_in_turn(replace(JOB, mode="train"))
     assert found["errors"]["jax"] == pytest.approx(0.2)  # 100% of what the step should have done
     assert found["times"] == {}

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ import torchax.amp
 from torchax import interop
 from torchax.ops import mappings
 
-from benchmarks.problem import Problem
-from benchmarks.torch_side import batch, load, loss, outputs
 from jaxmodels.benchmark.kinds import BETAS, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Mode, Precision
+from jaxmodels.benchmark.torch_side import as_tensors
+from jaxmodels.compare.calls import call_model
+from jaxmodels.compare.outputs import mean_square
 
 
 class TorchaxSide:
@@ -25,27 +26,36 @@ class TorchaxSide:
     A training step is one program with donated buffers, as on the JAX side, with the same `optax.adamw`.
     """
 
-    def __init__(self, problem: Problem, weights: Path, mode: Mode, precision: Precision) -> None:
-        # JAX differentiates, so PyTorch needs no gradients.
-        model = load(problem, weights).train(mode == "train").requires_grad_(False)
-        trained = {name for name, _ in model.named_parameters()}
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, Any],
+        mode: Mode,
+        precision: Precision,
+        *,
+        call: Callable[..., Any] = call_model,
+        loss: Callable[..., Any] | None = None,
+    ) -> None:
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        model.requires_grad_(False)  # JAX differentiates
+        loss = loss or (lambda model, inputs: mean_square(call(model, inputs)))
         environment = torchax.default_env()
         # torchax takes this function of two types for an operator, and has none of that name.
         environment.override_op_definition(torch.ops.aten.promote_types, promote_types)
         with environment:
-            inputs = {name: value.to("jax") for name, value in batch(problem).items()}
+            tensors = {name: value.to("jax") for name, value in as_tensors(inputs).items()}
             module = interop.JittableModule(model.to("jax"))
 
-        def call(function: Any, parameters: Any, buffers: Any, inputs: Any) -> Any:
+        def run(function: Any, parameters: Any, buffers: Any, tensors: Any) -> Any:
             autocast: Any = contextlib.nullcontext()
             if precision == "bfloat16":
                 autocast = torchax.amp.autocast("jax", torch.bfloat16, environment)
             with environment, autocast:
-                return module.functional_call(function, parameters, buffers, inputs, problem)
+                return module.functional_call(function, parameters, buffers, tensors)
 
-        def step(parameters: Any, moments: Any, buffers: Any, inputs: Any) -> tuple:
-            function = jax.value_and_grad(interop.jax_view(functools.partial(call, loss)))
-            value, gradients = function(parameters, buffers, inputs)
+        def step(parameters: Any, moments: Any, buffers: Any, tensors: Any) -> tuple:
+            function = jax.value_and_grad(interop.jax_view(functools.partial(run, loss)))
+            value, gradients = function(parameters, buffers, tensors)
             updates, moments = tx.update(gradients, moments, parameters)
             return optax.apply_updates(parameters, updates), moments, value
 
@@ -53,10 +63,10 @@ class TorchaxSide:
         arrays = interop.jax_view({**module.params, **module.buffers})  # ty: ignore[invalid-argument-type]
         self.parameters = {name: value for name, value in arrays.items() if name in trained}
         self.buffers = {name: value for name, value in arrays.items() if name not in trained}
-        self.inputs = interop.jax_view(inputs)
+        self.inputs = interop.jax_view(tensors)
         self.mode = mode
         self.moments = tx.init(self.parameters) if mode == "train" else None
-        self._forward = jax.jit(interop.jax_view(functools.partial(call, outputs)))
+        self._forward = jax.jit(interop.jax_view(functools.partial(run, call)))
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
     def __call__(self) -> jax.Array:
