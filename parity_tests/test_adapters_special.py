@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import linen
+from flax import linen, nnx
 from torch import nn
 
 from jaxmodels.compare import Function, Haiku, Linen, Result
@@ -174,62 +174,92 @@ def test_errors(make: Callable[[], Any], message: str) -> None:
 
 
 class LinenBlock(linen.Module):
-    scale: float
-
     @linen.compact
-    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return jnp.tanh(self.scale * linen.Dense(8, name="up")(x)), None
+    def __call__(self, x: jax.Array, scale: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.tanh(linen.Dense(8, name="up")(scale * x)), None
 
 
 class LinenScan(linen.Module):
-    scale: float = 1.0
+    scales: tuple[float, ...]
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scan = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
-        return scan(self.scale, name="layers")(x, None)[0]
+        scan = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return scan(name="layers")(x, jnp.asarray(self.scales, x.dtype))[0]
+
+
+class EquinoxBlock(eqx.Module):
+    up: eqx.nn.Linear
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(self.up(x))
 
 
 class EquinoxScan(eqx.Module):
-    layers: eqx.nn.Linear
-    scale: float
+    layers: EquinoxBlock
+    scales: tuple[float, ...]
 
-    def __init__(self, scale: float = 1.0) -> None:
-        self.layers = eqx.filter_vmap(lambda key: eqx.nn.Linear(8, 8, key=key))(jax.random.split(KEY, 2))
-        self.scale = scale
+    def __init__(self, scales: tuple[float, ...]) -> None:
+        make = eqx.filter_vmap(lambda key: EquinoxBlock(eqx.nn.Linear(8, 8, key=key)))
+        self.layers, self.scales = make(jax.random.split(KEY, 3)), scales
 
     def __call__(self, x: jax.Array) -> jax.Array:
         arrays, rest = eqx.partition(self.layers, eqx.is_array)
 
         def step(x: jax.Array, one: Any) -> tuple[jax.Array, None]:
-            return jnp.tanh(self.scale * eqx.combine(one, rest)(x)), None
+            return eqx.combine(one[0], rest)(one[1] * x), None
 
-        return jax.lax.scan(step, x, arrays)[0]
+        return jax.lax.scan(step, x, (arrays, jnp.asarray(self.scales, x.dtype)))[0]
+
+
+class FlaxBlock(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.up = nnx.Linear(8, 8, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(self.up(x))
+
+
+class FlaxScan(nnx.Module):
+    def __init__(self, scales: tuple[float, ...]) -> None:
+        make = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: FlaxBlock(rngs), in_axes=0, out_axes=0))
+        self.layers, self.scales = make(nnx.Rngs(0)), scales
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        @nnx.scan(in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry)
+        def run(layer: FlaxBlock, x: jax.Array, scale: jax.Array) -> jax.Array:
+            return layer(scale * x)
+
+        return run(self.layers, x, jnp.asarray(self.scales, x.dtype))
 
 
 class TestStackedLayers:
-    """Weights of a scan are paired with PyTorch's list; outputs and gradients are compared."""
+    """Every layer of a scan over stacked weights has a place of its own."""
 
-    def linen(self, scale: float) -> Result:
-        block = lambda: in_torch(lambda self, x: self.up(x).tanh(), up=nn.Linear(8, 8))  # noqa: E731
-        theirs = in_torch(
-            lambda self, x: self.layers[1](self.layers[0](x)), layers=nn.ModuleList([block(), block()])
-        )
-        module = LinenScan(scale)
-        return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
-
-    def equinox(self, scale: float) -> Result:
-        theirs = in_torch(
-            lambda self, x: self.layers[1](self.layers[0](x).tanh()).tanh(),
-            layers=nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]),
-        )
-        return judged(EquinoxScan(scale), theirs, FEATURES[0], call_ours=vmapped)
-
-    @pytest.mark.parametrize("library", ["linen", "equinox"])
+    @pytest.mark.parametrize("library", ["linen", "equinox", "nnx"])
     def test_right_and_wrong(self, library: str) -> None:
-        result = getattr(self, library)(1.0)
-        assert result.ok, (result.divergence, result.reason)
-        assert getattr(self, library)(1.1).verdict == "different"
+        def result(*scales: float) -> Result:
+            block = lambda: in_torch(lambda self, x: self.up(x).tanh(), up=nn.Linear(8, 8))  # noqa: E731
+            theirs = in_torch(
+                lambda self, x: self.layers[2](self.layers[1](self.layers[0](x))),
+                layers=nn.ModuleList([block(), block(), block()]),
+            )
+            if library == "linen":
+                module = LinenScan(scales)
+                return judged((module, module.init(KEY, FEATURES)), theirs, FEATURES)
+            if library == "equinox":
+                return judged(EquinoxScan(scales), theirs, FEATURES[0], call_ours=vmapped)
+            return judged(FlaxScan(scales), theirs, FEATURES)
+
+        right = result(1.0, 1.0, 1.0)
+        assert right.ok, (right.divergence, right.reason)
+        assert {check.name for check in right.layers} >= {
+            f"layers.{i}{end}" for i in range(3) for end in ("", ".up")
+        }
+        wrong = result(1.0, 1.1, 1.0)
+        assert wrong.divergence is not None
+        assert wrong.divergence.layer in ("layers.1", "(model)")
+        assert "layers.1" in f"{wrong.divergence.layer} {wrong.divergence.detail}"
 
 
 def test_grouped_transposed_convolution_of_equinox() -> None:

@@ -41,6 +41,7 @@ from jaxmodels.compare.outputs import (
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.preparation import Models, Subject, as_jax_arrays, as_tensors, cast
 from jaxmodels.compare.routing import Routing, agreement, choices, identical
+from jaxmodels.compare.stacks import per_layer
 from jaxmodels.compare.steps import RoutingIndices, torch_routing
 from jaxmodels.compare.torch_calls import torch_events
 from jaxmodels.compare.torch_mode import restore_statistics, statistics_of
@@ -235,6 +236,7 @@ def jax_layers(subject: Subject) -> tuple[Outputs, dict[Key, Event] | None]:
             "calls of layers inside of vmap or jax.checkpoint cannot be recorded; those inside of nnx.remat can",
         ):
             result, events = flax_events(model, lambda model: call(model, inputs))
+            events = per_layer(events, subject.pair.twins, stacked=adapter_of(model) is None)
             return {name: as_array(leaf) for name, leaf in named_leaves(result).items()}, events
     except PairError as error:
         subject.notes.append(f"no layer was compared: {error}")

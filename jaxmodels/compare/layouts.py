@@ -11,6 +11,7 @@ from jaxmodels.compare.adapters.protocol import Cell
 from jaxmodels.compare.adapters.tables import adapted_table
 from jaxmodels.compare.composites import Composites
 from jaxmodels.compare.recurrent import paired_cells
+from jaxmodels.compare.stacks import in_block, layer_path, stacked_path
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -93,16 +94,67 @@ def table_from_names(
             continue
         their_path = _renamed(path, renamed)
         twin = torch_modules.get(their_path)
+        stack = _stack(path, modules, torch_modules, renamed)
+        entries += [Twin(one, layer_path(path, i), None) for i, one in enumerate(stack)]
         # The root is left out: its inputs are the pair's, in two layouts, and its outputs are compared anyway.
-        if their_path and twin is not None:
+        if their_path and twin is not None and not stack:
             entries.append(Twin(their_path, path, None))
         if any(path.startswith(f"{outer}.") for outer in packed):
             continue
         found = composites.entries(path, paired.get(path, their_path))
-        if found:
+        if stack:
+            found = list(_stacked(path, module, stack, torch_modules, composites))
+        if path in composites.ours and found:
             packed.append(path)
         entries += found or _parameters(path, their_path, twin, module)
     return tuple(entries)
+
+
+def _stack(
+    path: str,
+    modules: Mapping[str, object],
+    torch_modules: Mapping[str, torch.nn.Module],
+    renamed: Mapping[str, str],
+) -> list[str]:
+    """The PyTorch layers of a module whose weights are stacked for a scan; empty where they are not."""
+    outer = path
+    while outer:
+        where, module = _renamed(outer, renamed), modules[outer]
+        layers = torch_modules.get(where)
+        if isinstance(layers, torch.nn.ModuleList | torch.nn.Sequential):
+            shapes = [
+                variable.shape
+                for _, variable in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+            ]
+            if not shapes or any(shape[:1] != (len(layers),) for shape in shapes):
+                return []
+            found = [f"{where}.{name}{path[len(outer) :]}" for name, _ in layers.named_children()]
+            # A list of layers may be as long as its layers are wide.
+            in_a_list = isinstance(module, nnx.List | nnx.Dict | nnx.Sequential)
+            return found if not in_a_list and all(one in torch_modules for one in found) else []
+        outer = outer.rpartition(".")[0]
+    return []
+
+
+def _stacked(
+    path: str,
+    module: nnx.Module,
+    stack: list[str],
+    torch_modules: Mapping[str, torch.nn.Module],
+    composites: Composites,
+) -> Iterator[Entry]:
+    """The entries of a module whose weights are stacked."""
+    ranks = {
+        f"{path}.{name}": variable.ndim
+        for name, variable in vars(module).items()
+        if hasattr(variable, "ndim")
+    }
+    for index, their_path in enumerate(stack):
+        for entry in composites.entries(path, their_path) or _parameters(
+            path, their_path, torch_modules[their_path], module, stacked=1
+        ):
+            rank = ranks.get(entry.ours, 0) - 1 if isinstance(entry, Parameter) else 0
+            yield in_block(entry, index, len(stack), rank) if isinstance(entry, Parameter) else entry
 
 
 def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[Twin]) -> dict[str, bool]:
@@ -112,8 +164,9 @@ def standard_layers(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[T
     adapter = adapter_of(ours)
     found = {}
     for twin in twins:
-        module, torch_module = modules.get(twin.ours), torch_modules.get(twin.theirs)
-        standard = adapter.is_standard(twin.ours) if adapter else isinstance(module, STANDARD)
+        path = stacked_path(twin.ours)
+        module, torch_module = modules.get(path), torch_modules.get(twin.theirs)
+        standard = adapter.is_standard(path) if adapter else isinstance(module, STANDARD)
         if standard and type(torch_module).__module__.startswith("torch.nn."):
             channels_last = adapter is None or adapter.channels_last
             found[twin.theirs] = channels_last and isinstance(torch_module, CHANNELS_FIRST)
@@ -126,7 +179,7 @@ def unequal_settings(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[
     torch_modules = dict(theirs.named_modules())
     found = []
     for twin in twins:
-        module, torch_module = modules.get(twin.ours), torch_modules.get(twin.theirs)
+        module, torch_module = modules.get(stacked_path(twin.ours)), torch_modules.get(twin.theirs)
         for name, a, b in _training_settings(module, torch_module):
             if abs(a - b) > SETTINGS_AGREE:
                 found.append(
@@ -156,9 +209,9 @@ def _check_names(names: Mapping[str, str], modules: Container[str], torch_module
 
 
 def _parameters(
-    path: str, their_path: str, twin: torch.nn.Module | None, module: nnx.Module
+    path: str, their_path: str, twin: torch.nn.Module | None, module: nnx.Module, *, stacked: int = 0
 ) -> Iterator[Parameter]:
-    """The entries of a module's own variables."""
+    """The entries of a module's own variables; `stacked` axes in front of theirs count layers."""
     for name, variable in vars(module).items():
         if not isinstance(variable, nnx.Param | nnx.BatchStat):
             continue
@@ -170,9 +223,9 @@ def _parameters(
             case nnx.LinearGeneral():
                 yield _general(module, name, own, weight if name == "kernel" else key)
             case nnx.ConvTranspose() if name == "kernel":
-                yield _transposed(module, own, weight, variable.ndim)
+                yield _transposed(module, own, weight, variable.ndim - stacked)
             case nnx.Conv() if name == "kernel":
-                spatial = SPATIAL.get(variable.ndim - 2, "")
+                spatial = SPATIAL.get(variable.ndim - stacked - 2, "")
                 yield Parameter(weight, own, f"o i {spatial} -> {spatial} i o")
             case nnx.Embed() if name == "embedding":
                 yield Parameter(weight, own)

@@ -79,8 +79,9 @@ def place_of_divergence(model: "nnx.Module", twins: Iterable["Twin"], divergence
     from flax import nnx  # here: results and places are read where Flax may be missing
 
     from jaxmodels.compare.adapters.protocol import adapter_of
+    from jaxmodels.compare.stacks import stacked_path
 
-    names = {twin.theirs: twin.ours for twin in twins} | {MODEL: ""}
+    names = {twin.theirs: stacked_path(twin.ours) for twin in twins} | {MODEL: ""}
     path = names.get(divergence.layer)
     if path is None:
         return None

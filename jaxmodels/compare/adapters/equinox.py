@@ -1,5 +1,6 @@
 """Equinox modules, with or without state."""
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import wraps
@@ -8,7 +9,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from jaxmodels.compare.adapters.layouts import conv_axes
 from jaxmodels.compare.adapters.protocol import (
@@ -25,6 +28,7 @@ from jaxmodels.compare.adapters.protocol import (
     variable_of,
 )
 from jaxmodels.compare.adapters.recorder import Recorder
+from jaxmodels.compare.stacks import layer_path
 
 
 STANDARD = (
@@ -97,6 +101,7 @@ class Equinox(Adapter):
         self.state = dict(zip(_state_paths(module, state, self.state_structure), state_leaves, strict=True))
         self.kinds = {path: type(layer) for path, layer in _modules(module)}
         self._watched: dict[int, str] | None = None
+        self._calls_of_layers: Counter[str] = Counter()
         self._alive: list[Any] = []  # an id belongs to an object only as long as it lives
 
     def variables(self) -> dict[str, nnx.Variable]:
@@ -144,8 +149,9 @@ class Equinox(Adapter):
         def path_of(layer: Any) -> str | None:
             if id(layer) in watched:
                 return watched[id(layer)]
-            leaves = jax.tree.leaves(eqx.filter(layer, eqx.is_array))[:1]
-            return watched.get(_key(layer, leaves[0])) if leaves else None
+            leaves = jax.tree.leaves(eqx.filter(layer, eqx.is_array))
+            found = watched.get(_key(layer, leaves[0])) if leaves else None
+            return found or self._layer_of_stack(layer, leaves)
 
         for kind in {base for layer in self.kinds.values() for base in layer.__mro__}:
             if "__call__" in vars(kind):
@@ -156,7 +162,28 @@ class Equinox(Adapter):
         finally:
             for kind, original in originals.items():
                 setattr(kind, "__call__", original)  # noqa: B010
-            self._watched, self._alive = None, []
+            self._watched, self._alive, self._calls_of_layers = None, [], Counter()
+
+    def _layer_of_stack(self, layer: Any, leaves: list[Any]) -> str | None:
+        """The path of a layer that a scan has cut out of stacked weights, found by its values."""
+        if not leaves or any(isinstance(leaf, Tracer) for leaf in leaves):
+            return None
+        for module in self._alive:
+            for path, stack in _modules(module):
+                stacks = (
+                    jax.tree.leaves(eqx.filter(stack, eqx.is_array)) if type(stack) is type(layer) else []
+                )
+                if [one.shape[1:] for one in stacks] == [leaf.shape for leaf in leaves]:
+                    found = [
+                        layer_path(path, i)
+                        for i in range(len(stacks[0]))
+                        if all(np.array_equal(one[i], leaf) for one, leaf in zip(stacks, leaves, strict=True))
+                    ]
+                    if found:  # layers with equal weights, such as fresh norms, run one after the other
+                        first = min(found, key=self._calls_of_layers.__getitem__)
+                        self._calls_of_layers[first] += 1
+                        return first
+        return None
 
     def modules(self, model: Adapted) -> list[str]:
         return list(self.kinds) + [path.rpartition(".")[0] for path in self.state]

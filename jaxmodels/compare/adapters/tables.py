@@ -8,6 +8,7 @@ from flax import nnx
 from jaxmodels.compare.adapters.protocol import Adapted, Adapter, Place, adapter_of
 from jaxmodels.compare.composites import Composites
 from jaxmodels.compare.recurrent import paired_cells
+from jaxmodels.compare.stacks import in_block, layer_path
 from jaxmodels.convert.table import Entry, Parameter, Twin
 
 
@@ -30,7 +31,9 @@ def adapted_table(
         their_path = theirs_of(path)
         twin = torch_modules.get(their_path)
         in_between = bool(path) and their_path == theirs_of(path.rpartition(".")[0]) and path not in names
-        if their_path and twin is not None and not in_between:
+        stack = theirs_of.stack(path)
+        entries += [Twin(one, layer_path(path, i), None) for i, one in enumerate(stack)]
+        if their_path and twin is not None and not in_between and not stack:
             entries.append(Twin(their_path, path, None))
         if any(path.startswith(f"{outer}.") for outer in packed):
             continue
@@ -42,7 +45,6 @@ def adapted_table(
             packed.append(path)
             entries += recurrent
             continue
-        stack = theirs_of.stack(path)
         if stack:
             entries += _stacked(adapter, path, stack, torch_modules[stack[0]], variables.get(path, {}))
         else:
@@ -96,17 +98,15 @@ def _stacked(
         layout = adapter.layout(Place(path, name, variable.shape[1:], twin))
         if layout is None:
             continue
-        axes = " ".join(f"a{i}" for i in range(variable.ndim - 1))
-        left, right = (axes, axes) if layout.axes == "... -> ..." else layout.axes.split(" -> ")
         for i, their_path in enumerate(theirs):
-            yield Parameter(
+            entry = Parameter(
                 _joined(their_path, layout.name),
                 _joined(path, name),
-                f"{left} -> block {right}",
+                layout.axes,
                 flip=layout.flip,
-                block=(i, len(theirs)),
                 sizes=layout.sizes,
             )
+            yield in_block(entry, i, len(theirs), variable.ndim - 1)
 
 
 def _variables_by_layer(model: Adapted) -> dict[str, dict[str, nnx.Variable]]:
