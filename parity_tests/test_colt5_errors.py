@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,10 +66,16 @@ def test_both_sides_refuse_the_same_calls() -> None:
         (reference, ours, (1, 3, 16, 12), [np.zeros((6, 1, 3), int)] + [None] * 5, r"shape \(6, 1, 2\)"),
         (*off, (1, 3, 16, 8), [np.zeros((2, 1, 16), int), None, None], "indices must be None"),
     ]
+
+    def as_arrays(routing):
+        return routing and [None if r is None else jnp.asarray(r) for r in routing]
+
     for theirs, mine, shape, routing, message in calls:
         x = np.zeros(shape)
         tensors = routing and [None if r is None else torch.from_numpy(r) for r in routing]
         with pytest.raises(ValueError, match=message):
             theirs(torch.from_numpy(x), tensors)
         with pytest.raises(ValueError, match=message):
-            mine(channels_last(x), routing and [None if r is None else jnp.asarray(r) for r in routing])
+            jax.eval_shape(
+                lambda model, x, routing: model(x, routing), mine, channels_last(x), as_arrays(routing)
+            )

@@ -61,7 +61,7 @@ def test_golden_gradient_of_the_descent() -> None:
     options = {"k": 2.25, "eps": 1.0, **ANNEALED}
     s = torch.from_numpy(SIMILARITIES).requires_grad_()
     (reference_descent.coordinate_descent(s, **options) * torch.arange(1, 9)).sum().backward()
-    mine = jax.grad(lambda s: jnp.sum(coordinate_descent(s, **options) * jnp.arange(1, 9)))(
+    mine = jax.jit(jax.grad(lambda s: jnp.sum(coordinate_descent(s, **options) * np.arange(1, 9))))(
         jnp.asarray(SIMILARITIES)
     )
     for gradient in (s.grad.numpy(), np.asarray(mine)):
@@ -86,8 +86,14 @@ def test_descent_is_the_package_s(k, eps, n_iters) -> None:
         scores = function(t, mask=torch.from_numpy(mask), **options | budget)
         (scores * torch.from_numpy(weights)).sum().backward()
         results.append((scores.detach().numpy(), t.grad.numpy()))
-    scores, back = jax.vjp(lambda s: coordinate_descent(s, mask=jnp.asarray(mask), **options), jnp.asarray(s))
-    results.append((np.asarray(scores), np.asarray(back(jnp.asarray(weights))[0])))
+
+    @jax.jit
+    def ours(s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores, back = jax.vjp(lambda s: coordinate_descent(s, mask=jnp.asarray(mask), **options), s)
+        return scores, back(jnp.asarray(weights))[0]
+
+    scores, gradient = ours(jnp.asarray(s))
+    results.append((np.asarray(scores), np.asarray(gradient)))
     for scores, gradient in results[1:]:
         np.testing.assert_allclose(scores, results[0][0], rtol=0, atol=1e-12)
         np.testing.assert_allclose(gradient, results[0][1], rtol=0, atol=1e-11 / eps)
@@ -101,7 +107,9 @@ def test_gradient_where_nothing_is_cut_off() -> None:
     s = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     weights = [1.0, -2.0, 3.0, 5.0]
     (reference_descent.coordinate_descent(s, **options) * torch.tensor(weights)).sum().backward()
-    mine = jax.grad(lambda s: jnp.sum(coordinate_descent(s, **options) * jnp.array(weights)))(jnp.zeros(4))
+    mine = jax.jit(jax.grad(lambda s: jnp.sum(coordinate_descent(s, **options) * np.array(weights))))(
+        jnp.zeros(4)
+    )
     np.testing.assert_allclose(mine, s.grad.numpy(), rtol=0, atol=1e-14)
     assert np.abs(mine).max() > 1
 
@@ -114,7 +122,7 @@ def test_equal_similarities_select_the_first(tie_break) -> None:
     with torch.no_grad():
         theirs.routing_token.zero_()
     ours.routing_token.set_value(jnp.zeros((1, 4)))
-    for routed in (theirs(torch.from_numpy(x)), ours(jnp.asarray(x))):
+    for routed in (theirs(torch.from_numpy(x)), jax.jit(lambda model, x: model(x))(ours, jnp.asarray(x))):
         assert np.asarray(routed.indices).tolist() == [[[0, 1, 2]]] * 2
         assert not np.asarray(routed.margin).any()
 
