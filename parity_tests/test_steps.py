@@ -13,7 +13,7 @@ import optax
 import pytest
 import torch
 
-from jaxmodels.compare import Pair, compare, engine, optimizers, report
+from jaxmodels.compare import Pair, compare, engine, optax_optimizers, report
 from jaxmodels.compare.pair import Inputs
 from jaxmodels.compare.subjects import MODEL_NAMES
 from parity_tests.small_pairs import net_pair, tiny_pair
@@ -168,7 +168,7 @@ def test_wrong_optimizer(optimizer: Callable, monkeypatch: pytest.MonkeyPatch) -
     right = compare(stream_pair(), dtype="float64", steps=4)
     assert right.ok, right.divergence
     mistaken = type("Optax", (), {"adamw": staticmethod(optimizer)})
-    monkeypatch.setattr(optimizers, "optax", mistaken)
+    monkeypatch.setattr(optax_optimizers, "optax", mistaken)
     result = compare(stream_pair(), dtype="float64", steps=4)
     assert all(check.ok for check in result.gradients)
     assert result.divergence is not None
