@@ -10,6 +10,7 @@ from jaxmodels.compare.diagnosis import (
     losses,
     norms,
     products,
+    recurrent,
     shapes,
 )
 from jaxmodels.compare.diagnosis.replay import Operation
@@ -24,7 +25,7 @@ RULES: tuple[Callable[[Operation], Iterator[Variant]], ...] = (
     norms.written_epsilons,
     attention.fused_attention,
     attention.multi_head_attention,
-    attention.recurrent_gates,
+    recurrent.recurrent_gates,
     attention.masks,
     images.pools,
     images.resizes,
