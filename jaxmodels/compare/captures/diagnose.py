@@ -16,8 +16,9 @@ from jaxmodels.compare.captures.checks import (
     weight_differences,
 )
 from jaxmodels.compare.divergence import Divergence
-from jaxmodels.compare.layers import Event, differences
+from jaxmodels.compare.layers import Event, Key, differences
 from jaxmodels.compare.noise import Check, LayerCheck
+from jaxmodels.compare.outputs import matched
 from jaxmodels.compare.result import Result
 
 
@@ -74,7 +75,21 @@ def _explain_forward(
     units = [""] if target is None else units_around(target, known)
     replays = (RecordedReplay(recording, unit=unit, target=target) for unit in units)
     compare = _outputs_agree(compared) if check is None else _event_agrees(compared, check)
-    return explain(replays, result.layers, compared.theirs.events, target, compare)
+    norms = _norms_of_jax(compared, target)
+    return explain(replays, result.layers, compared.theirs.events, target, compare, norms)
+
+
+def _norms_of_jax(compared: Compared, target: Key | None) -> list[float]:
+    """The Euclidean norms of JAX's arrays at an event, or of its outputs; NaN for projections."""
+    from jaxmodels.compare.diagnosis.explain import norm_of
+
+    if target is None:
+        arrays = [mine for _, mine, _ in matched(compared.ours.outputs, compared.theirs.outputs)]
+    else:
+        path, call, kind = target
+        twin = next(twin for twin in compared.twins if twin.theirs == path)
+        arrays = next(event.arrays for event in compared.ours.events if event.key == (twin.ours, call, kind))
+    return [norm_of(array) if isinstance(array, np.ndarray) else float("nan") for array in arrays]
 
 
 def _event_agrees(compared: Compared, check: LayerCheck) -> Callable[[tuple[np.ndarray, ...]], bool]:

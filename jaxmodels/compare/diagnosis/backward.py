@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from jaxmodels.compare.diagnosis.gradients import gradient_candidates
+from jaxmodels.compare.diagnosis.gradients import candidates_of_two_places, gradient_candidates
 from jaxmodels.compare.diagnosis.replay import Change, Replay
 from jaxmodels.compare.diagnosis.search import Deadline, Finding, first_that_hold, search
 from jaxmodels.compare.diagnosis.variant import number
@@ -50,6 +50,9 @@ def diagnose_gradients(subject: Subject, step: FirstStep) -> list[Finding]:
     """The mistakes that explain other gradients of an equal loss."""
     judge = _Judge(subject, step)
     found = first_that_hold(gradient_candidates(judge.operations), judge.agrees, judge.deadline)
+    if not found:
+        pairs = candidates_of_two_places(judge.operations, judge.gradients, step.gradients, judge.deadline)
+        found = first_that_hold(pairs, judge.agrees, judge.deadline)
     if found or step.factor is None:
         return found
     sizes = [size for array in subject.inputs.values() for size in array.shape if size > 1]
@@ -80,9 +83,14 @@ class _Judge:
         tolerance = 0.0 if self.step.check is None else self.step.check.tolerance
         return relative_error(to_numpy(loss), expected) <= tolerance
 
+    def gradients(self, changes: Mapping[int, Change]) -> dict[str, np.ndarray]:
+        """PyTorch's in the compared type, of the parameters that both sides learn."""
+        found = self.runs[self.subject.dtype].gradients(changes)
+        return {name: found[name] for name in self.names}
+
     def agrees(self, changes: Mapping[int, Change]) -> bool:
         """Judges JAX's gradients by PyTorch's changed ones, as the comparison does."""
-        compared = self.runs[self.subject.dtype].gradients(changes)
+        compared = self.gradients(changes)
         largest = max((np.abs(compared[name]).max(initial=0.0) for name in self.names), default=0.0)
         for name in self.names:
             if (

@@ -19,6 +19,7 @@ from jaxmodels.compare.noise import LayerCheck
 
 
 SECONDS = 20.0  # for one difference
+LEAST_VALUES = 4  # of which one factor is no accident
 MOST_VALUES = 16  # earlier arrays that JAX may have passed by mistake
 
 Compare = Callable[[tuple[np.ndarray, ...]], bool]
@@ -30,6 +31,7 @@ def explain(
     events: Sequence[Event],
     target: Key | None,
     compare: Compare,
+    norms: Sequence[float] = (),
 ) -> list[Finding]:
     """The mistakes that explain a difference; empty where none does.
 
@@ -39,6 +41,7 @@ def explain(
       events: PyTorch's, in order of time.
       target: the event that differs; None for the outputs.
       compare: whether arrays in place of PyTorch's are JAX's.
+      norms: the Euclidean norm of each of JAX's arrays, in PyTorch's order; empty where they are not known.
     """
     deadline = Deadline(SECONDS)
     for replay in replays:
@@ -47,7 +50,8 @@ def explain(
             found = search(operations, replayable(replay, compare), deadline)
             if found:
                 return found
-        found = list(_other_values(replay.arrays, events, target, compare))
+        found = list(_scaled(replay.arrays, norms, compare))
+        found = found or list(_other_values(replay.arrays, events, target, compare))
         if found:
             return found
     return []
@@ -80,10 +84,34 @@ def _by_distance(
     return [one for one in usable if one.time > last], [one for one in usable if one.time <= last]
 
 
+def _scaled(arrays: tuple[np.ndarray, ...], norms: Sequence[float], compare: Compare) -> Iterator[Finding]:
+    """A constant factor between JAX's array and PyTorch's, whatever the layout of the two."""
+    if len(norms) != len(arrays):
+        return
+    for place, (array, norm) in enumerate(zip(arrays, norms, strict=True)):
+        own = norm_of(array)
+        if not 0 < own < np.inf or not 0 < norm < np.inf or len(np.unique(array)) < LEAST_VALUES:
+            continue
+        for factor in (norm / own, -norm / own):
+            changed = (*arrays[:place], (factor * array).astype(array.dtype), *arrays[place + 1 :])
+            if compare(changed):
+                sizes = [size for size in dict.fromkeys(reversed(array.shape)) if size > 1]
+                what = f"JAX's values are PyTorch's times {number(factor, sizes)}"
+                yield Finding("scale", what, "leaving the factor out", "")
+                return
+
+
+def norm_of(array: np.ndarray) -> float:
+    """The Euclidean norm; NaN where the values are no real numbers."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return float("nan")
+    return float(np.linalg.norm(array.astype(np.float64).ravel()))
+
+
 def _other_values(
     arrays: tuple[np.ndarray, ...], events: Sequence[Event], target: Key | None, compare: Compare
 ) -> Iterator[Finding]:
-    """The difference explained by PyTorch's own array: scaled, activated once more, or another one in its place."""
+    """The difference explained by PyTorch's own array: reversed, activated once more, or another one in its place."""
     if not arrays or not np.issubdtype(arrays[0].dtype, np.floating):
         return
     array, rest = arrays[0], arrays[1:]
@@ -91,12 +119,10 @@ def _other_values(
     def holds(value: np.ndarray) -> bool:
         return value.shape == array.shape and compare((value, *rest))
 
-    sizes = [size for size in dict.fromkeys(reversed(array.shape)) if size > 1]
-    factors = [size**power for size in sizes for power in (0.5, -0.5, 1.0, -1.0)]
-    for factor in (*factors, 2.0, 0.5, -1.0, 255.0, 1 / 255):
-        if holds((factor * array).astype(array.dtype)):
-            what = f"JAX's values are PyTorch's times {number(factor, sizes)}"
-            yield Finding("scale", what, "leaving the factor out", "")
+    for axis, size in enumerate(array.shape):
+        if size > 1 and holds(np.flip(array, axis)):
+            what = f"JAX's values run backwards along axis {axis} of PyTorch's"
+            yield Finding("reversed axis", what, "PyTorch's order", "")
             return
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     extra = {form.name: form.function for form in FORMS}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jaxmodels.compare.diagnosis.explain import Compare, explain, units_around
+from jaxmodels.compare.diagnosis.explain import Compare, explain, norm_of, units_around
 from jaxmodels.compare.diagnosis.replay import Replay
 from jaxmodels.compare.diagnosis.search import Finding
 from jaxmodels.compare.divergence import Divergence
@@ -56,7 +56,25 @@ def diagnose_forward(subject: Subject, forward: Forward, divergence: Divergence)
             with torch.no_grad():
                 yield Replay(model, call, unit=unit, target=target)
 
-    return explain(replays(), forward.layers, forward.events, target, compare)
+    norms = _norms(subject, forward, target)
+    return explain(replays(), forward.layers, forward.events, target, compare, norms)
+
+
+def _norms(subject: Subject, forward: Forward, target: Key | None) -> list[float]:
+    """The Euclidean norms of JAX's arrays at the event, or of its outputs."""
+    if target is None:
+        names = dict.fromkeys(_output_names(subject, forward))
+        return [norm_of(mine) for _, mine, _ in matched(forward.outputs, names)]
+    path, call, kind = target
+    twin = next(twin for twin in subject.pair.twins if twin.theirs == path)
+    return [norm_of(array) for array in (forward.ours or {})[twin.ours, call, kind].arrays]
+
+
+def _output_names(subject: Subject, forward: Forward) -> list[str]:
+    """PyTorch's, in the order in which the model returns them."""
+    model = copy.deepcopy(subject.models[subject.dtype])
+    begin_run(model)
+    return list(named_leaves(forward.call(model, as_tensors(subject.inputs))))
 
 
 def _units(subject: Subject, target: Key | None) -> list[str]:
@@ -83,9 +101,7 @@ def _event_agrees(subject: Subject, forward: Forward, check: LayerCheck) -> Comp
 
 def _outputs_agree(subject: Subject, forward: Forward) -> Compare:
     """All outputs, in the order in which the model returns them."""
-    model = copy.deepcopy(subject.models[subject.dtype])
-    begin_run(model)
-    names = list(named_leaves(forward.call(model, as_tensors(subject.inputs))))
+    names = _output_names(subject, forward)
 
     def agrees(arrays: tuple[np.ndarray, ...]) -> bool:
         theirs = dict(zip(names, arrays, strict=True))

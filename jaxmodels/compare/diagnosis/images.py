@@ -189,10 +189,8 @@ def _resize_in_words(
         cure = "PyTorch's interpolation written out"
     elif method == right:
         cure = f"antialias={own_smooths}"
-    elif own == "bicubic" or smooth != own_smooths:
-        cure = f"method={right!r} with antialias={own_smooths}"
     else:
-        cure = f"method={right!r}"
+        cure = f"method={right!r} with antialias={own_smooths}"
     return ", and ".join(differences), cure
 
 
@@ -237,13 +235,34 @@ def pixel_shuffles(operation: Operation) -> Iterator[Variant]:
             factors = (x.shape[1] // factor**2, factor, factor)
             change = on_input(lambda x, f=factors, o=order: cut_in_order(x, 1, f, o))
         else:
-            factors = (x.shape[1], factor, factor)
-
-            def change(function: Any, *args: Any, f: Any = factors, o: Any = order, **kwargs: Any) -> Any:
-                y = function(*args, **kwargs)
-                return y.unflatten(1, f).permute(0, *(1 + i for i in o), -2, -1).reshape(y.shape)
+            change = _reordered((x.shape[1], factor, factor), order)
 
         yield Variant("pixel order", text, "PyTorch's order", change)
+
+
+def patches(operation: Operation) -> Iterator[Variant]:
+    """The order in which `F.unfold` writes the channels, rows and columns of a patch into one axis."""
+    if operation.function is not F.unfold:  # Tensor.unfold takes windows of one axis
+        return
+    kernel = _each(operation.argument(1, "kernel_size"), 2)
+    factors = (operation.args[0].shape[1], *kernel)
+    names = ("channel", "row", "column")
+    for order in ((1, 2, 0), (0, 2, 1), (2, 1, 0)):
+        text = f"({', '.join(names[i] for i in order)})"
+        what = f"JAX flattens a patch as {text}, PyTorch as (channel, row, column)"
+        yield Variant("patch order", what, "PyTorch's order", _reordered(factors, order))
+
+
+def _reordered(factors: Sequence[int], order: Sequence[int]) -> Callable[..., Any]:
+    """The operation, and axis 1 of its result, which holds `factors`, with these in another order."""
+
+    def change(function: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        y = function(*args, **kwargs)
+        parts = y.unflatten(1, tuple(factors))
+        rest = range(1 + len(factors), parts.ndim)
+        return parts.permute(0, *(1 + i for i in order), *rest).reshape(y.shape)
+
+    return change
 
 
 def _each(value: Any, rank: int) -> tuple[int, ...]:

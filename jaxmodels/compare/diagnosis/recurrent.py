@@ -9,6 +9,9 @@ from jaxmodels.compare.diagnosis.replay import Operation
 from jaxmodels.compare.diagnosis.variant import Variant
 
 
+LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
+
+
 def recurrent_gates(operation: Operation) -> Iterator[Variant]:
     """The order of the gates in LSTM and GRU, and their biases."""
     if operation.name not in ("lstm", "gru") or not isinstance(operation.args[2], list | tuple):
@@ -35,6 +38,44 @@ def recurrent_gates(operation: Operation) -> Iterator[Variant]:
         yield Variant(
             "reset gate", "JAX resets before the product, PyTorch after it", "r * (W h + b)", _reset_before
         )
+
+
+def recurrent_directions(operation: Operation) -> Iterator[Variant]:
+    """Which way a layer reads a sequence, and in which order its outputs come."""
+    layer = LAYERS.get(operation.name)
+    lstm = operation.name == "lstm"
+    if layer is None or isinstance(operation.args[1], torch.Tensor) == lstm:
+        return  # the arguments of a packed sequence are others
+    bidirectional, batch_first = operation.args[-2:]
+    time = 1 if batch_first else 0
+    if bidirectional:
+        what = f"JAX leaves the outputs of the {layer}'s backward direction in reversed order"
+        turned = _directions(lambda forward, backward: (forward, backward.flip(time)))
+        yield Variant("direction", what, "keep_order=True", turned)
+        what = f"JAX joins the {layer}'s directions backward first, PyTorch forward first"
+        yield Variant("direction", what, "PyTorch's order", _directions(lambda *both: both[::-1]))
+        return
+    for keeps_order, returned in ((True, "in the order of time"), (False, "the last step first")):
+        what = f"JAX runs the {layer} backwards in time and returns its outputs {returned}"
+        yield Variant("direction", what, "reverse=False", _backwards(time, keeps_order=keeps_order))
+
+
+def _backwards(time: int, *, keeps_order: bool) -> Any:
+    def change(function: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        outputs, *states = function(x.flip(time), *args, **kwargs)
+        return (outputs.flip(time) if keeps_order else outputs), *states
+
+    return change
+
+
+def _directions(convert: Callable[..., tuple[torch.Tensor, ...]]) -> Any:
+    """The layer with other outputs of its two directions."""
+
+    def change(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        outputs, *states = function(*args, **kwargs)
+        return torch.cat(convert(*outputs.chunk(2, -1)), -1), *states
+
+    return change
 
 
 def _weights(convert: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -76,7 +76,7 @@ def first_that_hold(tried: Iterable[Candidate], agrees: Agrees, deadline: Deadli
         if candidate.variant.kind not in found and _holds(agrees, candidate.changes):
             variant = candidate.variant
             found[variant.kind] = Finding(
-                variant.kind, variant.what, variant.cure, _where(candidate.operations)
+                variant.kind, variant.what, variant.cure, place_of(candidate.operations)
             )
     return list(found.values())
 
@@ -130,7 +130,7 @@ def _holds(agrees: Agrees, changes: Mapping[int, Change]) -> bool:
         return False
 
 
-def _where(operations: Sequence[Operation]) -> str:
+def place_of(operations: Sequence[Operation]) -> str:
     """The place of an operation in words: the layer that makes it, or the last one before it."""
     first = min(operations, key=lambda operation: operation.index)
     inside = first.within[-1][0] if first.within else ""

@@ -121,8 +121,8 @@ def reshapes(operation: Operation) -> Iterator[Variant]:
     tail = 0
     while tail < min(x.ndim, len(shape)) - kept and x.shape[-1 - tail] == shape[-1 - tail]:
         tail += 1
-    if x.ndim > len(shape) and x.ndim <= MOST_AXES:
-        yield from _merges(x, shape)
+    if x.ndim > len(shape):
+        yield from _merges(x, shape) if x.ndim <= MOST_AXES else _merged_groups(x, shape)
     elif len(shape) > x.ndim:
         axis = kept
         factors = shape[axis : len(shape) - tail]
@@ -151,6 +151,32 @@ def _merges(x: torch.Tensor, shape: Sequence[int]) -> Iterator[Variant]:
             what = f"JAX merges the axes in the order {order} (sizes {sizes}), PyTorch as they are ({own})"
             cure = "PyTorch's order of axes"
         yield Variant("flatten order", what, cure, change)
+
+
+def _merged_groups(x: torch.Tensor, shape: Sequence[int]) -> Iterator[Variant]:
+    """Axes that become one, in another order; a patch of an image has rows, columns and channels."""
+    first = 0
+    for size in shape:
+        end = first + 1
+        while end < x.ndim and _product(x.shape[first:end]) < size:
+            end += 1
+        group = tuple(x.shape[first:end])
+        if _product(group) != size:  # the axes are not only merged
+            return
+        for order in orders(len(group)) if 1 < len(group) <= MOST_FACTORS else ():
+            change = on_input(lambda x, f=first, o=order: _group_permuted(x, f, o))
+            what = f"JAX merges the axes of sizes {group} in the order {', '.join(PARTS[i] for i in order)}"
+            if len(group) > 2 and order == (len(group) - 1, *range(len(group) - 1)):
+                what += ": what PyTorch has last, such as the channels of a patch, comes first"
+            elif len(group) > 2 and order == (*range(1, len(group)), 0):
+                what += ": what PyTorch has first, such as the channels of a patch, comes last"
+            yield Variant("flatten order", what, "PyTorch's order of axes", change)
+        first = end
+
+
+def _group_permuted(x: torch.Tensor, first: int, order: Sequence[int]) -> torch.Tensor:
+    axes = [*range(first), *(first + i for i in order), *range(first + len(order), x.ndim)]
+    return x.permute(axes)
 
 
 def permuted(operation: Operation) -> Iterator[Variant]:
