@@ -335,6 +335,9 @@ class TestProjections:
         if approximate:
             assert result.divergence is not None
             assert result.divergence.detail == "in the code of (model) after body.0, before body.2"
+            assert any(
+                "no mistake was looked for: weights/conv.weight was kept" in note for note in result.notes
+            )
 
     def test_an_error_at_one_place_among_a_million_is_seen(self) -> None:
         """Even one of a hundredth of the spread; and the projection transposes as the tensor does."""

@@ -172,6 +172,7 @@ class TestFolder:
             "bfloat16": np.arange(3).astype(ml_dtypes.bfloat16),
             "complex128": np.array([[1 + 2j]]),
             "scalar": np.float32(2)[()] * np.ones(()),
+            "bfloat16 scalar": np.array(2, ml_dtypes.bfloat16),
             "bool": np.array([True, False]),
             "int8": np.arange(4, dtype=np.int8).reshape(2, 2).T,
             "empty": np.empty((0, 3)),

@@ -33,12 +33,16 @@ KINDS = {"layer": "forward", "code": "forward", "outputs": "forward", "loss": "l
 def diagnosed(compared: Compared, result: Result) -> Result:
     """The result with the mistake that explains its divergence, or with a note why none was looked for."""
     divergence = result.divergence
-    if divergence is None or divergence.kind not in KINDS or not _all_agree(weight_differences(compared)):
+    if divergence is None or divergence.kind not in KINDS:
+        return result
+    if not all(check.ok for check in weight_differences(compared)):  # then nothing else is the mistake
         return result
     problem = _problem(compared)
     if problem is None:
         try:
             return replace(result, diagnosis=_diagnosis(compared, result, divergence))
+        except ValueError as error:
+            problem = str(error)
         except Exception as error:  # the judgement stands without it
             problem = f"{type(error).__name__}: {error}"
     return replace(result, notes=[*result.notes, f"no mistake was looked for: {problem}"])
