@@ -138,14 +138,8 @@ def measured(plan: Plan, command: str, output: Path, console: Console) -> tuple[
         "cells": [],
         "curves": [],
     }
-    busy = results["environment"]["busy_cores"]
-    if busy and busy > machine.BUSY_CORES:
-        _print(
-            console,
-            f"benchmarks: other processes keep {busy} of {machine.cores()} cores busy; that slows PyTorch down most, "
-            "whose threads wait for each other, so the ratios will flatter JAX",
-            style="yellow",
-        )
+    if warning := machine.busy_warning(results["environment"]["busy_cores"]):
+        _print(console, f"benchmarks: {warning}", style="yellow")
     with tempfile.TemporaryDirectory() as folder, _progress(console) as report_progress:
         report_progress("matrix products", 0, None)
         if clock is None:

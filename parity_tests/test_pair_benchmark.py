@@ -32,6 +32,21 @@ def pair():
         call_theirs=lambda model, inputs: (model(**inputs), model.conv(inputs["x"])),
     )
 """
+# Each side alone, with the weights and inputs of the command.
+SIDES = """
+
+def torch_side(files):
+    from safetensors.torch import load_file
+    theirs = net_pair().theirs
+    theirs.load_state_dict(load_file(files / "weights.safetensors"))
+    return {"model": theirs, "inputs": load_file(files / "inputs.safetensors")}
+
+def jax_side(files):
+    from safetensors.numpy import load_file
+    from jaxmodels.compare.preparation import prepare
+    images = load_file(files / "inputs.safetensors")["x"]
+    return {"model": prepare(net_pair(), "float32").pair.ours, "inputs": {"x": images.transpose(0, 2, 3, 1)}}
+"""
 
 
 @pytest.fixture
@@ -95,7 +110,7 @@ def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.Monke
 def test_the_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Processes are replaced: what they measure is tested above."""
+    """Processes are replaced but for the one that times a file with a function per side."""
     asked = []
 
     def answered(words: list[str], answer: Path, **options: object) -> dict:
@@ -105,16 +120,13 @@ def test_the_command(
             raise command.Failure("ended with status 1:\nInductorError: no C++ compiler")
         if len(names) == 1:
             return {"first_call_s": 1.0, "peak_mb": 2.0}
-        times = {"again": [1.0, 1.0], **{name: [1.0, 1.0] for name in names}}
-        return {
-            "times": times,
-            "warm_first_call_s": dict.fromkeys(names, 0.1),
-            "errors": dict.fromkeys(names, 1e-7),
-        }
+        return time_in_turn(asked[-1])
 
     monkeypatch.setattr(command, "answer_of", answered)
-    (folder / "pair.py").write_text(PAIR.format(False))
-    assert _main(monkeypatch, "benchmark", "pair.py", "--modes", "forward", "--output", "out") == 0
+    (folder / "pair.py").write_text(PAIR.format(False) + SIDES)
+    words = ["--modes", "forward", "--rounds", "2", "--output", "out"]
+    assert _main(monkeypatch, "benchmark", "pair.py", *words) == 0
+    assert {one.number for one in asked} == {None}
     assert [one.implementations for one in asked] == [("eager",), ("compile",), ("jax",), ("eager", "jax")]
     cells = json.loads((folder / "out" / "results.json").read_text())["cells"]
     assert [(c["model"], c["size"], c["implementation"]) for c in cells] == [

@@ -69,23 +69,26 @@ def run(
         "environment": machine.environment(device, command) | {"threads": threads},
         "cells": [],
     }
-    statuses = []
+    if warning := machine.busy_warning(results["environment"]["busy_cores"]):
+        _print(console, f"jaxmodels: {warning}")
+    statuses, names = [], set()
     with tempfile.TemporaryDirectory() as folder:
-        for place, target in enumerate(targets):
+        measured = _Measured(results, output, Path(folder), console, alone=not quick)
+        for target in targets:
             pairs = pairs_of(target)
             for number, pair in enumerate(pairs):
-                own = len(pairs) == 1 and has_sides(target)
+                if pair.name in names:  # by which tables tell rows apart
+                    pair = replace(pair, name=f"{pair.name} ({target})")
+                names.add(pair.name)
                 job = Job(
                     target=target,
-                    number=None if own else number,
-                    files=str(_written(pair, Path(folder) / f"files-{place}")) if own else None,
+                    number=None if len(pairs) == 1 and has_sides(target) else number,
                     mode=modes[0],
                     implementations=tuple(implementations),
                     rounds=rounds,
                     threads=threads,
                     device=device,
                 )
-                measured = _Measured(results, output, Path(folder), console, alone=not quick)
                 statuses.append(_disagreement(pair, console) or measured.add(job, pair, modes))
     if results["cells"]:
         report.write_report(results, output)
@@ -106,6 +109,9 @@ class _Measured:
 
     def add(self, job: Job, pair: Pair, modes: Sequence[Mode]) -> int:
         """Measures one pair in all modes and saves each row when it is there; returns an exit status."""
+        if job.number is None:
+            job = replace(job, files=tempfile.mkdtemp(dir=self.folder))
+            _write_files(pair, Path(str(job.files)))
         try:
             for mode in modes:
                 job = replace(job, mode=mode)
@@ -118,13 +124,11 @@ class _Measured:
         return 0
 
 
-def _written(pair: Pair, folder: Path) -> Path:
-    """The folder with the weights and inputs of a pair, for functions that make one side alone."""
-    folder.mkdir()
+def _write_files(pair: Pair, folder: Path) -> None:
+    """Writes the weights and inputs of a pair, for functions that make one side alone."""
     weights = {name: to_numpy(tensor) for name, tensor in pair.theirs.state_dict().items()}
     write_safetensors(folder / "weights.safetensors", weights)
     write_safetensors(folder / "inputs.safetensors", cast(pair.inputs, "float32"))
-    return folder
 
 
 def _disagreement(pair: Pair, console: Console) -> int:

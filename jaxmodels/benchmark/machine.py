@@ -66,6 +66,16 @@ def busy_cores(seconds: float = 0.5) -> float | None:
     return round((os.cpu_count() or 1) * (1 - idle / max(sum(spent), 1)), 1)
 
 
+def busy_warning(busy: float | None) -> str | None:
+    """What other processes do to the times, if they keep more than `BUSY_CORES` busy; `busy` is from `busy_cores`."""
+    if not busy or busy <= BUSY_CORES:
+        return None
+    return (
+        f"other processes keep {busy} of {cores()} cores busy; that slows PyTorch down most, whose threads wait for "
+        "each other, so the ratios will flatter JAX"
+    )
+
+
 def require(device: Device) -> None:
     """Raises ValueError if PyTorch has no such device. Whether JAX has it shows in the first process that uses it."""
     if device == "cuda":
