@@ -44,7 +44,8 @@ def mlp(*, swapped: bool = False) -> tuple[nnx.Module, torch.nn.Module]:
 
 
 def conv_net() -> tuple[nnx.Module, torch.nn.Module]:
-    norm = nnx.BatchNorm(4, use_running_average=True, epsilon=1e-5, rngs=RNGS)
+    """Both in training mode, as they are made: they are paired in evaluation mode."""
+    norm = nnx.BatchNorm(4, epsilon=1e-5, rngs=RNGS)
     ours = in_flax(
         lambda self, x: self.b(jax.nn.relu(self.n(self.a(x)))),
         a=nnx.Conv(4, 4, (3, 3), padding=1, rngs=RNGS),
@@ -133,6 +134,15 @@ def tied() -> tuple[nnx.Module, torch.nn.Module]:
     return ours, theirs
 
 
+def two_outputs() -> tuple[nnx.Module, torch.nn.Module]:
+    """Outputs of one shape, which the two sides return and compute in another order."""
+    ours = in_flax(lambda self, x: {"b": self.b(x), "a": self.a(x)}, a=linear(6, 6), b=linear(6, 6))
+    theirs = in_torch(
+        lambda self, x: {"a": self.a(x), "b": self.b(x)}, a=torch.nn.Linear(6, 6), b=torch.nn.Linear(6, 6)
+    )
+    return ours, theirs
+
+
 IDS = {"ids": np.arange(12).reshape(2, 6) * 5 % 8}
 PAIRS: dict[str, tuple[Callable[[], tuple[nnx.Module, torch.nn.Module]], dict[str, Any]]] = {
     "mlp": (mlp, {"x": normal(5, 6)}),
@@ -144,6 +154,7 @@ PAIRS: dict[str, tuple[Callable[[], tuple[nnx.Module, torch.nn.Module]], dict[st
     "fused per head": (lambda: fused(per_head=True), {"x": normal(2, 5, 8)}),
     "fused in JAX": (fused_here, {"x": normal(2, 5, 8)}),
     "tied": (tied, IDS),
+    "two outputs": (two_outputs, {"x": normal(5, 6)}),
 }
 
 
@@ -217,6 +228,40 @@ def test_layers_that_take_no_part_have_only_their_names() -> None:
     with pytest.raises(
         UndecidedError, match="no output depends on them, and their names do not tell which is which"
     ):
+        infer_table(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("names", [("left", "right"), ("a", "b")])
+def test_layers_that_could_be_exchanged_have_only_their_names(names: tuple[str, str]) -> None:
+    """Their outputs are added, so that both orders are right, and one of them is the author's."""
+
+    def call(self: Any, x: Any) -> Any:
+        return getattr(self, names[1])(x) + getattr(self, names[0])(x)
+
+    ours = in_flax(call, **{name: linear(6, 6) for name in names})
+    theirs = in_torch(call, **{name: torch.nn.Linear(6, 6) for name in names})
+    inputs = {"x": normal(5, 6)}
+    table = infer_table(ours, theirs, inputs)
+    assert {a.partition(".")[0] == b.partition(".")[0] for a, b in sources(table).items()} == {True}
+    scrambled(theirs)
+    with pytest.raises(UndecidedError, match=f"{names[0]}.kernel, .*exchanging them changes no output"):
+        infer_table(ours, theirs, inputs)
+
+
+def test_what_one_side_lacks_on_purpose_keeps_its_value() -> None:
+    def call(self: Any, x: Any) -> Any:
+        return self.layer(x) + getattr(self, "extra", 0.0)
+
+    ours, theirs = in_flax(call, layer=linear(6, 6)), in_torch(call, layer=torch.nn.Linear(6, 6))
+    theirs.extra = torch.nn.Parameter(torch.zeros(6))
+    ours.layer.unused = nnx.Param(jnp.ones(6))
+    inputs, lacking = {"x": normal(5, 6)}, {"only_theirs": ("extra",), "only_ours": ("layer.unused",)}
+    table = infer_table(ours, theirs, inputs, **lacking)
+    assert sources(table) == {"layer.kernel": "layer.weight", "layer.bias": "layer.bias"}
+    with pytest.raises(ValueError, match="only_ours names 'unused', which the Flax model does not have"):
+        infer_table(ours, theirs, inputs, only_ours=("unused",))
+    theirs.extra.data += 1  # then the outputs differ, and nothing is proven by them
+    with pytest.raises(UndecidedError):
         infer_table(ours, theirs, inputs)
 
 

@@ -1,7 +1,7 @@
 """Both models ready to be compared: copies in both types, evaluation mode, the same weights, usable inputs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ def prepare(pair: Pair, dtype: DType, coarser: str | None = None, *, mode: Mode 
     require_finite_inputs(as_jax_arrays(pair, inputs), "to_ours(inputs)")
     source = _copied(pair.theirs)
     for name, parameter in source.named_parameters():
-        if _is_below_any(name, pair.only_theirs):
+        if is_below_any(name, pair.only_theirs):
             parameter.requires_grad_(False)
     notes = missing_notes + with_plain_weights(source, pair.table)
     try:
@@ -132,19 +132,11 @@ def _without_one_sided(pair: Pair) -> tuple[Pair, list[str]]:
     """
     state = pair.theirs.state_dict()
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(pair.ours))]
-    notes = []
-    for argument, names, known, library, other in (
-        ("only_theirs", pair.only_theirs, list(state), "PyTorch", "Flax"),
-        ("only_ours", pair.only_ours, paths, "Flax", "PyTorch"),
-    ):
-        for name in names:
-            if not any(_is_below(one, name) for one in known):
-                raise PairError(f"{argument} names {name!r}, which the {library} model does not have")
-            notes.append(f"{name}: only {library} has it, as {argument} says; {other} lacks it")
+    notes = one_sided_notes(pair.only_theirs, pair.only_ours, list(state), paths)
     table = []
     for entry in pair.table:
-        named = isinstance(entry, Parameter) and _is_below_any(entry.ours, pair.only_ours)
-        if isinstance(entry, Twin) or not (named or _is_below_any(entry.theirs, pair.only_theirs)):
+        named = isinstance(entry, Parameter) and is_below_any(entry.ours, pair.only_ours)
+        if isinstance(entry, Twin) or not (named or is_below_any(entry.theirs, pair.only_theirs)):
             table.append(entry)
         elif isinstance(entry, Parameter) and entry.ours in paths and entry.theirs in state:
             argument, name = ("only_ours", entry.ours) if named else ("only_theirs", entry.theirs)
@@ -152,11 +144,32 @@ def _without_one_sided(pair: Pair) -> tuple[Pair, list[str]]:
     return replace(pair, table=tuple(table)), notes
 
 
+def one_sided_notes(
+    only_theirs: Iterable[str], only_ours: Iterable[str], theirs: Sequence[str], ours: Sequence[str]
+) -> list[str]:
+    """A note for each name of what one side lacks on purpose; `theirs` and `ours` are all names that there are.
+
+    Raises:
+      PairError: a name that its model does not have.
+    """
+    notes = []
+    for argument, names, known, library, other in (
+        ("only_theirs", only_theirs, theirs, "PyTorch", "Flax"),
+        ("only_ours", only_ours, ours, "Flax", "PyTorch"),
+    ):
+        for name in names:
+            if not any(_is_below(one, name) for one in known):
+                raise PairError(f"{argument} names {name!r}, which the {library} model does not have")
+            notes.append(f"{name}: only {library} has it, as {argument} says; {other} lacks it")
+    return notes
+
+
 def _is_below(path: str, outer: str) -> bool:
     return path == outer or path.startswith(f"{outer}.")
 
 
-def _is_below_any(path: str, names: tuple[str, ...]) -> bool:
+def is_below_any(path: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted path is one of these names or lies below one."""
     return any(_is_below(path, name) for name in names)
 
 
@@ -215,7 +228,7 @@ def loadable_arrays(model: torch.nn.Module, pair: Pair) -> dict[str, np.ndarray]
     shared = {id(parameters[name]) for name in covered if name in parameters}
     arrays = {}
     for key, value in model.state_dict().items():
-        if not isinstance(value, torch.Tensor) or _is_below_any(key, pair.only_theirs):
+        if not isinstance(value, torch.Tensor) or is_below_any(key, pair.only_theirs):
             continue
         if key not in covered and (key not in parameters or id(parameters[key]) in shared):
             continue

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import torch
+from flax import nnx
 
 from jaxmodels.compare.calls import call_model
 from jaxmodels.compare.inference.judgement import judge
@@ -13,7 +14,7 @@ from jaxmodels.compare.inference.search import Search
 from jaxmodels.compare.inference.sides import FlaxSide, TorchSide
 from jaxmodels.compare.inference.twins import twins_of
 from jaxmodels.compare.pair import Inputs
-from jaxmodels.compare.preparation import cast
+from jaxmodels.compare.preparation import cast, one_sided_notes
 from jaxmodels.convert.table import Entry, Parameter
 
 
@@ -41,6 +42,8 @@ def infer_table(
     to_ours: Callable[[Inputs], Inputs] = lambda inputs: inputs,
     call_ours: Callable[..., Any] = call_model,
     call_theirs: Callable[..., Any] = call_model,
+    only_theirs: tuple[str, ...] = (),
+    only_ours: tuple[str, ...] = (),
 ) -> tuple[Entry, ...]:
     """The table of two models, whatever their parameters are called.
 
@@ -52,16 +55,22 @@ def infer_table(
       ours: the JAX model, as a `Pair` takes it.
       theirs: the PyTorch model.
       inputs: arrays or tensors by name, in PyTorch's layout, as a `Pair` has them.
-      to_ours, call_ours, call_theirs: as a `Pair` has them.
+      to_ours, call_ours, call_theirs: as a `Pair` has them. Outputs belong together by their names.
+      only_theirs, only_ours: parameters, or modules with all they hold, that one side lacks on purpose. They keep
+        their values.
 
     Raises:
       UndecidedError: parameters without a counterpart, or with several that nothing tells apart. It lists them and
         has the rest of the table, both of which `write_map` writes to a file.
-      ValueError: a model that fails on these inputs.
+      ValueError: a model that fails on these inputs, or a name that its model does not have.
     """
     with jax.enable_x64(True):
-        here = FlaxSide(ours, to_ours(cast(inputs, "float64")), call_ours)
-        there = TorchSide(theirs, inputs, call_theirs, counterparts=len(here.variables))
+        here = FlaxSide(ours, to_ours(cast(inputs, "float64")), call_ours, only_ours)
+        paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(here.model))]
+        one_sided_notes(only_theirs, only_ours, list(theirs.state_dict()), paths)
+        there = TorchSide(
+            theirs, inputs, call_theirs, counterparts=len(here.variables), only_theirs=only_theirs
+        )
         search = Search(here, there)
         search.solve()
         sure, undecided = judge(search)

@@ -4,13 +4,14 @@ Outputs that agree at two draws of random weights prove every parameter on which
 where their layer was seen to compute the same on an input that no rival gets. Otherwise names decide, or nobody does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jaxmodels.compare.inference.candidates import candidate_axes
 from jaxmodels.compare.inference.maps import Undecided
 from jaxmodels.compare.inference.names import resemblance
 from jaxmodels.compare.inference.search import Search, first_events, output_error
-from jaxmodels.compare.inference.sides import ALIKE, PROVEN, distance
+from jaxmodels.compare.inference.sides import ALIKE, PROVEN, Run, distance
+from jaxmodels.compare.inference.symmetry import interchangeable
 from jaxmodels.convert.core import fit
 from jaxmodels.convert.table import Added, Parameter
 
@@ -19,27 +20,52 @@ from jaxmodels.convert.table import Added, Parameter
 SMALLEST_EFFECT, EFFECT_OVER_ERROR = 1e-12, 1e3
 
 
+SILENT = "no output depends on them, and their names do not tell which is which"
+UNPROVEN = (
+    "the outputs of the two models differ by {:.1e}, so that nothing behind the first difference is proven, and names "
+    "do not tell which is which"
+)
+ALIKE_PARAMETERS = "exchanging them changes no output of PyTorch, and their names do not tell which is which"
+
+
 def judge(search: Search) -> tuple[list[Parameter | Added], tuple[Undecided, ...]]:
     """The entries of the best assignment that are sure, and what is not."""
     everything = search.table()
     table = [entry for entry in everything if isinstance(entry, Parameter)]
     left_over = _left_over(search, everything)
-    proven = search.trial.error <= PROVEN and _holds_elsewhere(search, everything)
+    run = _run_elsewhere(search, everything) if search.trial.error <= PROVEN else None
     # What moves the outputs by no more than they differ anyway is not proven by them.
     silent = search.torch.without_effect(max(SMALLEST_EFFECT, EFFECT_OVER_ERROR * search.trial.error))
-    judge = _Judge(search, silent if proven else None)
+    judge = _Judge(search, silent if run else None)
     unsure = [entry for entry in table if not judge.is_sure(entry)]
-    if proven:
-        reason = "no output depends on them, and their names do not tell which is which"
-    else:
-        reason = (
-            f"the outputs of the two models differ by {search.trial.error:.1e}, so that nothing behind the first "
-            "difference is proven, and names do not tell which is which"
-        )
+    undecided = judge.undecided(unsure, SILENT if run else UNPROVEN.format(search.trial.error))
+    if run:
+        alike = _exchangeable(search, table, interchangeable(search.torch, run), judge)
+        undecided += judge.undecided([entry for entry in alike if entry not in unsure], ALIKE_PARAMETERS)
+        unsure += alike
     sure = [entry for entry in everything if entry not in unsure]
     keys = {entry.theirs for entry in sure if isinstance(entry, Parameter)}
     sure = [entry for entry in sure if not isinstance(entry, Added) or entry.to in keys]
-    return sure, (*left_over, *judge.undecided(unsure, reason))
+    return sure, (*left_over, *undecided)
+
+
+def _exchangeable(
+    search: Search, table: list[Parameter], others: Mapping[str, set[str]], judge: "_Judge"
+) -> list[Parameter]:
+    """The entries of parameters that could be exchanged with others and whose names do not tell which is which."""
+    ours: dict[str, list[str]] = {}
+    for entry in table:
+        ours.setdefault(entry.theirs, []).append(entry.ours)
+    found = []
+    for entry in table:
+        rivals = {
+            key for key in others.get(entry.theirs, ()) if key in ours and ours[key] != ours[entry.theirs]
+        }
+        if rivals and not judge.named(
+            entry.ours, entry.theirs, [path for key in rivals for path in ours[key]], rivals
+        ):
+            found.append(entry)
+    return found
 
 
 def _left_over(search: Search, table: list[Parameter | Added]) -> list[Undecided]:
@@ -51,11 +77,12 @@ def _left_over(search: Search, table: list[Parameter | Added]) -> list[Undecided
     return [Undecided(here, there, "the other side has no counterpart of this size")] if here or there else []
 
 
-def _holds_elsewhere(search: Search, table: list[Parameter | Added]) -> bool:
-    """Whether the outputs agree at other random weights as well."""
+def _run_elsewhere(search: Search, table: list[Parameter | Added]) -> Run | None:
+    """PyTorch's run at other random weights; None where the outputs differ there."""
     values = search.torch.randomise(2)
     search.flax.set(fit(search.flax.model, table, {e.theirs: values[e.theirs] for e in table}))
-    return output_error(search.torch.run(), search.flax.run()) <= PROVEN
+    expected = search.torch.run()
+    return expected if output_error(expected, search.flax.run()) <= PROVEN else None
 
 
 class _Judge:
@@ -87,7 +114,7 @@ class _Judge:
             others = [
                 a for a, found in self.search.proposals.compatible.items() if there in found and a != here
             ]
-            return (not rivals and not others) or self._named(here, there, others, rivals)
+            return (not rivals and not others) or self.named(here, there, others, rivals)
         composite = self._composite_of(entry)
         if composite is not None:
             return self._composite_is_only_or_named(*composite)
@@ -105,7 +132,7 @@ class _Judge:
         possible = self.search.proposals.composites
         rivals = [path for path in possible[here] if path != there]
         others = [path for path, found in possible.items() if there in found and path != here]
-        return (not rivals and not others) or self._named(here, there, others, rivals)
+        return (not rivals and not others) or self.named(here, there, others, rivals)
 
     def _agrees(self, here: str, there: str) -> bool:
         """Whether the two layers got the same and returned the same in the last run of the search."""
@@ -141,9 +168,9 @@ class _Judge:
         others = [
             path for path in single if path != entry.ours and candidate_axes(other, self.shapes[0][path])
         ]
-        return (not rivals and not others) or self._named(entry.ours, entry.theirs, others, rivals)
+        return (not rivals and not others) or self.named(entry.ours, entry.theirs, others, rivals)
 
-    def _named(self, here: str, there: str, others: Iterable[str], rivals: Iterable[str]) -> bool:
+    def named(self, here: str, there: str, others: Iterable[str], rivals: Iterable[str]) -> bool:
         """Whether two names resemble each other more than either does any other."""
         alike = resemblance(here, there)
         against = [resemblance(here, rival) for rival in rivals] + [

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.compare.calls import PairError
 from jaxmodels.compare.inference.assignment import Assignment, Proposals
 from jaxmodels.compare.inference.candidates import candidate_axes
 from jaxmodels.compare.inference.proofs import Proofs
-from jaxmodels.compare.inference.sides import PROVEN, FlaxSide, Index, Run, TorchSide, distance
+from jaxmodels.compare.inference.sides import ALIKE, PROVEN, FlaxSide, Index, Run, TorchSide, distance
 from jaxmodels.compare.layers import Event
+from jaxmodels.compare.outputs import matched
 from jaxmodels.convert.core import fit
 from jaxmodels.convert.table import Added, Parameter
 
@@ -75,11 +77,12 @@ class Search:
         self.flax.set(fit(self.flax.model, table, {e.theirs: self.values[e.theirs] for e in table}))
         run = self.flax.run()
         index = Index(run)
-        arrays = [array for event in self.expected.events for array in event.arrays]
-        score = 0
-        for array in [*arrays, *self.expected.outputs]:
-            if matches := index.matches(array):
-                score += 2 if min(match.error for match in matches) <= PROVEN else 1
+        errors = output_errors(self.expected, run)
+        for event in self.expected.events:
+            for array in event.arrays:
+                matches = index.matches(array)
+                errors += [min(match.error for match in matches)] if matches else []
+        score = sum(1 + (error <= PROVEN) for error in errors if error <= ALIKE)
         return Trial(score, output_error(self.expected, run), run)
 
     def _improves(self, change: Assignment) -> bool:
@@ -227,12 +230,18 @@ class Search:
                     yield self.best._replace(single=single | change)
 
 
+def output_errors(expected: Run, run: Run) -> list[float]:
+    """The error of each output; none where the two sides return different names."""
+    try:
+        pairs = matched(run.outputs, expected.outputs)
+    except PairError:
+        return []
+    return [distance(theirs, ours) for _, ours, theirs in pairs]
+
+
 def output_error(expected: Run, run: Run) -> float:
-    """The worst error of an output; infinite where the two sides return different numbers of arrays."""
-    if len(expected.outputs) != len(run.outputs):
-        return float("inf")
-    pairs = zip(expected.outputs, run.outputs, strict=True)
-    return max((distance(theirs, ours) for theirs, ours in pairs), default=float("inf"))
+    """The worst error of an output; infinite where the two sides return different names."""
+    return max(output_errors(expected, run), default=float("inf"))
 
 
 def first_events(events: Sequence[Event], kind: str) -> dict[str, Event]:

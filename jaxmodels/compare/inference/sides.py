@@ -1,7 +1,8 @@
 """Both models with random weights, every call of their modules, and which recorded arrays are the same."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jaxmodels.compare.flax_calls import flax_events
 from jaxmodels.compare.layers import Event
 from jaxmodels.compare.noise import is_inexact, relative_error
 from jaxmodels.compare.outputs import as_array, named_leaves
-from jaxmodels.compare.preparation import as_tensors, cast, with_plain_weights
+from jaxmodels.compare.preparation import as_tensors, cast, is_below_any, with_plain_weights
 from jaxmodels.compare.torch_calls import torch_events
 from jaxmodels.convert.torch_io import to_torch
 
@@ -36,14 +37,14 @@ Arrays = dict[str, np.ndarray]
 class Run(NamedTuple):
     """What one side returned, and the calls of its modules in order of time."""
 
-    outputs: list[np.ndarray]
+    outputs: dict[str, np.ndarray]
     events: list[Event]
 
 
 class TorchSide:
     """A copy of the PyTorch model in float64 and in evaluation mode, whose weights are random.
 
-    `counterparts` is how many variables the JAX model has.
+    `counterparts` is how many variables the JAX model has; what `only_theirs` names is left as it is.
 
     Attributes:
       groups: path of a module -> the names and shapes of its own parameters and statistics.
@@ -51,12 +52,19 @@ class TorchSide:
     """
 
     def __init__(
-        self, model: torch.nn.Module, inputs: Inputs, call: Callable[..., Any], *, counterparts: int
+        self,
+        model: torch.nn.Module,
+        inputs: Inputs,
+        call: Callable[..., Any],
+        *,
+        counterparts: int,
+        only_theirs: tuple[str, ...] = (),
     ) -> None:
         with failures_explained("copying the PyTorch model", "pass one that copy.deepcopy can copy"):
             self.model = copy.deepcopy(model).eval().double()
         # A weight that PyTorch computes (weight norm) is one variable where JAX has no more of them.
-        if len(list(self.model.parameters())) > counterparts:
+        learned = [name for name, _ in self.model.named_parameters() if not is_below_any(name, only_theirs)]
+        if len(learned) > counterparts:
             with_plain_weights(self.model, ())
         self.inputs, self.call = cast(inputs, "float64"), call
         self.modules = dict(self.model.named_modules())
@@ -67,7 +75,7 @@ class TorchSide:
             self.model.named_buffers()
         )
         for name in self.tensors:
-            if name in learned | statistics:
+            if name in learned | statistics and not is_below_any(name, only_theirs):
                 path, _, own = name.rpartition(".")
                 self.groups.setdefault(path, {})[own] = tuple(self.tensors[name].shape)
 
@@ -101,7 +109,30 @@ class TorchSide:
         way_out = "its inputs are those given, passed by call_theirs"
         with torch.no_grad(), layer_by_layer(), failures_explained("the PyTorch model", way_out):
             result, events = torch_events(self.model, lambda: self.call(self.model, as_tensors(self.inputs)))
-            return Run([as_array(leaf) for leaf in named_leaves(result).values()], events)
+            return Run({name: as_array(leaf) for name, leaf in named_leaves(result).items()}, events)
+
+    def outputs(self) -> Arrays:
+        """Runs the model and records no call."""
+        with torch.no_grad():
+            result = self.call(self.model, as_tensors(self.inputs))
+        return {name: as_array(leaf) for name, leaf in named_leaves(result).items()}
+
+    @contextmanager
+    def exchanged(self, pairs: Sequence[tuple[str, str]]) -> Generator[None]:
+        """The values of each two parameters are exchanged while it is entered."""
+
+        def exchange() -> None:
+            with torch.no_grad():
+                for a, b in pairs:
+                    kept = self.tensors[a].clone()
+                    self.tensors[a].copy_(self.tensors[b])
+                    self.tensors[b].copy_(kept)
+
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
 
     def without_effect(self, share: float) -> set[str]:
         """The parameters on which outputs depend by less than `share` of what they do on the most important one."""
@@ -132,7 +163,9 @@ class FlaxSide:
       groups: path of a module -> the names and shapes of its own ones.
     """
 
-    def __init__(self, ours: Any, inputs: Inputs, call: Callable[..., Any]) -> None:
+    def __init__(
+        self, ours: Any, inputs: Inputs, call: Callable[..., Any], only_ours: tuple[str, ...] = ()
+    ) -> None:
         model = as_nnx(ours)
         if not isinstance(model, nnx.Module):
             raise PairError(f"ours must be a JAX model as a Pair takes it; got a {type(ours).__name__}")
@@ -152,7 +185,7 @@ class FlaxSide:
             if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.inexact):
                 continue
             key = ".".join(map(str, path))
-            if isinstance(node, nnx.Param | nnx.BatchStat):
+            if isinstance(node, nnx.Param | nnx.BatchStat) and not is_below_any(key, only_ours):
                 self.variables[key] = node
                 module, _, own = key.rpartition(".")
                 self.groups.setdefault(module, {})[own] = tuple(value.shape)
@@ -185,7 +218,7 @@ class FlaxSide:
         except Exception:  # inside of vmap or jax.checkpoint no call can be recorded
             with failures_explained("the JAX model", way_out):
                 result, recorded = self.call(self.model, self.inputs), []
-        return Run([as_array(leaf) for leaf in named_leaves(result).values()], recorded)
+        return Run({name: as_array(leaf) for name, leaf in named_leaves(result).items()}, recorded)
 
 
 def in_order(model: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
@@ -232,7 +265,7 @@ class Index:
     """Finds which of many recorded arrays equal a given one, whatever the order of their axes."""
 
     def __init__(self, run: Run) -> None:
-        self.arrays: list[tuple[Event | None, np.ndarray]] = [(None, array) for array in run.outputs]
+        self.arrays: list[tuple[Event | None, np.ndarray]] = [(None, array) for array in run.outputs.values()]
         self.arrays += [(event, array) for event in run.events for array in event.arrays]
         marks = [_fingerprint(array) for _, array in self.arrays]
         self.marks = np.array(marks).reshape(len(marks), 5)
