@@ -257,6 +257,11 @@ class TestNoise:
         assert result.divergence is None
         assert result.reason is not None
         assert result.reason.startswith("the gradient of")
+        # Weights are paired by their values, also those of unlike types.
+        unlike = read_capture(a), read_capture(b)
+        unlike[0].runs = {"float32": unlike[0].runs["float32"]}
+        unlike[1].runs = {"bfloat16": unlike[1].runs["bfloat16"]}
+        assert {check.name for check in judge(*unlike, a).gradients} == {"layer.weight", "layer.bias"}
         wrong = lambda model, inputs: model(inputs["x"]) * 1.05  # noqa: E731
         b = capture_jax(pair.ours, pair.inputs, tmp_path / "b", steps=0, dtypes=dtypes, call=wrong)
         assert judge(a, b, dtype="bfloat16").verdict == "different"

@@ -120,6 +120,13 @@ class TestFolder:
             ValueError, match=r"must be a jaxmodels capture of version 2; it is .* of version 3"
         ):
             read_capture(copied)
+        runs = {**content["runs"], "float32": {**content["runs"]["float32"], "events": "x"}}
+        index.write_text(json.dumps({**content, "runs": runs}))
+        with pytest.raises(ValueError, match="is damaged: ValueError not enough values to unpack"):
+            read_capture(copied)
+        index.write_text(json.dumps({key: value for key, value in content.items() if key != "files"}))
+        with pytest.raises(ValueError, match="is damaged: it lists no files; capture again"):
+            read_capture(copied)
         del content["settings"]
         index.write_text(json.dumps(content))
         with pytest.raises(ValueError, match="is damaged: KeyError 'settings'; capture again"):
@@ -198,3 +205,44 @@ def test_a_single_type_has_to_be_common(capture: Path) -> None:
         ValueError, match="dtype must be one in which both captures ran; got dtype='bfloat16'"
     ):
         judge(capture, capture, dtype="bfloat16")
+
+
+def test_a_model_without_inputs_and_weights(tmp_path: Path) -> None:
+    """It has nothing to pair; its outputs tell."""
+
+    def capture(name: str, value: Any) -> Path:
+        options: dict[str, Any] = {"steps": 0, "call": lambda model, inputs: value}
+        return capture_jax(nnx.Dropout(0.5), {}, tmp_path / name, **options)
+
+    first = capture("a", jnp.arange(3.0))
+    assert judge(first, capture("b", jnp.arange(3.0))).verdict == "equal"
+    assert judge(first, capture("c", jnp.arange(1.0, 4.0))).verdict == "different"
+    with pytest.raises(ValueError, match="the model returns nothing that can be compared"):
+        capture("d", None)
+
+
+def test_batches_have_the_shapes_of_the_inputs(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"batches\(0\) fails with TypeError: .*; it gets the number of a step"
+    ):
+        capture_jax(Net(), INPUTS, tmp_path / "a", dtypes=("float32",), batches=lambda step: None)
+    with pytest.raises(ValueError, match=r"batches\(0\) must have the names and shapes of inputs, which are"):
+        capture_jax(
+            Net(), INPUTS, tmp_path / "a", dtypes=("float32",), batches=lambda step: {"y": np.ones(2)}
+        )
+
+
+def test_inputs_in_another_layout(capture: Path, tmp_path: Path) -> None:
+    """The folder holds them as they are given, the model gets what `to_ours` makes of them."""
+
+    class Transposed(Net):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return super().__call__(x.T)
+
+    options: dict[str, Any] = {"dtypes": ("float32",), "steps": 0}
+    path = capture_jax(
+        Transposed(), INPUTS, tmp_path / "a", to_ours=lambda inputs: {"x": inputs["x"].T}, **options
+    )
+    np.testing.assert_array_equal(read_capture(path).inputs["x"], INPUTS["x"])
+    result = judge(capture, path)
+    assert result.verdict == "equal", (result.divergence, result.reason)

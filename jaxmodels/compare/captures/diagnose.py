@@ -123,7 +123,7 @@ def _outputs_agree(compared: Compared) -> Callable[[tuple[np.ndarray, ...]], boo
 def _explain_loss(compared: Compared, recording: "Recording", divergence: Divergence) -> list["Finding"]:
     from jaxmodels.compare.captures.replay import RecordedReplay
     from jaxmodels.compare.diagnosis.explain import SECONDS
-    from jaxmodels.compare.diagnosis.gradients import gradient_candidates
+    from jaxmodels.compare.diagnosis.gradients import candidates_of_two_places, gradient_candidates
     from jaxmodels.compare.diagnosis.search import Deadline, first_that_hold, search
 
     replay = RecordedReplay(recording, unit="", target=None)
@@ -144,7 +144,17 @@ def _explain_loss(compared: Compared, recording: "Recording", divergence: Diverg
         found = search(outside, agrees, deadline)
         if found:
             return found
-    return first_that_hold(gradient_candidates(replay.operations), agrees, deadline)
+    found = first_that_hold(gradient_candidates(replay.operations), agrees, deadline)
+    if found:
+        return found
+    ours, learned = compared.tensors("gradients").ours, compared.captures[0].learned
+
+    def gradients(changes: Mapping[int, Any]) -> dict[str, np.ndarray]:
+        theirs = recording.gradients(changes, learned)
+        return {name: theirs[name] for name in ours if name in theirs}
+
+    pairs = candidates_of_two_places(replay.operations, gradients, ours, deadline)
+    return first_that_hold(pairs, agrees, deadline)
 
 
 def _all_agree(checks: Sequence[Check]) -> bool:

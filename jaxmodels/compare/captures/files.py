@@ -191,9 +191,13 @@ def read_capture(path: str | Path) -> Capture:
             "capture again with this version of jaxmodels"
         )
     try:
-        files = {name: _checked_file(path / name, digest) for name, digest in content["files"].items()}
+        digests = {str(name): str(digest) for name, digest in content["files"].items()}
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"{path / INDEX_FILE} is damaged: it lists no files; capture again") from error
+    files = {name: _checked_file(path / name, digest) for name, digest in digests.items()}
+    try:
         return _capture_from(content, files, path)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(
             f"{path / INDEX_FILE} is damaged: {type(error).__name__} {error}; capture again"
         ) from error

@@ -18,11 +18,13 @@ from jaxmodels.compare.captures.files import Capture, Run, check_target, read_ca
 from jaxmodels.compare.captures.options import (
     Inputs,
     JaxOptions,
+    batch_of,
     cast,
     check_inputs,
     dropout_note,
     is_repeated,
     options_from,
+    require_outputs,
     versions,
 )
 from jaxmodels.compare.captures.routes import Indices, at, repeated, routes_of
@@ -167,6 +169,7 @@ class _JaxRun:
             f"the JAX model, run in {self.dtype},", "its inputs are those that are given, passed by call"
         ):
             runs = [run(part, values, self.route) for part in (state, _with_other_keys(state))]
+        require_outputs(dict.fromkeys(names))
         first, again = (dict(zip(names, map(np.asarray, leaves), strict=True)) for leaves, _ in runs)
         if not is_repeated(first, again, self.dtype):
             mode = "in evaluation mode" if self.options.mode == "eval" else "without dropout"
@@ -230,8 +233,7 @@ class _JaxRun:
             masters = jax.tree.map(_as_float64, params)
             moments = optimizer.init(masters)
         for step in range(max(steps, 1)):
-            batch = self.inputs if self.options.batches is None else self.options.batches(step)
-            values = self._values(batch)
+            values = self._values(batch_of(self.options, self.inputs, step))
             route = self._route(f"step {step + 1}", values)
             try:
                 loss, gradients = differentiate(params, values, route)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
 from jaxmodels.compare.captures.checks import (
@@ -31,6 +32,7 @@ from jaxmodels.compare.captures.levels import (
     find_noise,
     products_of,
 )
+from jaxmodels.compare.captures.options import cast as cast_array
 from jaxmodels.compare.divergence import Divergence, Findings, find_divergence
 from jaxmodels.compare.noise import LARGEST_TOLERANCE, Check, coarser_sides, is_inexact
 from jaxmodels.compare.outputs import ANY_AXES
@@ -179,9 +181,9 @@ def _check_inputs(a: Capture, b: Capture) -> None:
       ValueError: names the input.
     """
     names = [(name, name) for name in a.inputs if name in b.inputs]
-    if not names and len(a.inputs) == len(b.inputs):
+    if not names and len(a.inputs) == len(b.inputs):  # by their order
         names = list(zip(a.inputs, b.inputs, strict=True))
-    if not names:
+    if not names and (a.inputs or b.inputs):
         raise ValueError(
             f"captures must have the same inputs; {a.described} has {', '.join(a.inputs) or 'none'}, {b.described} has "
             f"{', '.join(b.inputs) or 'none'}"
@@ -208,8 +210,6 @@ def _check_modes(a: Capture, b: Capture) -> None:
 
 
 def _same_values(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.size != b.size:
-        return False
     if is_inexact(a) and is_inexact(b) and a.dtype != b.dtype:
         a, b = a.astype(np.float32), b.astype(np.float32)
     return bool(np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None), equal_nan=is_inexact(a)))
@@ -224,8 +224,15 @@ def _correspondence(
     if theirs.side == ours.side:
         return same_names(theirs)
     common = next((dtype for dtype in PREFERRED if dtype in theirs.runs and dtype in ours.runs), None)
-    a, b = (one.runs[common] if common else next(iter(one.runs.values())) for one in (theirs, ours))
-    return by_values(theirs, ours, names or {}, (a.weights, b.weights))
+    runs = [one.runs[common] if common else next(iter(one.runs.values())) for one in (theirs, ours)]
+    coarsest = max(runs, key=lambda run: float(ml_dtypes.finfo(run.dtype).eps)).dtype
+    a, b = ({key: _rounded(value, coarsest) for key, value in run.weights.items()} for run in runs)
+    return by_values(theirs, ours, names or {}, (a, b))
+
+
+def _rounded(weight: Any, dtype: str) -> Any:
+    """A weight in the coarser type of the other side, in which both hold the same numbers."""
+    return cast_array(weight, dtype) if isinstance(weight, np.ndarray) else weight
 
 
 def _compared(
@@ -368,7 +375,8 @@ def _unequal_weight(check: Check) -> Divergence:
 
 def _unjudged(compared: Compared) -> list[str]:
     reasons = []
-    if not any(isinstance(entry, Parameter) for entry in compared.table):
+    has_weights = any(run.weights for run in (compared.theirs, compared.ours))
+    if has_weights and not any(isinstance(entry, Parameter) for entry in compared.table):
         reasons.append("no weight of one capture was found in the other; give a table or names")
     for capture, run in zip(compared.captures, (compared.theirs, compared.ours), strict=True):
         bad = next(

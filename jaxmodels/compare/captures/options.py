@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 import ml_dtypes
 import numpy as np
 
-from jaxmodels.compare.calls import call_model
+from jaxmodels.compare.calls import PairError, call_model, failures_explained
 from jaxmodels.compare.noise import is_inexact, projected, relative_error
 from jaxmodels.compare.outputs import ANY_AXES
 from jaxmodels.compare.training import Training, with_learning_rate
@@ -162,6 +162,34 @@ def check_inputs(inputs: Any) -> None:
     """
     if not isinstance(inputs, Mapping):
         raise ValueError(f"inputs must be a dict of arrays by name; got a {type(inputs).__name__}")
+
+
+def batch_of(options: Options, inputs: Inputs, step: int) -> Inputs:
+    """The inputs of an optimiser step.
+
+    Raises:
+      ValueError: they have other names or shapes than the inputs, or `batches` fails.
+    """
+    if options.batches is None:
+        return inputs
+    with failures_explained(f"batches({step})", "it gets the number of a step and returns arrays by name"):
+        batch = dict(options.batches(step))
+    shapes, expected = ({key: np.shape(value) for key, value in part.items()} for part in (batch, inputs))
+    if shapes != expected:
+        raise ValueError(
+            f"batches({step}) must have the names and shapes of inputs, which are {expected}; got {shapes}"
+        )
+    return batch
+
+
+def require_outputs(outputs: Mapping[str, Any]) -> None:
+    """Refuses a model of whose outputs none is an array: no two captures of it could differ.
+
+    Raises:
+      PairError: there is none.
+    """
+    if not outputs:
+        raise PairError("the model returns nothing that can be compared: return arrays from call")
 
 
 def cast(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -16,11 +16,13 @@ from jaxmodels.compare.captures.operations import OperationRecorder
 from jaxmodels.compare.captures.options import (
     Inputs,
     Options,
+    batch_of,
     cast,
     check_inputs,
     dropout_note,
     is_repeated,
     options_from,
+    require_outputs,
     versions,
 )
 from jaxmodels.compare.captures.routes import Indices, repeated, routes_of
@@ -124,6 +126,7 @@ class _TorchRun:
             if self.options.mode == "train":
                 self._keep_statistics(before)
             outputs = _outputs(result)
+            require_outputs(outputs)
             again = _outputs(
                 self._unchanged(lambda: self._recorded("forward", self._tensors(), self._call, route))
             )
@@ -225,8 +228,7 @@ class _TorchRun:
     def _loss(self, step: int) -> torch.Tensor | None:
         """The loss of a step, and its gradients at the parameters; None where there is nothing to differentiate."""
         self.model.zero_grad(set_to_none=True)
-        batch = self.inputs if self.options.batches is None else _as_arrays(self.options.batches(step))
-        tensors = self._tensors(batch)
+        tensors = self._tensors(_as_arrays(batch_of(self.options, self.inputs, step)))
         route = self._route(f"step {step + 1}", tensors)
 
         def differentiated() -> torch.Tensor | None:
