@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxmodels.compare import Pair, compare, infer_table, table_from_names
 from jaxmodels.convert.core import export, fit
-from jaxmodels.convert.table import Entry, Parameter
+from jaxmodels.convert.table import Entry, Parameter, Twin
 from jaxmodels.convert.torch_io import to_numpy
 from parity_tests.scrambling import scrambled
 from parity_tests.toy_pairs import in_flax, in_torch, normal
@@ -224,6 +224,16 @@ def test_the_export_is_the_inverse(name: str) -> None:
     assert found.keys() == arrays.keys()
     for key, value in arrays.items():
         np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_a_plain_list_of_layers_is_no_stack() -> None:
+    ours = in_flax(lambda self, x: x)
+    ours.layers = nnx.data([nnx.Linear(2, 3, rngs=nnx.Rngs(0)) for _ in range(2)])
+    theirs = in_torch(lambda self, x: x, layers=torch.nn.ModuleList(torch.nn.Linear(2, 3) for _ in range(2)))
+    table = table_from_names(ours, theirs)
+    assert [(e.ours, e.theirs) for e in table if isinstance(e, Twin)] == [
+        (f"layers.{i}", f"layers.{i}") for i in range(2)
+    ]
 
 
 def test_a_gru_with_a_second_bias_where_flax_has_none_is_refused() -> None:

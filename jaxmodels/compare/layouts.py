@@ -119,9 +119,11 @@ def _stack(
     """The PyTorch layers of a module whose weights are stacked for a scan; empty where they are not."""
     outer = path
     while outer:
-        where, module = _renamed(outer, renamed), modules[outer]
+        where, module = _renamed(outer, renamed), modules.get(outer)
         layers = torch_modules.get(where)
         if isinstance(layers, torch.nn.ModuleList | torch.nn.Sequential):
+            if module is None:  # a plain list
+                return []
             shapes = [
                 variable.shape
                 for _, variable in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
