@@ -186,7 +186,7 @@ def unequal_settings(ours: nnx.Module, theirs: torch.nn.Module, twins: Iterable[
             if abs(a - b) > SETTINGS_AGREE:
                 found.append(
                     f"{twin.theirs}: {name} is {b:g} in PyTorch and {a:g} in JAX; it takes no part in evaluation "
-                    "mode, which is what was compared"
+                    "mode, which is what was compared: compare in training mode (--mode train) as well"
                 )
     return found
 

@@ -135,7 +135,7 @@ def reshapes(operation: Operation) -> Iterator[Variant]:
                     ordered = f"({', '.join(PARTS[i] for i in order)})"
                 what = f"JAX cuts an axis of {x.shape[axis]} as {ordered}, PyTorch as {own}"
                 change = on_input(lambda x, f=factors, o=order: cut_in_order(x, axis, f, o))
-                yield Variant("fused order", what, "PyTorch's order", change)
+                yield Variant("fused order", what, f"cutting it as {own}", change)
 
 
 def _merges(x: torch.Tensor, shape: Sequence[int]) -> Iterator[Variant]:
