@@ -37,6 +37,7 @@ class TorchaxSide:
         loss: Callable[..., Any] | None = None,
     ) -> None:
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        tied = _tied(model)
         model.requires_grad_(False)  # JAX differentiates
         loss = loss or (lambda model, inputs: mean_square(call(model, inputs)))
         environment = torchax.default_env()
@@ -50,8 +51,10 @@ class TorchaxSide:
             autocast: Any = contextlib.nullcontext()
             if precision == "bfloat16":
                 autocast = torchax.amp.autocast("jax", torch.bfloat16, environment)
+            known = {**parameters, **buffers}
+            known |= {name: known[first] for name, first in tied.items()}
             with environment, autocast:
-                return module.functional_call(function, parameters, buffers, tensors)
+                return module.functional_call(function, known, {}, tensors)
 
         def step(parameters: Any, moments: Any, buffers: Any, tensors: Any) -> tuple:
             function = jax.value_and_grad(interop.jax_view(functools.partial(run, loss)))
@@ -62,7 +65,7 @@ class TorchaxSide:
         tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         arrays = interop.jax_view({**module.params, **module.buffers})  # ty: ignore[invalid-argument-type]
         self.parameters = {name: value for name, value in arrays.items() if name in trained}
-        self.buffers = {name: value for name, value in arrays.items() if name not in trained}
+        self.buffers = {n: value for n, value in arrays.items() if n not in trained and n not in tied}
         self.inputs = interop.jax_view(tensors)
         self.mode = mode
         self.moments = tx.init(self.parameters) if mode == "train" else None
@@ -77,6 +80,13 @@ class TorchaxSide:
         self.parameters, self.moments, value = self._step(*arguments)
         jax.block_until_ready(self.parameters)
         return value
+
+
+def _tied(model: torch.nn.Module) -> dict[str, str]:
+    """Every further name of a parameter, and its first one. torchax would keep them as constants."""
+    first: dict[int, str] = {}
+    names = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(value)] for name, value in names if first.setdefault(id(value), name) != name}
 
 
 def promote_types(first: torch.dtype, second: torch.dtype) -> torch.dtype:
