@@ -8,6 +8,7 @@ Either framework is imported where it is asked: captures observe one side in a p
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -97,6 +98,15 @@ def observe_jax(kind: Product = "matmul") -> tuple[str, float]:
     Args:
       kind: of a matrix product, or of a convolution with one pixel that computes the same.
     """
+    a, b = _factors()
+    lowered = _product_in_jax(kind).lower(a, b)
+    requested = "HIGHEST" if "HIGHEST" in lowered.as_text() else "DEFAULT"
+    return requested, _product_error(np.asarray(lowered.compile()(a, b)))
+
+
+@cache
+def _product_in_jax(kind: Product) -> Any:
+    """The product of two matrices under jax.jit, which compiles it once for each setting of the precision."""
     import jax
     import jax.numpy as jnp
 
@@ -107,10 +117,7 @@ def observe_jax(kind: Product = "matmul") -> tuple[str, float]:
             a[:, None, None], b[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )[:, 0, 0]
 
-    a, b = _factors()
-    lowered = jax.jit(multiply).lower(a, b)
-    requested = "HIGHEST" if "HIGHEST" in lowered.as_text() else "DEFAULT"
-    return requested, _product_error(np.asarray(lowered.compile()(a, b)))
+    return jax.jit(multiply)
 
 
 def observe_torch(device: Any, kind: Product = "matmul") -> float:

@@ -309,7 +309,12 @@ class FlaxTrainer:
             else:
                 self.shared.step(self._tensors(gradients))
                 self.masters = self._fitted(self.masters, self._updated(self.shared))
-            self.params = jax.tree.map(lambda x, master: master.astype(x.dtype), self.params, self.masters)
+            # In NumPy: outside of jit, JAX would compile a program for every shape.
+            self.params = jax.tree.map(
+                lambda x, master: jax.device_put(np.asarray(master).astype(x.dtype)),
+                self.params,
+                self.masters,
+            )
         self.losses.append(float(loss))
 
     def _updated(self, optimizer: TorchOptimizer) -> Arrays:
@@ -367,7 +372,7 @@ def torch_routing(indices: RoutingIndices) -> list[torch.Tensor | None]:
 
 
 def _as_float64(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), tree)
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x).astype(np.float64)), tree)
 
 
 def named_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
