@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import optax
 import pytest
 import torch
@@ -105,6 +106,20 @@ def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.Monke
         for flag in (True, False)
     )
     assert torch.equal(compiled(), eager())
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_torchax_trains_both_uses_of_a_tied_weight() -> None:
+    torchax_side = pytest.importorskip("jaxmodels.benchmark.torchax_side")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5))
+    model[1].weight = model[0].weight
+    inputs = {"tokens": np.arange(5, dtype=np.int32)}
+    eager = TorchSide(copy.deepcopy(model), inputs, "train", compiled=False)
+    found = torchax_side.TorchaxSide(model, inputs, "train", "float32")
+    for _ in range(2):
+        eager(), found()
+    assert float(found()) == pytest.approx(float(eager()), rel=1e-6)
 
 
 def test_the_command(
