@@ -28,22 +28,24 @@ def judged(pair: Pair, folder: Path, steps: int = 0) -> Result:
     return judge(a, b)
 
 
-def test_after_an_operation_in_place(tmp_path: Path) -> None:
-    """The tensor that ReLU overwrites is not what the changed run may begin with."""
-    relu = torch.nn.ReLU(inplace=True)
+def test_before_an_operation_in_place(tmp_path: Path) -> None:
+    """ReLU overwrites what tanh gets: a changed run cannot begin with the tensors of the first."""
+
+    def in_jax(self: Any, x: Any) -> Any:
+        y = self.a(x)
+        return self.b(nnx.sigmoid(y) + nnx.relu(y))
+
+    def in_pytorch(self: Any, x: Any) -> Any:
+        y = self.a(x)
+        return self.b(torch.tanh(y) + self.relu(y))
+
+    layers = {"a": torch.nn.Linear(8, 16), "relu": torch.nn.ReLU(inplace=True), "b": torch.nn.Linear(16, 4)}
     pair = toy(
-        in_flax(lambda s, x: s.b(nnx.gelu(nnx.relu(s.a(x)))), a=linear(8, 16), b=linear(16, 4)),
-        in_torch(
-            lambda s, x: s.b(F.gelu(s.relu(s.a(x)))),
-            a=torch.nn.Linear(8, 16),
-            relu=relu,
-            b=torch.nn.Linear(16, 4),
-        ),
-        normal(6, 8),
+        in_flax(in_jax, a=linear(8, 16), b=linear(16, 4)), in_torch(in_pytorch, **layers), normal(6, 8)
     )
     result = judged(pair, tmp_path)
-    assert result.diagnosis == (
-        "after relu: nnx.gelu uses the tanh form; approximate=False removes the difference"
+    assert (
+        result.diagnosis == "after a: JAX computes the sigmoid, PyTorch tanh; nnx.tanh removes the difference"
     )
     captures = read_capture(tmp_path / "a"), read_capture(tmp_path / "b")
     captures[0].runs["float32"].operations = {}
