@@ -101,9 +101,8 @@ def table_from_names(
             entries.append(Twin(their_path, path, None))
         if any(path.startswith(f"{outer}.") for outer in packed):
             continue
-        found = composites.entries(path, paired.get(path, their_path))
-        if stack:
-            found = list(_stacked(path, module, stack, torch_modules, composites))
+        composite = [] if stack else composites.entries(path, paired.get(path, their_path))
+        found = composite or list(_stacked(path, module, stack, torch_modules, composites))
         if path in composites.ours and found:
             packed.append(path)
         entries += found or _parameters(path, their_path, twin, module)
