@@ -48,6 +48,23 @@ class TestTrainingMode:
         run = read_capture(tmp_path / "a").runs["float32"]
         np.testing.assert_array_equal(run.weights["norm.running_mean"], np.zeros(4))
 
+    def test_buffers_are_put_back_after_every_call(self, tmp_path: Path) -> None:
+        class Counting(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("count", torch.zeros(1))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.count += 1
+                return x * self.count
+
+        inputs = {"x": np.ones(3)}
+        path = capture_torch(
+            torch.nn.Sequential(torch.nn.Linear(3, 3), Counting()), inputs, tmp_path, mode="train"
+        )
+        run = read_capture(path).runs["float32"]
+        np.testing.assert_allclose(run.losses[0], np.mean(run.outputs[""] ** 2), rtol=1e-6)
+
     def test_a_momentum_that_was_taken_over_is_named(self, tmp_path: Path) -> None:
         result = judged(normed(0.1), tmp_path, {}, {}, mode="train", steps=0)
         assert result.divergence is not None

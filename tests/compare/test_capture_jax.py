@@ -52,6 +52,9 @@ def test_holds_what_the_model_computed(capture: Path) -> None:
     }
     assert len(run.losses) == 3
     np.testing.assert_allclose(run.losses[0], np.mean(run.outputs[""] ** 2))
+    y = run.outputs[""]
+    first_gradient = (2 * y * (1 - y**2)).sum(axis=0) / y.size
+    np.testing.assert_allclose(run.gradients["layer.bias"], first_gradient, rtol=1e-10)
     moved = np.abs(run.weights_after["layer.kernel"] - weights)
     assert 0 < moved.max() <= 3.1e-3  # three steps of AdamW
     assert run.gradients.keys() == run.weights_after.keys() == {"layer.kernel", "layer.bias"}
