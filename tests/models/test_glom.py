@@ -177,6 +177,6 @@ def test_full_size_shapes() -> None:
 def test_random_configurations_are_finite(dim, levels, side, patch_size) -> None:
     config = GlomConfig(dim=dim, levels=levels, image_size=side * patch_size, patch_size=patch_size)
     size = side * patch_size
-    out = Glom(config, rngs=nnx.Rngs(0))(images(2, size, size))
+    out = nnx.jit(lambda: Glom(config, rngs=nnx.Rngs(0))(images(2, size, size)))()
     assert out.shape == (2, side**2, levels, dim)
-    assert jnp.isfinite(out).all()
+    assert np.isfinite(out).all()
