@@ -288,25 +288,31 @@ class TestCommand:
         assert re.search(message, printed)
         assert printed.count("\n") == 1
 
-    @pytest.mark.parametrize("value", [0.0, np.nan])
-    def test_weights_that_prove_nothing(
-        self,
-        value: float,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
+    def of_constant_weights(self, value: float, path: Path) -> tuple[str, ...]:
+        """Arguments that compare a checkpoint, all of whose weights are `value`."""
         published = glom_pytorch.Glom(dim=8, levels=2, image_size=8, patch_size=4)
         weights = {key: torch.full_like(tensor, value) for key, tensor in published.state_dict().items()}
-        torch.save(weights, tmp_path / "glom.pt")
-        arguments = ("--checkpoint", str(tmp_path / "glom.pt"), "--steps", "0", "--output", str(tmp_path))
-        assert self.run(monkeypatch, *arguments) == 2
+        torch.save(weights, path / "glom.pt")
+        return ("--checkpoint", str(path / "glom.pt"), "--steps", "0", "--output", str(path))
+
+    def test_weights_that_prove_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, *self.of_constant_weights(0.0, tmp_path)) == 2
         printed = capsys.readouterr().out
         assert "glom: CANNOT BE JUDGED" in printed
         assert "glom cannot be judged: " in printed
         (model,) = json.loads((tmp_path / "report.json").read_text())["models"]
         assert (model["ok"], model["verdict"], model["first_divergence"]) == (False, "cannot be judged", None)
         assert model["reason"]
+
+    def test_weights_that_are_not_finite(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, *self.of_constant_weights(np.nan, tmp_path)) == 2
+        out, err = capsys.readouterr()
+        assert "glom: CANNOT BE COMPARED" in out
+        assert "the weight init_levels of the PyTorch model holds nan at [0, 0], and 15 more" in err
 
     @pytest.mark.parametrize("folder", ["file/below", "/proc/nowhere"])
     def test_an_output_that_cannot_be_written_is_found_first(

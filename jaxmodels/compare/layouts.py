@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from flax import nnx
 
-from jaxmodels.compare.adapters import adapter_of, as_nnx
+from jaxmodels.compare.adapters import adapter_of, as_nnx, refusal_of
 from jaxmodels.compare.adapters.protocol import Cell
 from jaxmodels.compare.adapters.tables import adapted_table
 from jaxmodels.compare.composites import Composites
@@ -61,9 +61,11 @@ def table_from_names(
         a renamed module follows it.
 
     Raises:
-      ValueError: a name that neither model has.
+      ValueError: a name that neither model has, or `ours` is no model.
     """
     ours = as_nnx(ours)
+    if not isinstance(ours, nnx.Module):
+        raise ValueError(refusal_of(ours, "ours"))
     torch_modules = dict(theirs.named_modules())
     adapter = adapter_of(ours)
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+from jaxmodels.compare.adapters import refusal_of
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.divergence import MODEL
 from jaxmodels.compare.finite import require_finite_inputs, require_finite_weights
@@ -190,10 +191,7 @@ def _fitted(pair: Pair, theirs: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def _check_types(pair: Pair) -> None:
     if not isinstance(pair.ours, nnx.Module):
-        raise PairError(
-            f"ours must be an nnx.Module; got a {type(pair.ours).__name__}; of other libraries, give an Equinox "
-            "module, (Linen module, variables), Haiku(transformed, params, state) or Function(function, params)"
-        )
+        raise PairError(refusal_of(pair.ours, "ours"))
     if not isinstance(pair.theirs, torch.nn.Module):
         raise PairError(f"theirs must be a torch.nn.Module; got a {type(pair.theirs).__name__}")
     if not isinstance(pair.table, tuple | list) or not all(isinstance(entry, Entry) for entry in pair.table):

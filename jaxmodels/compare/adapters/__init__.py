@@ -5,6 +5,7 @@ called, how their calls are recorded, and how its layers are laid out. A library
 """
 
 from jaxmodels.compare.adapters.choice import as_nnx as as_nnx
+from jaxmodels.compare.adapters.choice import refusal_of as refusal_of
 from jaxmodels.compare.adapters.protocol import Adapted as Adapted
 from jaxmodels.compare.adapters.protocol import Adapter as Adapter
 from jaxmodels.compare.adapters.protocol import adapter_of as adapter_of

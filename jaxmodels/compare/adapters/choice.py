@@ -25,6 +25,14 @@ def as_nnx(ours: Any) -> Any:
     return ours if adapter is None else Adapted(adapter)
 
 
+def refusal_of(given: Any, argument: str) -> str:
+    """What to say where `as_nnx` could not make a module of `given`, whose class is named."""
+    return (
+        f"{argument} must be an nnx.Module; got a {type(given).__name__}; of other libraries, give an Equinox module, "
+        "(Linen module, variables), Haiku(transformed, params, state) or Function(function, params)"
+    )
+
+
 def _adapter_of(ours: Any) -> Adapter | None:
     """The adapter for an object of a library, which only a caller can bring who has imported it."""
     model, *rest = ours if type(ours) in (tuple, list) and ours else (ours,)

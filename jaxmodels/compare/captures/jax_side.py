@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxmodels.compare.adapters import as_nnx, call_bound
+from jaxmodels.compare.adapters import as_nnx, call_bound, refusal_of
 from jaxmodels.compare.calls import PairError, failures_explained
 from jaxmodels.compare.captures.files import Capture, Run, check_target, read_capture, write_capture
 from jaxmodels.compare.captures.options import (
@@ -58,13 +58,10 @@ def capture_jax(model: Any, inputs: Inputs, path: str | Path, **options: Any) ->
       ValueError: a wrong argument, or a model that fails or is random.
       OSError: the folder cannot be written.
     """
-    path = Path(path)
-    kind = type(model).__name__
+    path, kind = Path(path), type(model).__name__
     model = as_nnx(model)
     if not isinstance(model, nnx.Module):
-        raise ValueError(
-            f"model must be an nnx.Module, or of another library as jaxmodels.compare.Pair takes it; got a {kind}"
-        )
+        raise ValueError(refusal_of(model, "model"))
     check_inputs(inputs)
     chosen = options_from(JaxOptions, options, "capture_jax")
     check_target(path)
