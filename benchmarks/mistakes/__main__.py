@@ -62,6 +62,7 @@ def main(options: Options) -> None:
         return
     caption = "The share of mistakes that each rule detects, and of correct ports that it rejects"
     update("mistake-rules", f"{report.table(results)}\n![{caption}](images/{IMAGE.name})\n")
+    update("mistake-summary", report.summary(results))
     with atomic_write(IMAGE) as path:
         path.write_text(pages.svg_file(report.figure(results), name="mistakes"), encoding="utf-8")
 

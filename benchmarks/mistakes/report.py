@@ -65,6 +65,21 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{closing}\n"
 
 
+def summary(results: Mapping[str, Any]) -> str:
+    """What README says of them."""
+    wrong, right = _parts(results)
+    strictest = RULES[3]
+    architectures = {found["architecture"] for found in wrong}
+    return (
+        f"Of {len(wrong)} mistakes planted in ports of {len(architectures)} architectures it found "
+        f"{sum(map(RULES[-1].differs, wrong))}, placed {sum(found['located'] for found in wrong)} and named "
+        f"{sum(found['diagnosed'] for found in wrong)}; of {len(right)} correct ports it rejected "
+        f"{sum(map(RULES[-1].differs, right))}. `np.allclose` of the outputs at {strictest.name.split()[-1]} found "
+        f"{sum(map(strictest.differs, wrong))} and rejected {sum(map(strictest.differs, right))} "
+        "([how it was measured](docs/compare.md#how-many-mistakes-it-finds)).\n"
+    )
+
+
 def missed(results: Mapping[str, Any]) -> str:
     """The cases that were not detected, located or diagnosed: one line each, for whoever works on them."""
     wrong, right = _parts(results)
