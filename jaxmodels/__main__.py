@@ -78,17 +78,20 @@ def compare(
         return _guide()
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
+    arguments = {
+        "checkpoint": local_path("checkpoint", checkpoint),
+        "config": _json(config),
+        "map_file": local_path("map", map),
+        "output": local_path("output", output),
+    }
     return _comparison_of(targets).run(
         targets,
-        checkpoint=local_path("checkpoint", checkpoint),
-        config=_json(config),
+        **arguments,
         steps=steps,
         dtype=dtype,
         mode=mode,
         optimizer=optimizer,
         seed=seed,
-        map_file=local_path("map", map),
-        output=local_path("output", output),
         output_format=format,
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -195,6 +194,8 @@ def _resize_in_words(
 
 
 def _jax_resize(x: torch.Tensor, size: tuple[int, ...], method: str, antialias: bool) -> torch.Tensor:
+    import jax  # missing where captures are judged without it: then these variants fail, and do not hold
+
     resized = jax.image.resize(x.detach().numpy(), size, method, antialias=antialias)
     return torch.from_numpy(np.array(resized))
 
