@@ -4,7 +4,9 @@ import copy
 import functools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import optax
@@ -108,9 +110,16 @@ def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.Monke
     assert torch.equal(compiled(), eager())
 
 
+@pytest.fixture
+def torchax_side() -> Iterator[ModuleType]:
+    """Importing torchax switches PyTorch's fused transformers off for the whole process."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    yield pytest.importorskip("jaxmodels.benchmark.torchax_side")
+    torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
-def test_torchax_trains_both_uses_of_a_tied_weight() -> None:
-    torchax_side = pytest.importorskip("jaxmodels.benchmark.torchax_side")
+def test_torchax_trains_both_uses_of_a_tied_weight(torchax_side: ModuleType) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5))
     model[1].weight = model[0].weight
