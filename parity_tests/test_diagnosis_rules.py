@@ -89,6 +89,25 @@ def test_patches(order: str, words: str | None) -> None:
         assert words in judged.diagnosis(ours)
 
 
+@pytest.mark.parametrize(
+    ("padding", "words"),
+    [
+        ([(1, 1), (2, 2)], None),
+        ("CIRCULAR", 'JAX pads the convolution by "CIRCULAR", PyTorch with zeros; padding=((1, 1), (2, 2))'),
+        ("REFLECT", 'JAX pads the convolution by "REFLECT", PyTorch with zeros; padding=((1, 1), (2, 2))'),
+    ],
+)
+def test_padding_modes(padding: Any, words: str | None) -> None:
+    kernel = normal(4, 3, 3, 5).astype(np.float32)
+    judged = Judged(lambda s, x: F.conv2d(x, torch.from_numpy(kernel), padding=(1, 2)), X)
+    layer = nnx.Conv(3, 4, (3, 5), padding=padding, use_bias=False, rngs=nnx.Rngs(0))
+    layer.kernel.set_value(jnp.asarray(kernel.transpose(2, 3, 1, 0)))
+    ours = np.moveaxis(np.asarray(layer(jnp.moveaxis(X, 1, -1))), -1, 1)
+    assert judged.is_right(ours) == (words is None)
+    if words is not None:
+        assert judged.diagnosis(ours) == words
+
+
 def test_patches_of_unfold() -> None:
     judged = Judged(lambda s, x: F.unfold(x, (4, 2), stride=(4, 2)), X)
     assert judged.is_right(rearrange(X, "b c (h p) (w q) -> b (c p q) (h w)", p=4, q=2))

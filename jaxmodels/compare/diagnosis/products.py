@@ -20,6 +20,8 @@ from jaxmodels.compare.diagnosis.variant import (
 
 
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+# Of F.pad, and in words.
+MODES = {"circular": 'by "CIRCULAR"', "reflect": 'by "REFLECT"', "replicate": "with the values at its edges"}
 TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
 
 
@@ -89,7 +91,7 @@ def embeddings(operation: Operation) -> Iterator[Variant]:
 
 
 def convolutions(operation: Operation) -> Iterator[Variant]:
-    """Padding, the kernel's axes and direction, groups, bias."""
+    """Padding and its mode, the kernel's axes and direction, groups, bias."""
     rank = CONVOLUTIONS.get(operation.name)
     if rank is None:
         return
@@ -103,6 +105,11 @@ def convolutions(operation: Operation) -> Iterator[Variant]:
             change = _padded(operation.name, pads)
             what = f"JAX pads by {text}, PyTorch by {_in_words(own)}"
             yield Variant("padding", what, f"padding={_in_words(own)}", change)
+    if any(map(any, own)):
+        for mode, words in MODES.items():
+            what = f"JAX pads the convolution {words}, PyTorch with zeros"
+            change = _padded(operation.name, own, mode)
+            yield Variant("padding mode", what, f"padding={_in_words(own)}", change)
     yield from _kernels(weight, rank)
     groups = operation.argument(6, "groups", 1)
     if groups > 1:
@@ -141,9 +148,9 @@ def _paddings(axes: Sequence[tuple[int, int, int, int, tuple[int, int]]]) -> dic
     }
 
 
-def _padded(name: str, pads: list[tuple[int, int]]) -> Callable[..., Any]:
+def _padded(name: str, pads: list[tuple[int, int]], mode: str = "constant") -> Callable[..., Any]:
     def change(function: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        x = F.pad(x, [side for pair in reversed(pads) for side in pair])
+        x = F.pad(x, [side for pair in reversed(pads) for side in pair], mode)
         return with_argument(4, "padding", 0)(function, x, *args, **kwargs)
 
     return change
