@@ -198,7 +198,7 @@ def test_inputs_need_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inputs must be a dict of arrays by name; got a list"):
         check_inputs([1])
     with pytest.raises(
-        ValueError, match=r"model must be an nnx\.Module, or of another library .*; got a str"
+        ValueError, match=r"model must be an nnx\.Module; got a str; of other libraries, give"
     ):
         capture_jax("net", INPUTS, tmp_path / "net")
 
