@@ -78,15 +78,17 @@ def compare(
         return _guide()
     require_between("steps", steps, 0, MOST_COMPARED_STEPS)
     require_between("seed", seed, 0, 2**63 - 1)
-    arguments = {
-        "checkpoint": local_path("checkpoint", checkpoint),
-        "config": _json(config),
-        "map_file": local_path("map", map),
-        "output": local_path("output", output),
-    }
+    checkpoint, map, output = (
+        local_path(name, path)
+        for name, path in (("checkpoint", checkpoint), ("map", map), ("output", output))
+    )
+    constructor = _json(config)
     return _comparison_of(targets).run(
         targets,
-        **arguments,
+        checkpoint=checkpoint,
+        config=constructor,
+        map_file=map,
+        output=output,
         steps=steps,
         dtype=dtype,
         mode=mode,

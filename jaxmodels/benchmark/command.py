@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,30 +71,37 @@ def run(
     }
     if warning := machine.busy_warning(results["environment"]["busy_cores"]):
         _print(console, f"jaxmodels: {warning}")
-    statuses, names = [], set()
+    statuses = []
     with tempfile.TemporaryDirectory() as folder:
         measured = _Measured(results, output, Path(folder), console, alone=not quick)
-        for target in targets:
-            pairs = pairs_of(target)
-            for number, pair in enumerate(pairs):
-                if pair.name in names:  # by which tables tell rows apart
-                    pair = replace(pair, name=f"{pair.name} ({target})")
-                names.add(pair.name)
-                job = Job(
-                    target=target,
-                    number=None if len(pairs) == 1 and has_sides(target) else number,
-                    mode=modes[0],
-                    implementations=tuple(implementations),
-                    rounds=rounds,
-                    threads=threads,
-                    device=device,
-                )
-                statuses.append(_disagreement(pair, console) or measured.add(job, pair, modes))
+        for target, number, pair in _pairs(targets):
+            job = Job(
+                target=target,
+                number=number,
+                mode=modes[0],
+                implementations=tuple(implementations),
+                rounds=rounds,
+                threads=threads,
+                device=device,
+            )
+            statuses.append(_disagreement(pair, console) or measured.add(job, pair, modes))
     if results["cells"]:
         report.write_report(results, output)
         _print(console, report.printed(results))
         _print(console, f"{output}: results.json, results.md, report.html and plots")
     return next((status for status in STATUSES.values() if status in statuses), 0)
+
+
+def _pairs(targets: Sequence[str]) -> Iterator[tuple[str, int | None, Pair]]:
+    """Every pair under a name of its own, with its target and, where a process needs it, its number there."""
+    names = set()
+    for target in targets:
+        pairs = pairs_of(target)
+        for number, pair in enumerate(pairs):
+            if pair.name in names:  # by which tables tell rows apart
+                pair = replace(pair, name=f"{pair.name} ({target})")
+            names.add(pair.name)
+            yield target, None if len(pairs) == 1 and has_sides(target) else number, pair
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,10 @@ def table_from_names(
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(ours)}
     known = dict.fromkeys(adapter.modules(ours)) if adapter else modules
     composites = Composites(ours, torch_modules)
-    _check_names(dict(names or {}), known, [*torch_modules, *composites.cells])
+    names = dict(names or {})
+    _check_names(names, known, [*torch_modules, *composites.cells])
     if adapter:
-        return adapted_table(ours, torch_modules, dict(names or {}), composites)
+        return adapted_table(ours, torch_modules, names, composites)
     # A sequential's layers lie in a list here, and directly below it there.
     renamed = {
         f"{path}.layers" if path else "layers": path
@@ -81,10 +82,7 @@ def table_from_names(
         if isinstance(module, nnx.Sequential)
         and (f"{path}.layers" if path else "layers") not in torch_modules
     }
-    renamed = {inner: _renamed(path, dict(names or {})) for inner, path in renamed.items()} | dict(
-        names or {}
-    )
-
+    renamed = {inner: _renamed(path, names) for inner, path in renamed.items()} | names
     their_cells = {
         path: _renamed(path, renamed) for path, one in composites.ours.items() if isinstance(one, Cell)
     }
