@@ -114,7 +114,9 @@ def test_the_call_is_compiled_in_one_piece(mode: Mode, monkeypatch: pytest.Monke
 def torchax_side() -> Iterator[ModuleType]:
     """Importing torchax switches PyTorch's fused transformers off for the whole process."""
     enabled = torch.backends.mha.get_fastpath_enabled()
-    yield pytest.importorskip("jaxmodels.benchmark.torchax_side")
+    from jaxmodels.benchmark import torchax_side
+
+    yield torchax_side
     torch.backends.mha.set_fastpath_enabled(enabled)
 
 

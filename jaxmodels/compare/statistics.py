@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from flax import nnx
 
+from jaxmodels.compare.batchnorm_conventions import Update
 from jaxmodels.compare.noise import DType, NoiseFloor, Statistic, relative_error, rounding_noise
 from jaxmodels.compare.pair import parameters_of
 from jaxmodels.compare.preparation import Subject, as_jax_arrays, as_tensors, cast
-from jaxmodels.compare.running_statistics import Update
 from jaxmodels.compare.torch_mode import restore_statistics, statistics_of
 from jaxmodels.compare.training_mode import begin_run
 from jaxmodels.convert.core import export, variable_at

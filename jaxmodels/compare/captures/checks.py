@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmodels.compare.batchnorm_conventions import Update
 from jaxmodels.compare.captures.files import Capture, Run
 from jaxmodels.compare.captures.levels import FLOAT32, LevelFloor, Noise
 from jaxmodels.compare.captures.routes import choices_of
@@ -31,7 +32,6 @@ from jaxmodels.compare.outputs import ANY_AXES, axes_of, matched, to_our_axes
 from jaxmodels.compare.projection import Projection
 from jaxmodels.compare.result import Losses
 from jaxmodels.compare.routing import Routing, agreement
-from jaxmodels.compare.running_statistics import Update
 from jaxmodels.convert.table import Entry, Twin
 
 
