@@ -15,29 +15,19 @@ import pytest
 import torch
 from flax import nnx
 
-from jaxmodels.compare import Pair
 from jaxmodels.compare.captures import capture_jax, capture_torch, jax_side, judge, read_capture
 from jaxmodels.compare.captures import command as captures_command
 from jaxmodels.compare.inference import write_map
 from jaxmodels.compare.noise import FACTOR, projected, relative_error
 from jaxmodels.compare.places import PlacedError
-from jaxmodels.compare.preparation import loadable_arrays
 from jaxmodels.compare.projection import is_projection
-from jaxmodels.convert.core import fit, variable_at
 from jaxmodels.convert.table import Derived
 from parity_tests.small_pairs import net_pair
-from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
+from parity_tests.toy_pairs import in_flax, in_torch, linear, load, normal, one_linear, toy
 
 
 ROOT = Path(__file__).parents[1]
 INPUTS = {"x": normal(5, 3, 6, 6)}
-
-
-def load(pair: Pair) -> nnx.Module:
-    """The Flax model with PyTorch's weights, as a port's own loader would fill it."""
-    for path, value in fit(pair.ours, pair.table, loadable_arrays(pair.theirs, pair)).items():
-        variable_at(pair.ours, path).set_value(jax.numpy.asarray(value))
-    return pair.ours
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from jaxmodels.compare.captures import capture_jax, capture_torch, diagnose, jud
 from jaxmodels.compare.captures.operations import OperationRecorder, function_of
 from jaxmodels.compare.captures.replay import RecordedReplay, Recording
 from jaxmodels.compare.result import Result
-from parity_tests.test_captures import load
-from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
+from parity_tests.toy_pairs import in_flax, in_torch, linear, load, normal, one_linear, toy
 
 
 def judged(pair: Pair, folder: Path, steps: int = 0) -> Result:

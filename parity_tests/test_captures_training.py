@@ -11,10 +11,9 @@ import torch
 from flax import nnx
 
 from jaxmodels.compare import Pair, Training
-from jaxmodels.compare.captures import capture_jax, capture_torch, judge, read_capture
+from jaxmodels.compare.captures import capture_jax, capture_torch, command, judge, read_capture
 from jaxmodels.compare.result import Result
-from parity_tests.test_captures import load
-from parity_tests.toy_pairs import in_flax, in_torch, linear, normal, one_linear, toy
+from parity_tests.toy_pairs import in_flax, in_torch, linear, load, normal, one_linear, toy
 
 
 def judged(pair: Pair, folder: Path, theirs: dict[str, Any], ours: dict[str, Any], **shared: Any) -> Result:
@@ -169,6 +168,28 @@ class TestRouting:
         result = judged(choosing((0, 1)), tmp_path, *self.options((0, 1), margin=0.5))
         assert result.divergence is not None
         assert (result.divergence.layer, result.divergence.kind) == ("router", "routing")
+
+    def test_the_command_takes_the_routers_of_a_pair(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (theirs, ours), file = self.options((0, 3)), tmp_path / "pair.py"
+        calls: dict[str, Any] = {"call_ours": ours["call"], "call_theirs": theirs["call"]}
+        routing = {"routing_ours": ours["routing"], "routing_theirs": theirs["routing"]}
+        pair = choosing((0, 3), **calls, **routing, routers=("router",))
+        file.write_text("def pair(): ...\n")
+        monkeypatch.setattr(command, "read_pairs", lambda path: [pair])
+        a, b = tmp_path / "a", tmp_path / "b"
+        options: dict[str, Any] = {"steps": 1, "mode": "train", "optimizer": "sgd"}
+        command.write(file, side="torch", output=a, **options)
+        command.write(file, side="jax", output=b, routing_from=a, **options)
+        settings = read_capture(b).settings
+        assert (settings["mode"], settings["training"]["optimizer"]) == ("train", "sgd")
+        result = judge(a, b)
+        assert result.verdict == "equal", (result.divergence, result.reason)
+        assert result.routing is not None
+        assert result.routing.differing == 1
+        with pytest.raises(ValueError, match="routing_from is for the JAX side, which repeats PyTorch's"):
+            command.write(file, side="torch", output=a, routing_from=b)
 
     def test_choices_of_other_routers_are_refused(self, tmp_path: Path) -> None:
         theirs, ours = self.options((0, 2), routing_from=tmp_path / "a")

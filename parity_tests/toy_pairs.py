@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
 
 from jaxmodels.compare import Pair, table_from_names
+from jaxmodels.compare.preparation import loadable_arrays
+from jaxmodels.convert.core import fit, variable_at
 
 
 CHANNELS_LAST: dict[str, Any] = {
@@ -71,3 +74,10 @@ def one_linear(
         normal(rows, 8),
         **options,
     )
+
+
+def load(pair: Pair) -> nnx.Module:
+    """The Flax model with PyTorch's weights, as a port's own loader would fill it."""
+    for path, value in fit(pair.ours, pair.table, loadable_arrays(pair.theirs, pair)).items():
+        variable_at(pair.ours, path).set_value(jnp.asarray(value))
+    return pair.ours

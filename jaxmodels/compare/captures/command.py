@@ -39,6 +39,10 @@ def write(
     Raises:
       ValueError, OSError: the file gives no side, the model fails, or the folder cannot be written.
     """
+    if routing_from is not None and side == "torch":
+        raise ValueError(
+            "routing_from is for the JAX side, which repeats PyTorch's choices; got --side torch"
+        )
     arguments = _side(path, side)
     options: dict[str, Any] = {
         "dtypes": dtypes,
